@@ -1,0 +1,2 @@
+//! The StacyVM binary.
+fn main() {}

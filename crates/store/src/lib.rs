@@ -1,0 +1,133 @@
+//! The store's contract: what the control plane remembers, and the guarantees it relies on.
+//!
+//! A method is one transaction and speaks the domain. When it returns `Ok` its effect is durable.
+//! Implementations: [`memory::MemoryStore`] here (the oracle of the property tests), SQL in
+//! `stacyvm-store-sql`. All run one suite, `contract`.
+
+pub mod contract;
+pub mod error;
+pub mod memory;
+pub mod rows;
+
+use async_trait::async_trait;
+use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+
+pub use error::{Error, Result};
+pub use rows::{
+    EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template, TemplateChange,
+    TemplateFields,
+};
+
+/// What the control plane remembers.
+///
+/// Promises, each with a case in the suite:
+/// - Every method is atomic and durable, and safe to cancel: a dropped call has happened or not.
+/// - A sandbox's `generation` rises on every acquire and is never reused, also after release.
+/// - Events are appended in the same transaction as the change they report; their ids rise in
+///   commit order without gaps that a reader could take for the end.
+/// - Times are arguments: the store reads no clock.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Inserts a sandbox in phase `Creating` with its first lease (generation 1) for
+    /// `new.worker` until `lease_until`, and the event `sandbox.created`.
+    /// A known id is [`Error::Conflict`].
+    async fn admit(
+        &self,
+        new: NewSandbox,
+        lease_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Sandbox>;
+
+    /// One sandbox, ended ones too.
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>>;
+
+    /// Sandboxes, newest first.
+    async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>>;
+
+    /// Sandboxes whose phase is live and not `Stopping` and whose `expires_at` is at or before
+    /// `now`, oldest deadline first, at most `limit`.
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Sandbox>>;
+
+    /// The earliest `expires_at` of a live sandbox that is not `Stopping`.
+    async fn next_expiry(&self) -> Result<Option<Timestamp>>;
+
+    /// Applies `transition` to the sandbox's phase with [`stacyvm_types::Phase::step`] and appends
+    /// `events`, both only if the phase changed. Reaching `Ended` releases the lease.
+    /// `generation` guards it: a sandbox with a newer one is [`Error::Fenced`]. A transition that
+    /// the phase refuses is [`Error::Refused`]. Returns the row after.
+    async fn transition(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        transition: Transition,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox>;
+
+    /// Moves the deadline of a sandbox that is `Running`, `Paused` or `Creating` and not yet
+    /// expired at `now`; otherwise [`Error::WrongPhase`]. The lease follows to `lease_until`.
+    async fn extend(
+        &self,
+        id: &SandboxId,
+        expires_at: Timestamp,
+        lease_until: Timestamp,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox>;
+
+    /// Takes or takes over the lease: free, expired at `now`, or held by `holder` already. Raises
+    /// the generation. Held by somebody else is [`Error::LeaseHeld`].
+    async fn acquire_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease>;
+
+    /// Gives the lease back. Not holding it is [`Error::LeaseLost`].
+    async fn release_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        generation: Generation,
+    ) -> Result<()>;
+
+    /// The lease of a sandbox, `None` when it is free.
+    async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>>;
+
+    /// Appends events that belong to no change of a row.
+    async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()>;
+
+    /// Events with an id above `after`, in order, at most `limit`, that match the filter.
+    async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>>;
+
+    /// The id of the newest event, 0 when there is none.
+    async fn last_event(&self) -> Result<u64>;
+
+    /// Records a finished command.
+    async fn log_exec(&self, log: ExecLog) -> Result<()>;
+
+    /// A template by name.
+    async fn template(&self, name: &str) -> Result<Option<Template>>;
+
+    /// All templates, by name.
+    async fn templates(&self) -> Result<Vec<Template>>;
+
+    /// Inserts a template; a known name is [`Error::Conflict`].
+    async fn create_template(&self, template: Template) -> Result<Template>;
+
+    /// Changes the named fields of a template; an unknown name is [`Error::NotFound`].
+    async fn update_template(
+        &self,
+        name: &str,
+        change: TemplateChange,
+        now: Timestamp,
+    ) -> Result<Template>;
+
+    /// Removes a template; an unknown name is [`Error::NotFound`].
+    async fn delete_template(&self, name: &str) -> Result<()>;
+
+    /// Whether the store answers: a small read on the path that every request takes.
+    async fn ping(&self) -> Result<()>;
+}

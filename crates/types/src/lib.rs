@@ -1,0 +1,22 @@
+//! The words of the system: ids, times, durations, sandbox phases and their transitions, limits,
+//! leases, events and causes.
+//!
+//! Nothing here does I/O, reads a clock or rolls a die: time and randomness arrive as arguments.
+//! Domain types do not derive serde; the wire, row and config types that do convert to and from
+//! these.
+
+pub mod event;
+pub mod go_duration;
+pub mod id;
+pub mod lease;
+pub mod limits;
+pub mod phase;
+pub mod time;
+
+pub use event::{Event, EventKind};
+pub use go_duration::{format_duration, parse_duration};
+pub use id::{ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
+pub use lease::{Generation, Lease};
+pub use limits::Limits;
+pub use phase::{Cause, CauseKind, Phase, Transition};
+pub use time::Timestamp;
