@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The REST interface as types: requests, replies, error codes, stream frames and WebSocket
+//! messages. The server, the Rust client and the command line compile against this one definition;
+//! `docs/http.md` says what the routes promise.
+//!
+//! Requests decode leniently (unknown keys are ignored, every optional key may be missing or
+//! `null`) and precisely (a wrong type is an error that says what would be right). Replies only
+//! ever gain keys.
+
+mod code;
+mod exec;
+mod file;
+mod lenient;
+mod sandbox;
+mod socket;
+mod system;
+mod template;
+
+pub use code::{Code, ErrorBody};
+pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
+pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use sandbox::{
+    AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
+    StatusReply,
+};
+pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
+pub use system::{
+    Event, Health, Image, PoolStatus, Provider, ProviderConfig, ProviderDetail, QuotaSummary,
+    Ready, StoreHealth,
+};
+pub use template::{Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest};

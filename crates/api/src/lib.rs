@@ -1,1 +1,118 @@
-//! Placeholder.
+//! The HTTP surface: one file per resource under `routes`, each handler three lines (take the
+//! request apart, call control, wrap the answer). `docs/http.md` is the contract.
+//!
+//! Promises:
+//! - Every reply of a route is JSON (or the stream that its page names), every error has the one
+//!   envelope, and no internal text is in it.
+//! - Nothing reaches a handler whose `Host`, `Origin` or browser context is not allowed.
+//! - Heads, bodies without progress, idle connections and stopping are bounded in time; whole
+//!   requests and streams are not.
+//! - Every connection is owned: [`serve()`] returns when the last one is gone or its time is over.
+
+mod body;
+mod edge;
+mod extract;
+mod follow;
+mod json;
+mod origin;
+mod problem;
+mod routes;
+mod serve;
+mod views;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use stacyvm_control::Control;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use serve::{Limits, serve, serve_with};
+
+/// What the operator decides about the HTTP surface.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Names besides loopback by which the server may be called, with or without a port.
+    pub allowed_hosts: Vec<String>,
+    /// Foreign origins whose pages may call, such as `https://dash.example.org`.
+    pub allowed_origins: Vec<String>,
+    /// Shown by the health routes.
+    pub version: String,
+    /// The largest JSON body in bytes.
+    pub max_json_body: usize,
+    /// The largest uploaded file or image archive in bytes.
+    pub max_upload: u64,
+    /// Shown in sandboxes; clients build preview addresses from it.
+    pub preview_domain: String,
+    /// Waits and heartbeats.
+    pub timing: Timing,
+    /// Cancelled when the server stops: streams then end with an `interrupted` frame.
+    pub stopping: CancellationToken,
+    /// Counts WebSocket sessions, which outlive their HTTP exchange. Wait for it after
+    /// [`serve()`]; sessions end by themselves soon after `stopping`.
+    pub sessions: TaskTracker,
+}
+
+/// Waits and heartbeats of the HTTP surface.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// The longest pause in a request body.
+    pub body_progress: Duration,
+    /// Silence on an NDJSON stream before a blank line.
+    pub stream_heartbeat: Duration,
+    /// Silence on an event stream before a comment.
+    pub event_heartbeat: Duration,
+    /// The longest time between looks at the event log.
+    pub event_poll: Duration,
+    /// The wait for a WebSocket's first message.
+    pub first_message: Duration,
+    /// The time between WebSocket pings; three without an answer end the session.
+    pub ping: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            body_progress: Duration::from_secs(30),
+            stream_heartbeat: Duration::from_secs(10),
+            event_heartbeat: Duration::from_secs(15),
+            event_poll: Duration::from_secs(1),
+            first_message: Duration::from_secs(10),
+            ping: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_json_body: 2 << 20,
+            max_upload: 4 << 30,
+            preview_domain: "localhost".to_owned(),
+            timing: Timing::default(),
+            stopping: CancellationToken::new(),
+            sessions: TaskTracker::new(),
+        }
+    }
+}
+
+/// What every handler shares.
+#[derive(Clone)]
+struct Api {
+    control: Control,
+    config: Arc<ApiConfig>,
+    started: Instant,
+}
+
+/// The routes over a control plane.
+pub fn router(control: Control, config: ApiConfig) -> Router {
+    let api = Api { control, config: Arc::new(config), started: Instant::now() };
+    routes::all()
+        .fallback(edge::no_route)
+        .method_not_allowed_fallback(edge::no_method)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))
+        .with_state(api)
+}

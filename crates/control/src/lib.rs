@@ -1,1 +1,109 @@
-//! Placeholder.
+//! The use cases of the control plane and its background jobs. No HTTP, no SQL, nothing of any one
+//! provider.
+//!
+//! Promises:
+//! - A sandbox is reserved in the store before anything is started, and its row ends only when its
+//!   runtime is proved gone.
+//! - What a request started never depends on the request: a caller that goes away cancels nothing.
+//! - Every call that reaches into a runtime first reads the row: ended and expired sandboxes refuse
+//!   work at once, whether or not anybody has cleaned them up yet.
+//! - What goes wrong half-way is settled by the reconciler, which compares rows and runtimes all
+//!   the time, one step per row.
+
+mod claims;
+mod decide;
+mod error;
+mod events;
+mod exec;
+mod failpoints;
+mod files;
+mod follow;
+mod images;
+mod jobs;
+mod lifecycle;
+mod reaper;
+mod reconcile;
+mod requests;
+mod sandboxes;
+mod settings;
+mod status;
+mod templates;
+mod validate;
+
+use std::sync::Arc;
+
+use stacyvm_fleet::Fleet;
+use stacyvm_store::Store;
+use stacyvm_types::time::Clock;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use decide::{Pass, Seen, Step, decide};
+pub use error::{Error, Failure, Result};
+pub use failpoints::FAILPOINTS;
+pub use jobs::{JobStatus, Progress};
+pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use settings::Settings;
+
+/// What a control plane is made of.
+pub struct Parts {
+    /// What it remembers.
+    pub store: Arc<dyn Store>,
+    /// The workers that it can reach.
+    pub fleet: Fleet,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator decided.
+    pub settings: Settings,
+    /// Owns every task that is started here.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server takes nothing new.
+    pub stopping: CancellationToken,
+}
+
+/// The control plane. Clones share one.
+#[derive(Clone)]
+pub struct Control(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    spawning: claims::Claims,
+    settling: claims::Claims,
+    recorder: events::Recorder,
+    reaper: reaper::Alarm,
+    reconcile: jobs::Wake,
+    retries: reconcile::Retries,
+    jobs: jobs::Registry,
+    recorded: follow::Recorded,
+}
+
+impl Control {
+    /// A control plane of these parts. Must be called inside a tokio runtime: the task that writes
+    /// events starts here, on `parts.tasks`.
+    pub fn new(parts: Parts) -> Self {
+        let recorder = events::Recorder::start(&parts);
+        Self(Arc::new(Inner {
+            parts,
+            spawning: claims::Claims::default(),
+            settling: claims::Claims::default(),
+            recorder,
+            reaper: reaper::Alarm::default(),
+            reconcile: jobs::Wake::default(),
+            retries: reconcile::Retries::default(),
+            jobs: jobs::Registry::default(),
+            recorded: follow::Recorded::default(),
+        }))
+    }
+
+    /// What the operator decided.
+    pub fn settings(&self) -> &Settings {
+        &self.0.parts.settings
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.0.parts.store
+    }
+
+    fn now(&self) -> stacyvm_types::Timestamp {
+        self.0.parts.clock.now()
+    }
+}

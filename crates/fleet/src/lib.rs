@@ -43,6 +43,10 @@ pub trait Worker: Send + Sync {
     /// Its id in the registry.
     fn id(&self) -> &WorkerId;
 
+    /// What the named provider can do, or [`stacyvm_provider::ErrorKind::Unsupported`] when this
+    /// worker does not have it. Answers from memory: admission asks on every request.
+    fn capabilities(&self, provider: &str) -> Result<Capabilities>;
+
     /// Starts a runtime with the named provider.
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime>;
 

@@ -4,7 +4,6 @@
 //! matter to isolation. No policy lives here: what to mount or to deny is decided by callers.
 
 pub mod caps;
-pub mod cgroup;
 pub mod clone;
 pub mod fdpass;
 pub mod landlock;
@@ -14,3 +13,4 @@ pub mod process;
 pub mod pty;
 pub mod seccomp;
 pub mod signals;
+pub mod title;

@@ -7,10 +7,12 @@
 pub mod capabilities;
 pub mod error;
 pub mod exec;
+pub mod failpoint;
 pub mod file;
 pub mod guest;
 pub mod images;
 pub mod launch;
+pub mod mock;
 
 pub use capabilities::{Capabilities, Probe};
 pub use error::{Error, ErrorKind, Outcome, Result};

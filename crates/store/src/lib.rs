@@ -2,8 +2,9 @@
 //!
 //! A method is one transaction and speaks the domain. When it returns `Ok` its effect is durable.
 //! Implementations: [`memory::MemoryStore`] here (the oracle of the property tests), SQL in
-//! `stacyvm-store-sql`. All run one suite, `contract`.
+//! `stacyvm-store-sql`. All run one suite, `contract` (cargo feature `contract`).
 
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
 pub mod memory;
@@ -29,8 +30,8 @@ pub use rows::{
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Inserts a sandbox in phase `Creating` with its first lease (generation 1) for
-    /// `new.worker` until `lease_until`, and the event `sandbox.created`.
-    /// A known id is [`Error::Conflict`].
+    /// `new.worker` until `lease_until`, and the event [`NewEvent::created`].
+    /// A known id, also of an ended sandbox, is [`Error::Conflict`].
     async fn admit(
         &self,
         new: NewSandbox,
@@ -41,11 +42,11 @@ pub trait Store: Send + Sync + 'static {
     /// One sandbox, ended ones too.
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>>;
 
-    /// Sandboxes, newest first.
+    /// Sandboxes, newest first; those of one instant by falling id.
     async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>>;
 
     /// Sandboxes whose phase is live and not `Stopping` and whose `expires_at` is at or before
-    /// `now`, oldest deadline first, at most `limit`.
+    /// `now`, oldest deadline first (those of one instant by id), at most `limit`.
     async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Sandbox>>;
 
     /// The earliest `expires_at` of a live sandbox that is not `Stopping`.
@@ -53,8 +54,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Applies `transition` to the sandbox's phase with [`stacyvm_types::Phase::step`] and appends
     /// `events`, both only if the phase changed. Reaching `Ended` releases the lease.
-    /// `generation` guards it: a sandbox with a newer one is [`Error::Fenced`]. A transition that
-    /// the phase refuses is [`Error::Refused`]. Returns the row after.
+    /// Checked in this order: an unknown sandbox is [`Error::NotFound`]; a `generation` that is not
+    /// the sandbox's own, because a newer one exists, is [`Error::Fenced`]; a transition that the
+    /// phase refuses is [`Error::Refused`]. Returns the row after.
     async fn transition(
         &self,
         id: &SandboxId,
@@ -65,7 +67,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Sandbox>;
 
     /// Moves the deadline of a sandbox that is `Running`, `Paused` or `Creating` and not yet
-    /// expired at `now`; otherwise [`Error::WrongPhase`]. The lease follows to `lease_until`.
+    /// expired at `now`; otherwise [`Error::WrongPhase`], or [`Error::NotFound`] when it is unknown.
+    /// The lease follows to `lease_until`; one that is free stays free.
     async fn extend(
         &self,
         id: &SandboxId,
@@ -75,8 +78,10 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Sandbox>;
 
-    /// Takes or takes over the lease: free, expired at `now`, or held by `holder` already. Raises
-    /// the generation. Held by somebody else is [`Error::LeaseHeld`].
+    /// Takes or takes over the lease: free, expired at or before `now`, or held by `holder` already.
+    /// Raises the generation, and with it the row's version. Held by somebody else is
+    /// [`Error::LeaseHeld`], an unknown sandbox [`Error::NotFound`]. An ended sandbox's lease can be
+    /// taken too: what is left of it may need an owner.
     async fn acquire_lease(
         &self,
         id: &SandboxId,
@@ -85,7 +90,8 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Lease>;
 
-    /// Gives the lease back. Not holding it is [`Error::LeaseLost`].
+    /// Gives the lease back, also when it has lapsed. Not holding it with this generation, or an
+    /// unknown sandbox, is [`Error::LeaseLost`].
     async fn release_lease(
         &self,
         id: &SandboxId,
@@ -93,7 +99,7 @@ pub trait Store: Send + Sync + 'static {
         generation: Generation,
     ) -> Result<()>;
 
-    /// The lease of a sandbox, `None` when it is free.
+    /// The lease of a sandbox, lapsed or not; `None` when it is free or the sandbox is unknown.
     async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>>;
 
     /// Appends events that belong to no change of a row.
@@ -105,8 +111,12 @@ pub trait Store: Send + Sync + 'static {
     /// The id of the newest event, 0 when there is none.
     async fn last_event(&self) -> Result<u64>;
 
-    /// Records a finished command.
+    /// Records a finished command. Repeating it changes nothing: the first record of an id stays.
+    /// An unknown sandbox is [`Error::NotFound`].
     async fn log_exec(&self, log: ExecLog) -> Result<()>;
+
+    /// The finished commands of a sandbox, newest first, at most `limit`.
+    async fn exec_logs(&self, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>>;
 
     /// A template by name.
     async fn template(&self, name: &str) -> Result<Option<Template>>;
@@ -114,10 +124,12 @@ pub trait Store: Send + Sync + 'static {
     /// All templates, by name.
     async fn templates(&self) -> Result<Vec<Template>>;
 
-    /// Inserts a template; a known name is [`Error::Conflict`].
+    /// Inserts a template, with version 1 whatever the argument says; a known name is
+    /// [`Error::Conflict`].
     async fn create_template(&self, template: Template) -> Result<Template>;
 
-    /// Changes the named fields of a template; an unknown name is [`Error::NotFound`].
+    /// Changes the named fields of a template and raises its version, also when no field is named;
+    /// an unknown name is [`Error::NotFound`].
     async fn update_template(
         &self,
         name: &str,

@@ -1,1 +1,339 @@
-//! The store in memory.
+//! The store in memory: one mutex over ordered maps.
+//!
+//! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
+//! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stacyvm_types::{
+    Event, ExecId, Generation, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId,
+};
+
+use crate::{
+    Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
+    TemplateChange,
+};
+
+/// A store that forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    leases: BTreeMap<SandboxId, Lease>,
+    /// The event with id `n` is at index `n - 1`.
+    events: Vec<Event>,
+    execs: BTreeMap<ExecId, ExecLog>,
+    templates: BTreeMap<String, Template>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A method that panicked has not changed anything yet: all of them check first and then
+    /// write without a step that can fail.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn append(&mut self, events: Vec<NewEvent>, at: Timestamp) {
+        for NewEvent { kind, sandbox, owner, data } in events {
+            let id = self.events.len() as u64 + 1;
+            self.events.push(Event { id, kind, sandbox, owner, at, data });
+        }
+    }
+
+    fn admit(&mut self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
+        let Entry::Vacant(place) = self.sandboxes.entry(new.id.clone()) else {
+            return Err(Error::Conflict);
+        };
+        let event = NewEvent::created(&new);
+        let generation = Generation(1);
+        let lease = Lease { holder: new.worker.clone(), generation, expires_at: until };
+        self.leases.insert(new.id.clone(), lease);
+        let row = place.insert(Sandbox {
+            spec: new,
+            phase: Phase::Creating,
+            generation,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        });
+        let row = row.clone();
+        self.append(vec![event], now);
+        Ok(row)
+    }
+
+    /// Live sandboxes that the deadline concerns.
+    fn with_deadline(&self) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.values().filter(|s| !matches!(s.phase, Phase::Stopping(_) | Phase::Ended(_)))
+    }
+
+    fn transition(
+        &mut self,
+        id: &SandboxId,
+        generation: Generation,
+        transition: Transition,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
+        if row.generation != generation {
+            return Err(Error::Fenced);
+        }
+        let phase = row.phase.clone().step(transition).map_err(Error::Refused)?;
+        if phase == row.phase {
+            return Ok(row.clone());
+        }
+        row.phase = phase;
+        row.version += 1;
+        row.updated_at = now;
+        let row = row.clone();
+        if !row.phase.is_live() {
+            self.leases.remove(id);
+        }
+        self.append(events, now);
+        Ok(row)
+    }
+
+    fn extend(
+        &mut self,
+        id: &SandboxId,
+        expires_at: Timestamp,
+        lease_until: Timestamp,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
+        let extendable = matches!(row.phase, Phase::Creating | Phase::Running | Phase::Paused);
+        if !extendable || row.spec.expires_at <= now {
+            return Err(Error::WrongPhase(Box::new(row.clone())));
+        }
+        row.spec.expires_at = expires_at;
+        row.version += 1;
+        row.updated_at = now;
+        let row = row.clone();
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.expires_at = lease_until;
+        }
+        self.append(events, now);
+        Ok(row)
+    }
+
+    fn acquire_lease(
+        &mut self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
+        let held_by_other = self
+            .leases
+            .get(id)
+            .is_some_and(|lease| lease.holder != *holder && now < lease.expires_at);
+        if held_by_other {
+            return Err(Error::LeaseHeld);
+        }
+        row.generation.0 += 1;
+        row.version += 1;
+        row.updated_at = now;
+        let lease = Lease { holder: holder.clone(), generation: row.generation, expires_at: until };
+        self.leases.insert(id.clone(), lease.clone());
+        Ok(lease)
+    }
+}
+
+/// Durations are kept in microseconds, like instants.
+fn whole_micros(duration: Duration) -> Duration {
+    let epoch = Timestamp::from_micros(0);
+    epoch.saturating_add(duration).saturating_since(epoch)
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn admit(
+        &self,
+        new: NewSandbox,
+        lease_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.state().admit(new, lease_until, now)
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
+        Ok(self.state().sandboxes.get(id).cloned())
+    }
+
+    async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>> {
+        let wanted = |s: &&Sandbox| include == Include::Ended || s.phase.is_live();
+        let mut rows: Vec<_> = self.state().sandboxes.values().filter(wanted).cloned().collect();
+        rows.sort_by(|a, b| (b.created_at, &b.spec.id).cmp(&(a.created_at, &a.spec.id)));
+        Ok(rows)
+    }
+
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Sandbox>> {
+        let state = self.state();
+        let mut rows: Vec<_> =
+            state.with_deadline().filter(|s| s.spec.expires_at <= now).cloned().collect();
+        rows.sort_by(|a, b| (a.spec.expires_at, &a.spec.id).cmp(&(b.spec.expires_at, &b.spec.id)));
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    async fn next_expiry(&self) -> Result<Option<Timestamp>> {
+        Ok(self.state().with_deadline().map(|s| s.spec.expires_at).min())
+    }
+
+    async fn transition(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        transition: Transition,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.state().transition(id, generation, transition, events, now)
+    }
+
+    async fn extend(
+        &self,
+        id: &SandboxId,
+        expires_at: Timestamp,
+        lease_until: Timestamp,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.state().extend(id, expires_at, lease_until, events, now)
+    }
+
+    async fn acquire_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        self.state().acquire_lease(id, holder, until, now)
+    }
+
+    async fn release_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        generation: Generation,
+    ) -> Result<()> {
+        match self.state().leases.entry(id.clone()) {
+            Entry::Occupied(lease)
+                if lease.get().holder == *holder && lease.get().generation == generation =>
+            {
+                lease.remove();
+                Ok(())
+            }
+            _ => Err(Error::LeaseLost),
+        }
+    }
+
+    async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>> {
+        Ok(self.state().leases.get(id).cloned())
+    }
+
+    async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()> {
+        self.state().append(events, now);
+        Ok(())
+    }
+
+    async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
+        let state = self.state();
+        let from = usize::try_from(after).unwrap_or(usize::MAX).min(state.events.len());
+        let matching = state.events[from..].iter().filter(|event| filter.matches(event));
+        Ok(matching.take(limit as usize).cloned().collect())
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        Ok(self.state().events.len() as u64)
+    }
+
+    async fn log_exec(&self, log: ExecLog) -> Result<()> {
+        let mut state = self.state();
+        if !state.sandboxes.contains_key(&log.sandbox) {
+            return Err(Error::NotFound);
+        }
+        let duration = whole_micros(log.duration);
+        state.execs.entry(log.id.clone()).or_insert(ExecLog { duration, ..log });
+        Ok(())
+    }
+
+    async fn exec_logs(&self, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>> {
+        let state = self.state();
+        let mut logs: Vec<_> = state.execs.values().filter(|e| e.sandbox == *id).collect();
+        logs.sort_by_key(|log| Reverse((log.at, &log.id)));
+        Ok(logs.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn template(&self, name: &str) -> Result<Option<Template>> {
+        Ok(self.state().templates.get(name).cloned())
+    }
+
+    async fn templates(&self) -> Result<Vec<Template>> {
+        Ok(self.state().templates.values().cloned().collect())
+    }
+
+    async fn create_template(&self, mut template: Template) -> Result<Template> {
+        template.version = 1;
+        template.fields.ttl = whole_micros(template.fields.ttl);
+        match self.state().templates.entry(template.name.clone()) {
+            Entry::Occupied(_) => Err(Error::Conflict),
+            Entry::Vacant(place) => Ok(place.insert(template).clone()),
+        }
+    }
+
+    async fn update_template(
+        &self,
+        name: &str,
+        change: TemplateChange,
+        now: Timestamp,
+    ) -> Result<Template> {
+        let mut state = self.state();
+        let row = state.templates.get_mut(name).ok_or(Error::NotFound)?;
+        row.fields.apply(change);
+        row.fields.ttl = whole_micros(row.fields.ttl);
+        row.version += 1;
+        row.updated_at = now;
+        Ok(row.clone())
+    }
+
+    async fn delete_template(&self, name: &str) -> Result<()> {
+        self.state().templates.remove(name).map(|_| ()).ok_or(Error::NotFound)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::MemoryStore;
+    use crate::Store;
+
+    async fn fresh() -> (Arc<dyn Store>, ()) {
+        (Arc::new(MemoryStore::new()), ())
+    }
+
+    crate::store_contract!(fresh);
+}

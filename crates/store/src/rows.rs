@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use stacyvm_types::{
-    EventKind, ExecId, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp, WorkerId,
+    Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp, WorkerId,
 };
 
 /// A sandbox to admit.
@@ -70,6 +70,21 @@ pub struct NewEvent {
     pub data: BTreeMap<String, String>,
 }
 
+impl NewEvent {
+    /// The event that a store appends when it admits a sandbox.
+    pub fn created(new: &NewSandbox) -> Self {
+        Self {
+            kind: EventKind::SandboxCreated,
+            sandbox: Some(new.id.clone()),
+            owner: new.owner.clone(),
+            data: BTreeMap::from([
+                ("image".to_owned(), new.image.clone()),
+                ("provider".to_owned(), new.provider.clone()),
+            ]),
+        }
+    }
+}
+
 /// Which events to read. Empty fields match everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventFilter {
@@ -79,6 +94,15 @@ pub struct EventFilter {
     pub owner: Option<OwnerId>,
     /// Only of these kinds.
     pub kinds: Vec<EventKind>,
+}
+
+impl EventFilter {
+    /// Whether the filter lets this event through.
+    pub fn matches(&self, event: &Event) -> bool {
+        (self.sandbox.is_none() || self.sandbox == event.sandbox)
+            && (self.owner.is_none() || self.owner == event.owner)
+            && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+    }
 }
 
 /// A finished command, for the record. Output is not kept here: it is the sandbox's own.
@@ -94,7 +118,7 @@ pub struct ExecLog {
     pub exit_code: i32,
     /// `exit`, `signal`, `timeout` or `lost`.
     pub reason: String,
-    /// How long it ran.
+    /// How long it ran; kept in microseconds.
     pub duration: Duration,
     /// When it ended.
     pub at: Timestamp,
@@ -128,7 +152,7 @@ pub struct TemplateFields {
     pub memory_mb: u32,
     /// Virtual CPUs.
     pub vcpus: u32,
-    /// Time to live.
+    /// Time to live; kept in microseconds.
     pub ttl: Duration,
     /// Shell lines that run, in order, before the sandbox is handed out.
     pub setup: Vec<String>,
@@ -142,6 +166,43 @@ pub struct TemplateFields {
     pub allowed_hosts: Vec<String>,
     /// Names of secrets and where they go.
     pub secrets: BTreeMap<String, String>,
+}
+
+impl TemplateFields {
+    /// Takes over what `change` names.
+    pub fn apply(&mut self, change: TemplateChange) {
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        let TemplateChange {
+            image,
+            description,
+            provider,
+            memory_mb,
+            vcpus,
+            ttl,
+            setup,
+            env,
+            metadata,
+            pool_size,
+            allowed_hosts,
+            secrets,
+        } = change;
+        set(&mut self.image, image);
+        set(&mut self.description, description);
+        set(&mut self.provider, provider);
+        set(&mut self.memory_mb, memory_mb);
+        set(&mut self.vcpus, vcpus);
+        set(&mut self.ttl, ttl);
+        set(&mut self.setup, setup);
+        set(&mut self.env, env);
+        set(&mut self.metadata, metadata);
+        set(&mut self.pool_size, pool_size);
+        set(&mut self.allowed_hosts, allowed_hosts);
+        set(&mut self.secrets, secrets);
+    }
 }
 
 /// The fields of a template to change; `None` stays as it is.

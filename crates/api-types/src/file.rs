@@ -1,0 +1,83 @@
+//! Files inside a sandbox.
+
+use serde::{Deserialize, Serialize};
+
+/// A file, described the same way by every provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Absolute path.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits as octal text, such as `0644`.
+    pub mode: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// `YYYY-MM-DDTHH:MM:SSZ`.
+    pub mod_time: String,
+    /// The last part of the path.
+    #[serde(default)]
+    pub name: String,
+    /// What it is.
+    #[serde(default)]
+    pub kind: FileKind,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, socket or pipe, or a kind of a newer server.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// `POST /sandboxes/{id}/files`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WriteRequest {
+    /// Absolute path.
+    pub path: String,
+    /// The text.
+    pub content: String,
+    /// Octal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+}
+
+/// The reply to a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteReply {
+    /// `written`.
+    pub status: String,
+    /// The file as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileInfo>,
+}
+
+/// `POST /sandboxes/{id}/files/move`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveRequest {
+    /// What to move.
+    pub old_path: String,
+    /// Where to.
+    pub new_path: String,
+}
+
+/// `POST /sandboxes/{id}/files/chmod`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChmodRequest {
+    /// The file.
+    pub path: String,
+    /// Octal text.
+    pub mode: String,
+}

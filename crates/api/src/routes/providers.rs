@@ -1,0 +1,58 @@
+//! Providers.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use stacyvm_api_types::{Provider, ProviderConfig, ProviderDetail};
+use stacyvm_control::Error;
+use stacyvm_fleet::ProviderReport;
+use stacyvm_store::Include;
+
+use crate::{
+    Api,
+    extract::PathText,
+    json::{Json, ok},
+    problem::{Result, echo},
+    views,
+};
+
+/// R2.7: the same object wherever a provider is shown.
+pub(super) fn view(report: &ProviderReport) -> Provider {
+    let usable = report.probe.usable;
+    Provider {
+        name: report.name.to_owned(),
+        healthy: usable,
+        default: report.default,
+        latency_ms: views::millis(report.latency),
+        last_checked: views::to_the_second(report.checked_at),
+        error: (!usable).then(|| report.probe.summary.clone()),
+        summary: report.probe.summary.clone(),
+        capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
+        runtime_count: report.runtimes,
+    }
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Provider>> {
+    ok(api.control.providers().await.iter().map(view).collect())
+}
+
+pub(super) async fn test(State(api): State<Api>) -> Json<BTreeMap<&'static str, bool>> {
+    let reports = api.control.providers().await;
+    ok(reports.iter().map(|report| (report.name, report.probe.usable)).collect())
+}
+
+pub(super) async fn show(State(api): State<Api>, path: PathText) -> Result<Json<ProviderDetail>> {
+    let name = path.get("name");
+    let reports = api.control.providers().await;
+    let report = reports.iter().find(|report| report.name == name);
+    let health = view(report.ok_or_else(|| Error::NoProvider(echo(name)))?);
+    let live = api.control.list(Include::Live).await?;
+    Ok(ok(ProviderDetail {
+        name: health.name.clone(),
+        healthy: health.healthy,
+        default: health.default,
+        sandbox_count: live.iter().filter(|row| row.spec.provider == name).count(),
+        config: ProviderConfig { kind: health.name.clone() },
+        health,
+    }))
+}

@@ -1,0 +1,170 @@
+//! Sandboxes.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use stacyvm_api_types::{
+    AdmissionReply, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
+    StatusReply,
+};
+use stacyvm_control as control;
+use stacyvm_provider::Stats;
+use stacyvm_store::Include;
+use stacyvm_types::SandboxId;
+use tokio::time::Instant;
+
+use crate::{
+    Api,
+    extract::{Body, PathText, Query, Sandbox, User, count, duration, given},
+    json::{Json, created, ok},
+    problem::{Problem, Result, echo},
+    views,
+};
+
+const DEFAULT_LINES: u64 = 100;
+const MOST_LINES: u64 = 10_000;
+const CPU_WINDOW: Duration = Duration::from_millis(100);
+
+/// A reply that says in one word what was done.
+pub(super) fn status(done: &str) -> Json<StatusReply> {
+    ok(StatusReply { status: done.to_owned() })
+}
+
+fn wanted(request: SpawnRequest, user: User) -> Result<control::SpawnRequest> {
+    if let Some(mode) = given(request.network_mode)
+        && mode != "none"
+    {
+        return Err(Problem::bad_request(format!(
+            "network_mode {:?} is not supported; sandboxes have no network, so it must be \
+             \"none\" or absent",
+            echo(&mode)
+        )));
+    }
+    Ok(control::SpawnRequest {
+        image: given(request.image),
+        provider: given(request.provider),
+        memory_mb: count(request.memory_mb),
+        vcpus: count(request.vcpus),
+        disk_mb: count(request.disk_mb),
+        pids: count(request.pids),
+        ttl: duration("ttl", request.ttl)?,
+        owner: user.or(request.owner_id)?,
+        template: given(request.template),
+        metadata: request.metadata.unwrap_or_default(),
+        env: request.env.unwrap_or_default(),
+    })
+}
+
+fn include(query: &Query) -> Result<Include> {
+    match query.text("include") {
+        None => Ok(Include::Live),
+        Some("ended") => Ok(Include::Ended),
+        Some(other) => {
+            let message = format!("include must be \"ended\" or absent, and is {:?}", echo(other));
+            Err(Problem::bad_request(message))
+        }
+    }
+}
+
+pub(super) fn view(api: &Api, row: stacyvm_store::Sandbox) -> View {
+    views::sandbox(row, &api.config.preview_domain)
+}
+
+/// R1.1: spawns a sandbox.
+pub(super) async fn spawn(
+    State(api): State<Api>,
+    user: User,
+    Body(request): Body<SpawnRequest>,
+) -> Result<Json<View>> {
+    let row = api.control.spawn(wanted(request, user)?).await?;
+    Ok(created(view(&api, row)))
+}
+
+pub(super) async fn admission(
+    State(api): State<Api>,
+    user: User,
+    Body(request): Body<SpawnRequest>,
+) -> Result<Json<AdmissionReply>> {
+    let answer = api.control.admission(wanted(request, user)?).await?;
+    Ok(ok(views::admission(answer)))
+}
+
+pub(super) async fn list(State(api): State<Api>, query: Query) -> Result<Json<Vec<View>>> {
+    let rows = api.control.list(include(&query)?).await?;
+    Ok(ok(rows.into_iter().map(|row| view(&api, row)).collect()))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    Sandbox(id): Sandbox,
+    query: Query,
+) -> Result<Json<View>> {
+    let row = match include(&query)? {
+        Include::Live => api.control.get(&id).await?,
+        Include::Ended => api.control.get_any(&id).await?,
+    };
+    Ok(ok(view(&api, row)))
+}
+
+/// Idempotent: what cannot exist is destroyed already.
+pub(super) async fn destroy(State(api): State<Api>, path: PathText) -> Result<Json<StatusReply>> {
+    if let Ok(id) = SandboxId::parse(path.get("id")) {
+        api.control.destroy(&id).await?;
+    }
+    Ok(status("destroyed"))
+}
+
+pub(super) async fn prune(State(api): State<Api>) -> Result<Json<PruneReply>> {
+    Ok(ok(PruneReply { pruned: api.control.prune().await? }))
+}
+
+pub(super) async fn extend(
+    State(api): State<Api>,
+    Sandbox(id): Sandbox,
+    Body(request): Body<ExtendRequest>,
+) -> Result<Json<View>> {
+    let ttl = duration("ttl", request.ttl)?;
+    let ttl = ttl.ok_or_else(|| Problem::bad_request("ttl is required"))?;
+    if ttl.is_zero() {
+        return Err(Problem::bad_request("ttl must be positive"));
+    }
+    let row = api.control.extend(&id, ttl).await?;
+    Ok(ok(view(&api, row)))
+}
+
+/// R1.5: the last lines that commands wrote.
+pub(super) async fn logs(
+    State(api): State<Api>,
+    Sandbox(id): Sandbox,
+    query: Query,
+) -> Result<Json<Vec<String>>> {
+    let lines = query.number("lines")?.filter(|lines| *lines != 0).unwrap_or(DEFAULT_LINES);
+    let lines = usize::try_from(lines.min(MOST_LINES)).unwrap_or(usize::MAX);
+    Ok(ok(api.control.logs(&id, lines).await?))
+}
+
+/// R1.5: what the sandbox uses now.
+pub(super) async fn stats(
+    State(api): State<Api>,
+    Sandbox(id): Sandbox,
+) -> Result<Json<StatsReply>> {
+    let begun = Instant::now();
+    let before = match api.control.stats(&id).await {
+        Ok(stats) => stats,
+        Err(control::Error::Unsupported(_)) => return Ok(ok(StatsReply::default())),
+        Err(error) => return Err(error.into()),
+    };
+    if before.cpu_us.is_none() {
+        return Ok(ok(views::stats(&before, None)));
+    }
+    tokio::time::sleep(CPU_WINDOW).await;
+    let now = api.control.stats(&id).await?;
+    Ok(ok(views::stats(&now, load(&before, &now, begun.elapsed()))))
+}
+
+/// Percent of one processor.
+fn load(before: &Stats, now: &Stats, window: Duration) -> Option<f64> {
+    let used = Duration::from_micros(now.cpu_us?.saturating_sub(before.cpu_us?));
+    let percent = used.as_secs_f64() / window.as_secs_f64() * 100.0;
+    Some((percent * 100.0).round() / 100.0)
+}

@@ -1,0 +1,168 @@
+//! Domain values as wire values.
+
+use std::time::Duration;
+
+use stacyvm_api_types as wire;
+use stacyvm_control::{Admission, Collected};
+use stacyvm_provider::{FileInfo, FileKind, ImageRecord, Stats};
+use stacyvm_store::{Sandbox, Template};
+use stacyvm_types::{Cause, Event, Timestamp, format_duration};
+
+pub(crate) fn cause(cause: &Cause) -> wire::CauseView {
+    wire::CauseView { kind: cause.kind.as_str().to_owned(), detail: cause.detail.clone() }
+}
+
+pub(crate) fn sandbox(row: Sandbox, preview_domain: &str) -> wire::Sandbox {
+    let spec = row.spec;
+    wire::Sandbox {
+        id: spec.id.to_string(),
+        state: row.phase.wire_state().to_owned(),
+        provider: spec.provider,
+        image: spec.image,
+        memory_mb: spec.limits.memory_mb,
+        vcpus: spec.limits.vcpus,
+        owner_id: spec.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        worker_id: spec.worker.to_string(),
+        created_at: row.created_at.to_string(),
+        expires_at: spec.expires_at.to_string(),
+        metadata: spec.metadata,
+        preview_domain: preview_domain.to_owned(),
+        disk_mb: spec.limits.disk_mb,
+        pids: spec.limits.pids,
+        template: spec.template.unwrap_or_default(),
+        cause: row.phase.cause().map(cause),
+    }
+}
+
+pub(crate) fn admission(answer: Admission) -> wire::AdmissionReply {
+    wire::AdmissionReply {
+        allowed: answer.allowed,
+        queueable: answer.queueable,
+        reason: answer.reason.unwrap_or_default(),
+        active_sandboxes: answer.active_sandboxes,
+        max_sandboxes: answer.max_sandboxes,
+        active_owner_sandboxes: answer.active_owner_sandboxes,
+        max_owner_sandboxes: answer.max_owner_sandboxes,
+        max_ttl: answer.max_ttl.map(format_duration).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn collected(done: &Collected) -> wire::ExecReply {
+    wire::ExecReply {
+        exit_code: done.exit.code(),
+        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+        duration: format_duration(done.duration),
+        exec_id: done.id.to_string(),
+        reason: done.exit.reason().to_owned(),
+        truncated: done.truncated,
+    }
+}
+
+pub(crate) fn file(info: FileInfo) -> wire::FileInfo {
+    let name = info.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    wire::FileInfo {
+        size: info.size,
+        mode: format!("{:04o}", info.mode),
+        is_dir: info.kind == FileKind::Directory,
+        mod_time: to_the_second(info.modified),
+        name,
+        kind: match info.kind {
+            FileKind::File => wire::FileKind::File,
+            FileKind::Directory => wire::FileKind::Directory,
+            FileKind::Symlink => wire::FileKind::Symlink,
+            FileKind::Other => wire::FileKind::Other,
+        },
+        path: info.path,
+    }
+}
+
+pub(crate) fn to_the_second(at: Timestamp) -> String {
+    let micros = at.as_micros();
+    Timestamp::from_micros(micros.saturating_sub(micros.rem_euclid(1_000_000))).to_string()
+}
+
+pub(crate) fn stats(now: &Stats, cpu_pct: Option<f64>) -> wire::StatsReply {
+    wire::StatsReply {
+        supported: true,
+        cpu_pct,
+        cpu_us: now.cpu_us,
+        mem_bytes: now.memory_bytes,
+        mem_limit_bytes: now.memory_limit_bytes,
+        pids: now.pids,
+        disk_bytes: now.disk_bytes,
+        disk_limit_bytes: now.disk_limit_bytes,
+        net_rx_bytes: now.net_rx_bytes,
+        net_tx_bytes: now.net_tx_bytes,
+    }
+}
+
+pub(crate) fn template(row: Template) -> wire::Template {
+    let fields = row.fields;
+    let secret = |(name, inject_at)| wire::TemplateSecret { name, inject_at };
+    wire::Template {
+        name: row.name,
+        version: row.version,
+        image: fields.image,
+        description: fields.description,
+        provider: fields.provider,
+        memory_mb: fields.memory_mb,
+        vcpus: fields.vcpus,
+        cpu_cores: fields.vcpus,
+        ttl: format_duration(fields.ttl),
+        ttl_seconds: fields.ttl.as_secs(),
+        setup: fields.setup,
+        env: fields.env,
+        metadata: fields.metadata,
+        pool_size: fields.pool_size,
+        allowed_hosts: fields.allowed_hosts,
+        secrets: fields.secrets.into_iter().map(secret).collect(),
+        created_at: row.created_at.to_string(),
+        updated_at: row.updated_at.to_string(),
+    }
+}
+
+pub(crate) fn image(record: ImageRecord) -> wire::Image {
+    wire::Image {
+        name: record.name,
+        size_bytes: record.size,
+        created_at: record.created.to_string(),
+    }
+}
+
+pub(crate) fn event(event: Event) -> wire::Event {
+    wire::Event {
+        id: format!("evt-{}", event.id),
+        kind: event.kind.as_str().to_owned(),
+        sandbox_id: event.sandbox.map(|id| id.to_string()).unwrap_or_default(),
+        owner_id: event.owner.map(|id| id.to_string()).unwrap_or_default(),
+        timestamp: event.at.to_string(),
+        data: event.data,
+    }
+}
+
+pub(crate) fn millis(time: Duration) -> f64 {
+    // Microseconds are all that anybody reads.
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R1.3: one normalised description of a file.
+    #[test]
+    fn a_file_has_octal_bits_a_name_and_whole_seconds() {
+        let view = file(FileInfo {
+            path: "/workspace/a/".to_owned(),
+            size: 0,
+            mode: 0o1755,
+            kind: FileKind::Directory,
+            modified: Timestamp::from_micros(1_999_999),
+        });
+        assert_eq!(
+            serde_json::to_string(&view).unwrap(),
+            r#"{"path":"/workspace/a/","size":0,"mode":"1755","is_dir":true,"mod_time":"1970-01-01T00:00:01Z","name":"a","kind":"directory"}"#
+        );
+    }
+}

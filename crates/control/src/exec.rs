@@ -1,0 +1,390 @@
+//! Commands.
+//!
+//! The path of a command holds one point read of the store, one look-up of the runtime, and the
+//! agent's answer. What is recorded about it goes through the event queue. A caller that goes away
+//! detaches: the command runs on until its own deadline and can be attached to again by id. Its end
+//! is recorded when somebody sees it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use stacyvm_provider::{
+    self as provider, Exec, ExecEvent, ExecSpec, Exit, Guest, Output, Program, Stdin, failpoint,
+};
+use stacyvm_store::{ExecLog, Sandbox};
+use stacyvm_types::{EventKind, ExecId, SandboxId};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Collected, Control, Error, ExecRequest, Result,
+    events::{self, Record},
+    failpoints,
+    follow::{self, Meta},
+    validate,
+};
+
+/// How often a broken channel to a running command is taken up again.
+const REATTACHES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The deadline of one line of a template when the server has no default for commands.
+const SETUP_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// How much of a failed line's output its error shows.
+const SETUP_TAIL: usize = 512;
+const RECORDED_COMMAND: usize = 1024;
+
+impl Control {
+    /// Starts a command. The events end with [`ExecEvent::Exit`]; the deadline is enforced in the
+    /// sandbox and, a little later, here.
+    pub async fn exec(&self, id: &SandboxId, request: ExecRequest) -> Result<Exec> {
+        self.start(id, request).await.map(|(_, exec)| exec)
+    }
+
+    /// Runs a command to its end and collects what it said, each stream up to the cap. A broken
+    /// channel to the sandbox is taken up again where it broke. Meeting the deadline is
+    /// [`Error::ExecTimeout`].
+    pub async fn exec_collect(&self, id: &SandboxId, request: ExecRequest) -> Result<Collected> {
+        let begun = Instant::now();
+        let fed = request.stdin_data.is_some();
+        let (meta, mut exec) = self.start(id, request).await?;
+        let mut collected = Collecting::new(self.settings().exec_output_cap);
+        let mut tries = 0;
+        let exit = loop {
+            let broken = match exec.events.next().await {
+                Some(Ok(ExecEvent::Exit(exit))) => break exit,
+                Some(Ok(event)) => {
+                    collected.take(event);
+                    tries = 0;
+                    continue;
+                }
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            if fed {
+                // How much of its input the command got is not known, so going on is not honest.
+                return Err(lost_channel(broken));
+            }
+            exec = loop {
+                if REATTACHES <= tries {
+                    return Err(lost_channel(broken));
+                }
+                sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
+                tries += 1;
+                match self.follow(&meta, collected.offset).await {
+                    Ok(exec) => break exec,
+                    Err(Error::Unavailable(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            };
+        };
+        let late = meta.deadline.is_some_and(|deadline| deadline <= begun.elapsed());
+        if exit == Exit::Timeout || (exit == Exit::Lost && late) {
+            return Err(Error::ExecTimeout(id.clone()));
+        }
+        let Collecting { stdout, stderr, truncated, .. } = collected;
+        Ok(Collected {
+            id: meta.id.clone(),
+            exit,
+            stdout,
+            stderr,
+            truncated,
+            duration: begun.elapsed(),
+        })
+    }
+
+    /// Follows a command's output from a byte offset, also after its end for as long as the
+    /// sandbox keeps it.
+    pub async fn attach(&self, id: &SandboxId, exec: &ExecId, offset: u64) -> Result<Exec> {
+        let row = self.usable(id).await?;
+        let meta = Meta {
+            id: exec.clone(),
+            command: String::new(),
+            deadline: None,
+            begun: Instant::now(),
+            row,
+        };
+        self.follow(&Arc::new(meta), offset).await
+    }
+
+    async fn follow(&self, meta: &Arc<Meta>, offset: u64) -> Result<Exec> {
+        let guest = self.guest(&meta.row).await?;
+        let exec = guest
+            .attach(&meta.id, offset)
+            .await
+            .map_err(|error| self.of_guest(&meta.row, error))?;
+        Ok(follow::watch(self.clone(), meta.clone(), exec, None))
+    }
+
+    async fn start(&self, id: &SandboxId, request: ExecRequest) -> Result<(Arc<Meta>, Exec)> {
+        validate::program(&request.program)?;
+        validate::env(&request.env)?;
+        if request.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
+            return Err(Error::invalid("workdir must be an absolute path"));
+        }
+        let row = self.usable(id).await?;
+        let deadline = match request.timeout {
+            Some(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
+            None => self.settings().default_exec_timeout,
+        };
+        let exec_id = request.id.unwrap_or_else(|| ExecId::from_entropy(rand::random()));
+        let meta = Arc::new(Meta {
+            id: exec_id.clone(),
+            command: shown(&request.program),
+            deadline,
+            begun: Instant::now(),
+            row,
+        });
+        let row = &meta.row;
+        let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
+        let started = Record::Event(events::about(row, EventKind::ExecStarted, data));
+        self.0.recorder.record_first(started).await?;
+        failpoint!(failpoints::EXEC_RECORDED);
+        let spec = ExecSpec {
+            id: exec_id,
+            program: request.program,
+            env: merged(&row.spec.env, request.env),
+            workdir: request.workdir,
+            user: request.user,
+            stdin: if request.stdin_data.is_some() { Stdin::Pipe } else { request.stdin },
+            terminal: request.terminal,
+            deadline,
+        };
+        let exec = match self.guest(row).await {
+            Ok(guest) => guest.exec(spec).await.map_err(|error| self.of_guest(row, error)),
+            Err(error) => Err(error),
+        };
+        match exec {
+            Ok(exec) => {
+                failpoint!(failpoints::EXEC_STARTED);
+                let exec = follow::watch(self.clone(), meta.clone(), exec, request.stdin_data);
+                Ok((meta, exec))
+            }
+            Err(error) => {
+                self.record_exec_failure(&meta, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The inside of a sandbox that is running.
+    pub(crate) async fn guest(&self, row: &Sandbox) -> Result<Arc<dyn Guest>> {
+        let guest = match self.worker_of(row) {
+            Ok(worker) => worker.guest(&row.spec.provider, &row.spec.id, row.generation).await,
+            Err(error) => Err(error),
+        };
+        guest.map_err(|error| self.of_guest(row, error))
+    }
+
+    /// What a guest's error means for the caller. A runtime that is gone or silent wakes the
+    /// reconciler, which looks and decides.
+    pub(crate) fn of_guest(&self, row: &Sandbox, error: provider::Error) -> Error {
+        use provider::ErrorKind as K;
+        match error.kind {
+            K::NoSandbox => {
+                self.0.reconcile.wake();
+                let detail = "its runtime ended by itself";
+                let cause =
+                    stacyvm_types::Cause::new(stacyvm_types::CauseKind::RuntimeDied, detail);
+                Error::Ended { id: row.spec.id.clone(), cause }
+            }
+            K::Unavailable | K::Timeout => {
+                self.0.reconcile.wake();
+                Error::from_provider(error, None)
+            }
+            _ => Error::from_provider(error, None),
+        }
+    }
+
+    /// Writes down how a command ended.
+    pub(crate) async fn record_exit(&self, meta: &Meta, exit: Exit) {
+        failpoint!(failpoints::EXEC_ENDED);
+        let row = &meta.row;
+        let duration = meta.begun.elapsed();
+        let kind = match exit {
+            Exit::Code(_) | Exit::Signal(_) => EventKind::ExecCompleted,
+            Exit::Timeout => EventKind::ExecTimeout,
+            Exit::Lost => EventKind::ExecFailed,
+        };
+        let data = [
+            ("exec_id", meta.id.to_string()),
+            ("provider", row.spec.provider.clone()),
+            ("exit_code", exit.code().to_string()),
+            ("reason", exit.reason().to_owned()),
+            ("duration", stacyvm_types::format_duration(duration)),
+        ];
+        let log = ExecLog {
+            id: meta.id.clone(),
+            sandbox: row.spec.id.clone(),
+            command: meta.command.clone(),
+            exit_code: exit.code(),
+            reason: exit.reason().to_owned(),
+            duration,
+            at: self.now(),
+        };
+        self.0.recorder.record(Record::Event(events::about(row, kind, data))).await;
+        self.0.recorder.record(Record::Exec(log)).await;
+    }
+
+    async fn record_exec_failure(&self, meta: &Meta, error: &Error) {
+        let data = [
+            ("operation", "exec".to_owned()),
+            ("exec_id", meta.id.to_string()),
+            ("provider", meta.row.spec.provider.clone()),
+            ("error", error.to_string()),
+        ];
+        self.record_event(events::about(&meta.row, EventKind::ExecFailed, data)).await;
+    }
+
+    /// Runs a template's lines in order, in a sandbox that is not handed out yet.
+    pub(crate) async fn run_lines(
+        &self,
+        row: &Sandbox,
+        lines: &[String],
+    ) -> std::result::Result<(), String> {
+        let name = row.spec.template.as_deref().unwrap_or_default();
+        for (at, line) in lines.iter().enumerate() {
+            let failed = |why: String| {
+                format!("template {name:?}: setup line {} of {} {why}", at + 1, lines.len())
+            };
+            let (exit, tail) = self
+                .run_line(row, line)
+                .await
+                .map_err(|error| failed(format!("failed: {error}")))?;
+            if exit != Exit::Code(0) {
+                let said = String::from_utf8_lossy(&tail);
+                let why = format!("ended with {} {}: {}", exit.reason(), exit.code(), said.trim());
+                return Err(failed(why));
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_line(&self, row: &Sandbox, line: &str) -> Result<(Exit, Vec<u8>)> {
+        let deadline = self.settings().default_exec_timeout.unwrap_or(SETUP_DEADLINE);
+        let meta = Arc::new(Meta {
+            id: ExecId::from_entropy(rand::random()),
+            command: line.to_owned(),
+            deadline: Some(deadline),
+            begun: Instant::now(),
+            row: row.clone(),
+        });
+        let spec = ExecSpec {
+            id: meta.id.clone(),
+            program: Program::Shell(line.to_owned()),
+            env: row.spec.env.clone(),
+            workdir: None,
+            user: None,
+            stdin: Stdin::Null,
+            terminal: None,
+            deadline: Some(deadline),
+        };
+        let guest = self.guest(row).await?;
+        let exec = guest.exec(spec).await.map_err(|error| self.of_guest(row, error))?;
+        let mut exec = follow::watch(self.clone(), meta, exec, None);
+        let mut tail = Vec::new();
+        loop {
+            match exec.events.next().await {
+                Some(Ok(ExecEvent::Exit(exit))) => return Ok((exit, tail)),
+                Some(Ok(ExecEvent::Output { data, .. })) => {
+                    tail.extend_from_slice(&data);
+                    let surplus = tail.len().saturating_sub(SETUP_TAIL);
+                    tail.drain(..surplus);
+                }
+                Some(Ok(ExecEvent::Truncated { .. })) => {}
+                Some(Err(error)) => return Err(self.of_guest(row, error)),
+                None => return Err(lost_channel(None)),
+            }
+        }
+    }
+}
+
+/// Output that is being collected.
+struct Collecting {
+    cap: usize,
+    offset: u64,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    truncated: bool,
+}
+
+impl Collecting {
+    const fn new(cap: usize) -> Self {
+        Self { cap, offset: 0, stdout: Vec::new(), stderr: Vec::new(), truncated: false }
+    }
+
+    fn take(&mut self, event: ExecEvent) {
+        match event {
+            ExecEvent::Output { offset, stream, data } => self.output(offset, stream, &data),
+            ExecEvent::Truncated { resume } => {
+                self.truncated = true;
+                self.offset = self.offset.max(resume);
+            }
+            ExecEvent::Exit(_) => {}
+        }
+    }
+
+    fn output(&mut self, offset: u64, stream: Output, data: &Bytes) {
+        // A piece that was seen before the channel broke is not taken twice.
+        let seen = usize::try_from(self.offset.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let Some(fresh) = data.get(seen..) else { return };
+        self.offset = offset.saturating_add(data.len() as u64).max(self.offset);
+        let kept = match stream {
+            Output::Stdout => &mut self.stdout,
+            Output::Stderr => &mut self.stderr,
+        };
+        let room = self.cap.saturating_sub(kept.len()).min(fresh.len());
+        kept.extend_from_slice(&fresh[..room]);
+        self.truncated |= room < fresh.len();
+    }
+}
+
+fn lost_channel(source: Option<provider::Error>) -> Error {
+    let message = "the connection to the command was lost; it may still run";
+    Error::Unavailable(match source {
+        Some(source) => crate::Failure::because(message, source),
+        None => message.into(),
+    })
+}
+
+fn merged(
+    base: &BTreeMap<String, String>,
+    above: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut env = base.clone();
+    env.extend(above);
+    env
+}
+
+/// The command line for the record.
+fn shown(program: &Program) -> String {
+    let mut line = match program {
+        Program::Shell(line) => line.clone(),
+        Program::Argv(args) => args.join(" "),
+    };
+    line.truncate(line.floor_char_boundary(RECORDED_COMMAND));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_capped_per_stream_and_never_taken_twice() {
+        let mut collecting = Collecting::new(4);
+        let out = |offset, stream, data: &'static str| ExecEvent::Output {
+            offset,
+            stream,
+            data: Bytes::from_static(data.as_bytes()),
+        };
+        collecting.take(out(0, Output::Stdout, "abc"));
+        collecting.take(out(0, Output::Stdout, "abc"));
+        collecting.take(out(1, Output::Stdout, "bcd"));
+        assert_eq!((collecting.stdout.as_slice(), collecting.offset), (b"abcd".as_slice(), 4));
+        assert!(!collecting.truncated);
+        collecting.take(out(4, Output::Stderr, "12345"));
+        assert_eq!(collecting.stderr, b"1234");
+        assert!(collecting.truncated);
+        assert_eq!(collecting.offset, 9);
+    }
+}

@@ -1,0 +1,168 @@
+//! The end of a sandbox: decided in the row first, then made true, then written down.
+
+use std::time::Duration;
+
+use stacyvm_fleet::Worker;
+use stacyvm_provider::{ErrorKind, failpoint};
+use stacyvm_store::{self as store, NewEvent, Sandbox};
+use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition};
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use crate::{Control, Error, Result, events, failpoints};
+
+/// How long an end waits for a launch of the same sandbox that is still under way.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Control {
+    /// Runs `work` on the server's own tasks, so that a caller that goes away cancels nothing.
+    pub(crate) async fn owned<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        if self.0.parts.stopping.is_cancelled() {
+            return Err(Error::unavailable("the server is stopping; try again"));
+        }
+        let task = self.0.parts.tasks.spawn(work.in_current_span());
+        task.await.unwrap_or_else(|error| Err(Error::internal("a task died", error)))
+    }
+
+    /// Applies a transition under the row's own generation.
+    pub(crate) async fn transition(
+        &self,
+        row: &Sandbox,
+        transition: Transition,
+        events: Vec<NewEvent>,
+    ) -> store::Result<Sandbox> {
+        let after = self
+            .store()
+            .transition(&row.spec.id, row.generation, transition, events, self.now())
+            .await?;
+        self.0.recorder.appended();
+        Ok(after)
+    }
+
+    /// Decides a sandbox's end. A decided end keeps its first cause.
+    pub(crate) async fn stop(
+        &self,
+        row: &Sandbox,
+        cause: Cause,
+        mut events: Vec<NewEvent>,
+    ) -> Result<Sandbox> {
+        let kind = match cause.kind {
+            CauseKind::Requested => None,
+            CauseKind::Expired => Some(EventKind::SandboxExpired),
+            CauseKind::LaunchFailed
+            | CauseKind::LaunchInterrupted
+            | CauseKind::RuntimeDied
+            | CauseKind::WorkerLost => Some(EventKind::SandboxError),
+        };
+        events.extend(kind.map(|kind| events::about(row, kind, cause_data(&cause))));
+        let after = self
+            .transition(row, Transition::Stop(cause), events)
+            .await
+            .map_err(Error::from_store)?;
+        tracing::info!(
+            sandbox.id = %after.spec.id,
+            cause = after.phase.cause().map_or("none", |cause| cause.kind.as_str()),
+            "a sandbox's end is decided"
+        );
+        failpoint!(failpoints::DESTROY_STOPPING);
+        Ok(after)
+    }
+
+    /// Makes a decided end true: waits for a launch of the same sandbox to let go, destroys the
+    /// runtime, ends the row.
+    pub(crate) async fn finish_stop(&self, row: &Sandbox) -> Result<Sandbox> {
+        let settled = timeout(LAUNCH_PATIENCE, self.0.spawning.settle(&row.spec.id)).await;
+        if settled.is_err() {
+            return Err(Error::unavailable(format!(
+                "sandbox {} is still being started; its end is decided and will follow",
+                row.spec.id
+            )));
+        }
+        self.destroy_runtime(row).await
+    }
+
+    /// Destroys the runtime of a row that is `Stopping`, and ends the row. The caller makes sure
+    /// that no launch of it is under way. What fails is tried again by the reconciler.
+    pub(crate) async fn destroy_runtime(&self, row: &Sandbox) -> Result<Sandbox> {
+        let result = self.try_destroy_runtime(row).await;
+        if result.is_err() {
+            self.0.reconcile.wake();
+        }
+        result
+    }
+
+    async fn try_destroy_runtime(&self, row: &Sandbox) -> Result<Sandbox> {
+        let id = &row.spec.id;
+        if matches!(row.phase, Phase::Ended(_)) {
+            return Ok(row.clone());
+        }
+        let destroyed = match self.worker_of(row) {
+            Ok(worker) => worker.destroy(&row.spec.provider, id, row.generation).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = destroyed {
+            self.note_provider_failure(row, "sandbox.destroy", &error).await;
+            return Err(match error.kind {
+                ErrorKind::Fenced => Error::Fenced,
+                _ => Error::Unavailable(crate::Failure::because(
+                    format!(
+                        "sandbox {id} could not be destroyed yet; its end is decided and this is \
+                         tried again until it is gone"
+                    ),
+                    error,
+                )),
+            });
+        }
+        failpoint!(failpoints::DESTROY_GONE);
+        let data = row.phase.cause().map(cause_data);
+        let event = match data {
+            Some(data) => events::about(row, EventKind::SandboxDestroyed, data),
+            None => events::about(row, EventKind::SandboxDestroyed, []),
+        };
+        let after =
+            self.transition(row, Transition::Gone, vec![event]).await.map_err(Error::from_store)?;
+        failpoint!(failpoints::DESTROY_ENDED);
+        Ok(after)
+    }
+
+    /// The worker that holds a sandbox.
+    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<&dyn Worker> {
+        self.0.parts.fleet.worker(&row.spec.worker).map(|worker| &**worker)
+    }
+
+    /// Writes down that a provider could not do its work.
+    pub(crate) async fn note_provider_failure(
+        &self,
+        row: &Sandbox,
+        operation: &str,
+        error: &stacyvm_provider::Error,
+    ) {
+        tracing::warn!(
+            sandbox.id = %row.spec.id,
+            provider = row.spec.provider,
+            operation,
+            error = ?error,
+            "a provider failed"
+        );
+        let data = [
+            ("operation", operation.to_owned()),
+            ("provider", row.spec.provider.clone()),
+            ("error", error.message.clone()),
+        ];
+        self.record_event(events::about(row, EventKind::ProviderFailed, data)).await;
+    }
+
+    /// The row of a sandbox.
+    pub(crate) async fn row(&self, id: &SandboxId) -> Result<Sandbox> {
+        let row = self.store().sandbox(id).await.map_err(Error::from_store)?;
+        row.ok_or_else(|| Error::NoSandbox(id.clone()))
+    }
+}
+
+fn cause_data(cause: &Cause) -> [(&'static str, String); 2] {
+    [("cause", cause.kind.as_str().to_owned()), ("detail", cause.detail.clone())]
+}

@@ -1,0 +1,144 @@
+//! What callers ask for and what they are told: plain words without wire formats.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use stacyvm_fleet::ProviderReport;
+use stacyvm_provider::{Exit, Program, Size, Stdin};
+use stacyvm_types::{ExecId, OwnerId};
+
+/// A sandbox to spawn. `None` takes the template's value, then the server's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpawnRequest {
+    /// `host`, or the name of an imported image.
+    pub image: Option<String>,
+    /// The provider that launches it.
+    pub provider: Option<String>,
+    /// Memory in MiB.
+    pub memory_mb: Option<u32>,
+    /// Virtual CPUs.
+    pub vcpus: Option<u32>,
+    /// Writable space in MiB.
+    pub disk_mb: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Time to live.
+    pub ttl: Option<Duration>,
+    /// Who owns it.
+    pub owner: Option<OwnerId>,
+    /// The template to start from.
+    pub template: Option<String>,
+    /// The client's own words about it; added to the template's.
+    pub metadata: BTreeMap<String, String>,
+    /// Environment of every command; added to the template's.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What a spawn from a template may change about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TemplateSpawn {
+    /// Another provider.
+    pub provider: Option<String>,
+    /// Another time to live.
+    pub ttl: Option<Duration>,
+    /// Who owns the sandbox.
+    pub owner: Option<OwnerId>,
+    /// Added to the template's metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// Added to the template's environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Whether a spawn would be admitted now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// Whether it would.
+    pub allowed: bool,
+    /// Whether it could wait for its turn. There is no queue: never.
+    pub queueable: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Live sandboxes.
+    pub active_sandboxes: u64,
+    /// How many may live; 0 is no limit.
+    pub max_sandboxes: u64,
+    /// Live sandboxes of the request's owner.
+    pub active_owner_sandboxes: u64,
+    /// How many the owner may have; 0 is no limit.
+    pub max_owner_sandboxes: u64,
+    /// The longest time to live.
+    pub max_ttl: Option<Duration>,
+}
+
+/// A command to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// What to run.
+    pub program: Program,
+    /// Environment, above the sandbox's own.
+    pub env: BTreeMap<String, String>,
+    /// Absolute directory.
+    pub workdir: Option<String>,
+    /// A user inside the sandbox.
+    pub user: Option<String>,
+    /// When it is killed. `None` takes the server's default, zero is no deadline.
+    pub timeout: Option<Duration>,
+    /// What standard input is.
+    pub stdin: Stdin,
+    /// A terminal instead of pipes.
+    pub terminal: Option<Size>,
+    /// Chosen by a client that wants to start or attach idempotently; otherwise a fresh one.
+    pub id: Option<ExecId>,
+    /// All of standard input, followed by its end; makes `stdin` a pipe.
+    pub stdin_data: Option<Bytes>,
+}
+
+impl ExecRequest {
+    /// A command with nothing but its program.
+    pub fn new(program: Program) -> Self {
+        Self {
+            program,
+            env: BTreeMap::new(),
+            workdir: None,
+            user: None,
+            timeout: None,
+            stdin: Stdin::Null,
+            terminal: None,
+            id: None,
+            stdin_data: None,
+        }
+    }
+}
+
+/// A finished command with what it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// The command's id.
+    pub id: ExecId,
+    /// How it ended.
+    pub exit: Exit,
+    /// Standard output, up to the cap.
+    pub stdout: Vec<u8>,
+    /// Standard error, up to the cap.
+    pub stderr: Vec<u8>,
+    /// Whether output is missing: above the cap, or lost by the journal.
+    pub truncated: bool,
+    /// How long it took, as the server saw it.
+    pub duration: Duration,
+}
+
+/// Whether the server can do its work.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// How long the store took to answer, or a sentence about why it did not.
+    pub store: Result<Duration, String>,
+    /// The providers.
+    pub providers: Vec<ProviderReport>,
+}
+
+impl Readiness {
+    /// Whether the store answers and at least one provider can launch.
+    pub fn is_ready(&self) -> bool {
+        self.store.is_ok() && self.providers.iter().any(|report| report.probe.usable)
+    }
+}

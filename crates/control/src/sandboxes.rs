@@ -1,0 +1,386 @@
+//! Spawning, reading, extending and destroying sandboxes.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
+use stacyvm_store::{self as store, Include, NewSandbox, Sandbox};
+use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition, format_duration};
+
+use crate::{
+    Admission, Control, Error, Result, SpawnRequest, claims::Claim, events, failpoints, validate,
+};
+
+/// Sandboxes that one prune ends at the same time.
+const PRUNE_WIDTH: usize = 32;
+/// Expired sandboxes that one round of a prune looks at.
+const PRUNE_BATCH: u32 = 256;
+
+/// A spawn whose every field is decided.
+struct Plan {
+    new: NewSandbox,
+    setup: Vec<String>,
+}
+
+impl Control {
+    /// Reserves a sandbox, starts its runtime and hands it out. Goes on when the caller goes away;
+    /// a failure leaves an ended row that says why.
+    pub async fn spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
+        let control = self.clone();
+        self.owned(async move {
+            let result = control.spawn_owned(request).await;
+            if let Err(Error::Limit(reason)) = &result {
+                let data = [("operation", "sandbox.spawn".to_owned()), ("error", reason.clone())];
+                control.record_event(events::general(EventKind::ResourceLimit, data)).await;
+            }
+            result
+        })
+        .await
+    }
+
+    async fn spawn_owned(&self, request: SpawnRequest) -> Result<Sandbox> {
+        let Plan { new, setup } = self.plan(request).await?;
+        failpoint!(failpoints::SPAWN_RESERVING);
+        let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
+            Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
+        })?;
+        let lease_until = new.expires_at.saturating_add(self.settings().lease_grace);
+        let row = match self.store().admit(new, lease_until, self.now()).await {
+            Ok(row) => row,
+            Err(error) => {
+                // It may have been stored: the reconciler ends a row that nobody works on.
+                self.0.reconcile.wake();
+                return Err(Error::from_store(error));
+            }
+        };
+        self.0.recorder.appended();
+        self.0.reaper.expects(row.spec.expires_at);
+        failpoint!(failpoints::SPAWN_ADMITTED);
+        let spec = LaunchSpec {
+            id: row.spec.id.clone(),
+            generation: row.generation,
+            image: row.spec.image.clone(),
+            limits: row.spec.limits,
+        };
+        let launched = match self.worker_of(&row) {
+            Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = launched {
+            return Err(self.launch_failed(&row, error).await);
+        }
+        failpoint!(failpoints::SPAWN_LAUNCHED);
+        if let Err(detail) = self.set_up(&row, &setup, &claim).await {
+            return Err(self.set_up_failed(&row, detail).await);
+        }
+        failpoint!(failpoints::SPAWN_SET_UP);
+        self.hand_out(&row).await
+    }
+
+    async fn hand_out(&self, row: &Sandbox) -> Result<Sandbox> {
+        let event = events::about(row, EventKind::SandboxRunning, []);
+        match self.transition(row, Transition::Started, vec![event]).await {
+            Ok(after) => {
+                failpoint!(failpoints::SPAWN_RUNNING);
+                tracing::info!(
+                    sandbox.id = %after.spec.id,
+                    provider = after.spec.provider,
+                    image = after.spec.image,
+                    "a sandbox runs"
+                );
+                Ok(after)
+            }
+            Err(store::Error::Refused(_)) => Err(self.ended_meanwhile(&row.spec.id).await),
+            Err(error) => {
+                // Stored or not, the runtime lives: the reconciler reads the row and settles it.
+                self.0.reconcile.wake();
+                Err(Error::from_store(error))
+            }
+        }
+    }
+
+    /// The row left `Creating` while its runtime was being started: somebody ended it, and the
+    /// runtime must go before the row does.
+    async fn ended_meanwhile(&self, id: &SandboxId) -> Error {
+        let row = match self.row(id).await {
+            Ok(row) => row,
+            Err(error) => return error,
+        };
+        match self.destroy_runtime(&row).await {
+            Ok(after) => Error::of_row(after),
+            Err(error) => error,
+        }
+    }
+
+    async fn launch_failed(&self, row: &Sandbox, error: provider::Error) -> Error {
+        failpoint!(failpoints::SPAWN_FAILED);
+        use provider::ErrorKind as K;
+        match error.kind {
+            // The request is at fault, not the provider.
+            K::NoImage | K::Invalid | K::Unsupported | K::TooLarge => {}
+            _ => self.note_provider_failure(row, "sandbox.spawn", &error).await,
+        }
+        let detail = match error.outcome {
+            Outcome::NotDone => format!("the runtime could not be started: {}", error.message),
+            Outcome::Unknown => {
+                format!("starting the runtime came to no known end: {}", error.message)
+            }
+        };
+        self.undo(row, detail).await;
+        Error::from_provider(error, Some(&row.spec.image))
+    }
+
+    async fn set_up_failed(&self, row: &Sandbox, detail: String) -> Error {
+        failpoint!(failpoints::SPAWN_FAILED);
+        // Ended by somebody else meanwhile: then that is what the caller hears.
+        if let Ok(Sandbox { phase: Phase::Stopping(_) | Phase::Ended(_), .. }) =
+            self.row(&row.spec.id).await
+        {
+            return self.ended_meanwhile(&row.spec.id).await;
+        }
+        self.undo(row, detail.clone()).await;
+        Error::Conflict(detail)
+    }
+
+    /// Ends a sandbox that was never handed out. Failures are the reconciler's work.
+    async fn undo(&self, row: &Sandbox, detail: String) {
+        let cause = Cause::new(CauseKind::LaunchFailed, detail);
+        let undone = match self.stop(row, cause, Vec::new()).await {
+            Ok(stopping) => self.destroy_runtime(&stopping).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = undone {
+            self.0.reconcile.wake();
+            tracing::warn!(sandbox.id = %row.spec.id, %error, "a failed spawn is not undone yet");
+        }
+    }
+
+    /// Decides every field of a spawn: the request's, else the template's, else the default.
+    async fn plan(&self, mut request: SpawnRequest) -> Result<Plan> {
+        let setup = match request.template.clone() {
+            Some(name) => crate::templates::apply(&mut request, self.template(&name).await?),
+            None => Vec::new(),
+        };
+        let settings = self.settings();
+        let limits = validate::limits(&request, settings)?;
+        let image = request.image.unwrap_or_else(|| settings.default_image.clone());
+        validate::image(&image)?;
+        validate::metadata(&request.metadata)?;
+        validate::env(&request.env)?;
+        let ttl = request.ttl.unwrap_or(settings.default_ttl);
+        validate::ttl(ttl, settings)?;
+        let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
+        self.known_provider(&provider)?;
+        let new = NewSandbox {
+            id: SandboxId::from_entropy(rand::random()),
+            owner: request.owner,
+            provider,
+            worker: settings.worker.clone(),
+            image,
+            template: request.template,
+            limits,
+            metadata: request.metadata,
+            env: request.env,
+            expires_at: self.now().saturating_add(ttl),
+        };
+        Ok(Plan { new, setup })
+    }
+
+    pub(crate) fn known_provider(&self, name: &str) -> Result<()> {
+        let fleet = &self.0.parts.fleet;
+        let worker = fleet
+            .worker(&self.settings().worker)
+            .map_err(|error| Error::from_provider(error, None))?;
+        match worker.capabilities(name) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::NoProvider(name.to_owned())),
+        }
+    }
+
+    /// Whether this spawn would be admitted now. Starts and reserves nothing.
+    pub async fn admission(&self, request: SpawnRequest) -> Result<Admission> {
+        let owner = request.owner.clone();
+        let live = self.store().sandboxes(Include::Live).await.map_err(Error::from_store)?;
+        let of_owner = live.iter().filter(|row| owner.is_some() && row.spec.owner == owner).count();
+        let (allowed, reason) = match self.plan(request).await {
+            Ok(_) => (true, None),
+            Err(Error::Limit(_)) => (false, Some("max_ttl".to_owned())),
+            Err(error) => return Err(error),
+        };
+        Ok(Admission {
+            allowed,
+            queueable: false,
+            reason,
+            active_sandboxes: live.len() as u64,
+            max_sandboxes: 0,
+            active_owner_sandboxes: of_owner as u64,
+            max_owner_sandboxes: 0,
+            max_ttl: self.settings().max_ttl,
+        })
+    }
+
+    /// A sandbox that has not ended. One whose end is decided, or whose time is over, has.
+    pub async fn get(&self, id: &SandboxId) -> Result<Sandbox> {
+        let row = self.row(id).await?;
+        if matches!(row.phase, Phase::Stopping(_) | Phase::Ended(_)) {
+            return Err(Error::of_row(row));
+        }
+        self.refuse_expired(&row)?;
+        Ok(row)
+    }
+
+    /// A sandbox, ended or not.
+    pub async fn get_any(&self, id: &SandboxId) -> Result<Sandbox> {
+        self.row(id).await
+    }
+
+    /// Sandboxes, newest first. The live ones are those that [`Control::get`] would return.
+    pub async fn list(&self, include: Include) -> Result<Vec<Sandbox>> {
+        let mut rows = self.store().sandboxes(include).await.map_err(Error::from_store)?;
+        if include == Include::Live {
+            let now = self.now();
+            rows.retain(|row| {
+                !matches!(row.phase, Phase::Stopping(_) | Phase::Ended(_))
+                    && now < row.spec.expires_at
+            });
+        }
+        Ok(rows)
+    }
+
+    /// A sandbox that takes work now. The store is read on every call and the clock too, so that
+    /// an expired sandbox refuses at its deadline and not when somebody gets round to ending it.
+    pub(crate) async fn usable(&self, id: &SandboxId) -> Result<Sandbox> {
+        let row = self.get(id).await?;
+        match row.phase {
+            Phase::Running => Ok(row),
+            _ => Err(Error::of_row(row)),
+        }
+    }
+
+    fn refuse_expired(&self, row: &Sandbox) -> Result<()> {
+        if self.now() < row.spec.expires_at {
+            return Ok(());
+        }
+        Err(Error::Ended { id: row.spec.id.clone(), cause: expiry_of(row) })
+    }
+
+    /// Ends a sandbox. Returns when its runtime is proved gone. May be repeated, and of an unknown
+    /// id succeeds. When the provider cannot say that the runtime is gone, the end stays decided,
+    /// goes on in the background, and the answer is [`Error::Unavailable`].
+    pub async fn destroy(&self, id: &SandboxId) -> Result<()> {
+        failpoint!(failpoints::DESTROY_ASKED);
+        let control = self.clone();
+        let id = id.clone();
+        self.owned(async move {
+            let row = match control.row(&id).await {
+                Ok(row) => row,
+                Err(Error::NoSandbox(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let cause = Cause::new(CauseKind::Requested, "destroyed by request");
+            control.end(&row, cause).await
+        })
+        .await
+    }
+
+    async fn end(&self, row: &Sandbox, cause: Cause) -> Result<()> {
+        if matches!(row.phase, Phase::Ended(_)) {
+            return Ok(());
+        }
+        let stopping = self.stop(row, cause, Vec::new()).await?;
+        self.finish_stop(&stopping).await.map(|_| ())
+    }
+
+    /// Ends every sandbox whose time is over, and says how many it ended.
+    pub async fn prune(&self) -> Result<u64> {
+        let control = self.clone();
+        self.owned(async move {
+            let mut ended = 0;
+            loop {
+                let due = control
+                    .store()
+                    .expired(control.now(), PRUNE_BATCH)
+                    .await
+                    .map_err(Error::from_store)?;
+                if due.is_empty() {
+                    return Ok(ended);
+                }
+                let rows = stream::iter(due.into_iter().map(|row| {
+                    let control = control.clone();
+                    async move { control.end(&row, expiry_of(&row)).await }
+                }));
+                let results: Vec<_> = rows.buffer_unordered(PRUNE_WIDTH).collect().await;
+                let count = results.iter().filter(|result| result.is_ok()).count() as u64;
+                ended += count;
+                if count == 0 {
+                    // None could be ended now; each is decided or stays due for the reaper.
+                    return Ok(ended);
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sets a sandbox's deadline to `ttl` from now. A ttl above the longest one is refused, and a
+    /// deadline never passes the longest life counted from the sandbox's creation: the answer
+    /// carries the deadline that it got.
+    pub async fn extend(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+        validate::ttl(ttl, self.settings())?;
+        let control = self.clone();
+        let id = id.clone();
+        self.owned(async move { control.extend_owned(&id, ttl).await }).await
+    }
+
+    async fn extend_owned(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+        let row = self.get(id).await?;
+        let now = self.now();
+        let asked = now.saturating_add(ttl);
+        let latest = self.settings().max_ttl.map(|max| row.created_at.saturating_add(max));
+        let expires_at = latest.map_or(asked, |latest| latest.min(asked));
+        if expires_at < asked && expires_at <= row.spec.expires_at {
+            let max = self.settings().max_ttl.unwrap_or_default();
+            return Err(Error::Limit(format!("ttl exceeds max ttl {}", format_duration(max))));
+        }
+        failpoint!(failpoints::EXTEND_CHECKED);
+        let data = [("expires_at", expires_at.to_string())];
+        let event = events::about(&row, EventKind::SandboxExtended, data);
+        let lease_until = expires_at.saturating_add(self.settings().lease_grace);
+        let after = match self.store().extend(id, expires_at, lease_until, vec![event], now).await {
+            Ok(after) => after,
+            Err(store::Error::NotFound) => return Err(Error::NoSandbox(id.clone())),
+            Err(store::Error::WrongPhase(row)) => {
+                self.refuse_expired(&row)?;
+                return Err(Error::of_row(*row));
+            }
+            Err(error) => return Err(Error::from_store(error)),
+        };
+        self.0.recorder.appended();
+        self.0.reaper.expects(after.spec.expires_at);
+        failpoint!(failpoints::EXTEND_STORED);
+        Ok(after)
+    }
+
+    /// Runs a template's lines, one after the other; a sentence says which one failed. Ends early
+    /// when the sandbox is not wanted any more.
+    async fn set_up(
+        &self,
+        row: &Sandbox,
+        lines: &[String],
+        claim: &Claim,
+    ) -> std::result::Result<(), String> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = claim.unwanted() => Err("it was ended while its template was set up".to_owned()),
+            result = self.run_lines(row, lines) => result,
+        }
+    }
+}
+
+/// The cause of an end by time.
+pub(crate) fn expiry_of(row: &Sandbox) -> Cause {
+    let detail = format!("its time to live was over at {}", row.spec.expires_at);
+    Cause::new(CauseKind::Expired, detail)
+}

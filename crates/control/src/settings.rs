@@ -1,0 +1,83 @@
+//! What the operator decides.
+
+use std::time::Duration;
+
+use stacyvm_types::{Limits, WorkerId};
+
+/// What the operator decides about sandboxes and commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The provider of a request that names none.
+    pub default_provider: String,
+    /// The image of a request that names none.
+    pub default_image: String,
+    /// The time to live of a request that names none.
+    pub default_ttl: Duration,
+    /// The longest life of a sandbox, extensions included.
+    pub max_ttl: Option<Duration>,
+    /// The limits of a request that names none.
+    pub default_limits: Limits,
+    /// The most that a request may ask for.
+    pub max_limits: Limits,
+    /// The deadline of a command that names none.
+    pub default_exec_timeout: Option<Duration>,
+    /// The worker that holds new sandboxes.
+    pub worker: WorkerId,
+    /// How long a lease outlives its sandbox's deadline, so that the end itself is still covered.
+    pub lease_grace: Duration,
+    /// How many bytes of each output stream [`crate::Control::exec_collect`] keeps.
+    pub exec_output_cap: usize,
+}
+
+impl Settings {
+    /// The settings of a server whose operator decided nothing, with this worker and provider.
+    pub fn new(worker: WorkerId, default_provider: impl Into<String>) -> Self {
+        Self {
+            default_provider: default_provider.into(),
+            default_image: "host".to_owned(),
+            default_ttl: Duration::from_secs(30 * 60),
+            max_ttl: Some(Duration::from_secs(24 * 60 * 60)),
+            default_limits: Limits::DEFAULT,
+            max_limits: Limits { memory_mb: 65_536, vcpus: 64, pids: 32_768, disk_mb: 65_536 },
+            default_exec_timeout: None,
+            worker,
+            lease_grace: Duration::from_secs(5 * 60),
+            exec_output_cap: 8 * 1024 * 1024,
+        }
+    }
+
+    /// Every problem of these settings, as sentences; empty when there is none.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, problem: String| {
+            if !ok {
+                problems.push(problem);
+            }
+        };
+        check(!self.default_provider.is_empty(), "default_provider is empty".to_owned());
+        check(
+            crate::validate::image(&self.default_image).is_ok(),
+            format!("default_image {:?} is not an image name", self.default_image),
+        );
+        check(!self.default_ttl.is_zero(), "default_ttl must be positive".to_owned());
+        if let Some(max) = self.max_ttl {
+            check(!max.is_zero(), "max_ttl must be positive".to_owned());
+            check(self.default_ttl <= max, "default_ttl is above max_ttl".to_owned());
+        }
+        for (name, default, max) in [
+            ("memory_mb", self.default_limits.memory_mb, self.max_limits.memory_mb),
+            ("vcpus", self.default_limits.vcpus, self.max_limits.vcpus),
+            ("pids", self.default_limits.pids, self.max_limits.pids),
+            ("disk_mb", self.default_limits.disk_mb, self.max_limits.disk_mb),
+        ] {
+            check(0 < default, format!("the default of {name} must be positive"));
+            check(default <= max, format!("the default of {name} is above its maximum {max}"));
+        }
+        check(
+            self.default_exec_timeout != Some(Duration::ZERO),
+            "default_exec_timeout must be positive or absent".to_owned(),
+        );
+        check(0 < self.exec_output_cap, "exec_output_cap must be positive".to_owned());
+        problems
+    }
+}

@@ -1,0 +1,213 @@
+//! What a request may hold. Each refusal says what would be right.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use stacyvm_types::{Limits, format_duration};
+
+use crate::{Error, Result, Settings, SpawnRequest};
+
+const MAX_ENTRIES: usize = 64;
+const MAX_MAP_BYTES: usize = 16 * 1024;
+const MAX_IMAGE: usize = 255;
+const MAX_NAME: usize = 64;
+const MAX_COMMAND: usize = 1024 * 1024;
+/// Every client's clock and both databases hold it, and a mistyped unit does not reach it.
+const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// An image name: parts of lower-case letters, digits and `. _ -` separated by `/`, with an
+/// optional `:tag`, such as `alpine:latest` or `registry.local/team/app:v1`.
+pub(crate) fn image(name: &str) -> Result<()> {
+    let refused = || {
+        Error::invalid(format!(
+            "image {name:?} is not a name: use lower-case letters, digits and . _ - in parts \
+             separated by /, with an optional :tag, such as alpine:latest"
+        ))
+    };
+    if name.is_empty() || MAX_IMAGE < name.len() {
+        return Err(refused());
+    }
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (name, None),
+    };
+    let part_ok = |part: &str| {
+        part.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+            && part.bytes().all(|b| {
+                b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
+            })
+            && !part.contains("..")
+    };
+    let mut parts = path.split('/');
+    // The first part may be a registry's host with a port.
+    let first = parts.next().unwrap_or_default();
+    let first_ok = match first.split_once(':') {
+        Some((host, port)) => {
+            path.contains('/')
+                && part_ok(host)
+                && !port.is_empty()
+                && port.bytes().all(|b| b.is_ascii_digit())
+        }
+        None => part_ok(first),
+    };
+    let tag_ok = tag.is_none_or(|tag| {
+        tag.len() <= 128
+            && tag.as_bytes().first().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    });
+    if first_ok && parts.all(part_ok) && tag_ok { Ok(()) } else { Err(refused()) }
+}
+
+/// A template's name.
+pub(crate) fn template_name(name: &str) -> Result<()> {
+    let ok = (1..=MAX_NAME).contains(&name.len())
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::invalid(
+            "a template name is 1 to 64 of letters, digits, dot, underscore and hyphen, \
+             starting with a letter or a digit",
+        ))
+    }
+}
+
+/// Environment variables.
+pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<()> {
+    bounded("env", env)?;
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::invalid(format!(
+                "env name {name:?} must not be empty or hold = or a NUL byte"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(Error::invalid(format!("env {name:?} must not hold a NUL byte")));
+        }
+    }
+    Ok(())
+}
+
+/// A client's own words.
+pub(crate) fn metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
+    bounded("metadata", metadata)
+}
+
+fn bounded(what: &str, map: &BTreeMap<String, String>) -> Result<()> {
+    let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if MAX_ENTRIES < map.len() {
+        return Err(Error::invalid(format!(
+            "{what} has {} entries; at most {MAX_ENTRIES} are allowed",
+            map.len()
+        )));
+    }
+    if MAX_MAP_BYTES < bytes {
+        return Err(Error::invalid(format!(
+            "{what} has {bytes} bytes; at most {MAX_MAP_BYTES} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// A time to live that may be given to a sandbox.
+pub(crate) fn ttl(ttl: Duration, settings: &Settings) -> Result<()> {
+    if ttl.is_zero() {
+        return Err(Error::invalid("ttl must be positive"));
+    }
+    let max = settings.max_ttl.unwrap_or(LONGEST_TTL);
+    if max < ttl {
+        return Err(Error::Limit(format!("ttl exceeds max ttl {}", format_duration(max))));
+    }
+    Ok(())
+}
+
+/// The limits of a sandbox: what was asked for, or the default.
+pub(crate) fn limits(request: &SpawnRequest, settings: &Settings) -> Result<Limits> {
+    let (default, max) = (settings.default_limits, settings.max_limits);
+    Ok(Limits {
+        memory_mb: limit("memory_mb", request.memory_mb, default.memory_mb, max.memory_mb)?,
+        vcpus: limit("vcpus", request.vcpus, default.vcpus, max.vcpus)?,
+        pids: limit("pids", request.pids, default.pids, max.pids)?,
+        disk_mb: limit("disk_mb", request.disk_mb, default.disk_mb, max.disk_mb)?,
+    })
+}
+
+/// One limit within `1..=max`.
+pub(crate) fn limit(name: &str, asked: Option<u32>, default: u32, max: u32) -> Result<u32> {
+    let value = asked.unwrap_or(default);
+    if (1..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Error::invalid(format!("{name} must be between 1 and {max}, and is {value}")))
+    }
+}
+
+/// A command's program.
+pub(crate) fn program(program: &stacyvm_provider::Program) -> Result<()> {
+    use stacyvm_provider::Program::{Argv, Shell};
+    let (bytes, nul) = match program {
+        Shell(line) => (line.len(), line.contains('\0')),
+        Argv(args) if args.first().is_none_or(String::is_empty) => {
+            return Err(Error::invalid("command must not be empty"));
+        }
+        Argv(args) => {
+            (args.iter().map(String::len).sum(), args.iter().any(|arg| arg.contains('\0')))
+        }
+    };
+    if nul {
+        return Err(Error::invalid("command must not hold a NUL byte"));
+    }
+    if MAX_COMMAND < bytes {
+        return Err(Error::TooLarge(format!(
+            "the command has {bytes} bytes; at most {MAX_COMMAND} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_name_is_a_name_and_never_a_path() {
+        for good in
+            ["host", "alpine:latest", "a/b/c:v1", "reg.local:5000/team/app:V1", "python3.12", "a-b"]
+        {
+            assert!(image(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/etc",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            ":tag",
+            "a:",
+            "A",
+            "a b",
+            "a\nb",
+            "-a",
+            "a:b:c",
+            "a..b",
+            &"x".repeat(256),
+        ] {
+            assert!(matches!(image(bad), Err(Error::Invalid(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn maps_are_bounded_and_env_names_are_names() {
+        let map = |n: usize, bytes: usize| -> BTreeMap<_, _> {
+            (0..n).map(|i| (format!("k{i}"), "v".repeat(bytes))).collect()
+        };
+        assert!(metadata(&map(64, 10)).is_ok());
+        assert!(metadata(&map(65, 1)).is_err());
+        assert!(metadata(&map(2, 9000)).is_err());
+        for bad in ["", "A=B", "A\0"] {
+            assert!(env(&BTreeMap::from([(bad.to_owned(), String::new())])).is_err());
+        }
+        assert!(env(&BTreeMap::from([("A".to_owned(), "\0".to_owned())])).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! A process that can die at any effect: behind a gate whose budget is used up nothing answers and
+//! nothing happens any more, as for a process that was killed there.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, Ordering},
+};
+
+use async_trait::async_trait;
+use stacyvm_provider::{
+    Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
+};
+use stacyvm_store::{
+    Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
+    TemplateChange, memory::MemoryStore,
+};
+use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use tokio_util::sync::CancellationToken;
+
+use crate::fake::Fake;
+
+/// How many moments are left. Each effect has two: before it and after it.
+pub(crate) struct Gate {
+    left: AtomicI64,
+    pub(crate) store_is_down: AtomicBool,
+    /// Cancelled when the process has died.
+    pub(crate) dead: CancellationToken,
+}
+
+impl Gate {
+    pub(crate) fn dying_after(moments: i64) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicI64::new(moments),
+            store_is_down: AtomicBool::new(false),
+            dead: CancellationToken::new(),
+        })
+    }
+
+    pub(crate) fn open() -> Arc<Self> {
+        Self::dying_after(i64::MAX)
+    }
+
+    /// The process dies now.
+    pub(crate) fn kill(&self) {
+        self.left.store(0, Ordering::SeqCst);
+    }
+
+    async fn moment(&self) {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            self.dead.cancel();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn effect<T>(&self, effect: impl Future<Output = T>) -> T {
+        self.moment().await;
+        let result = effect.await;
+        self.moment().await;
+        result
+    }
+
+    async fn store<T>(&self, effect: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.store_is_down.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("the store is down".into()));
+        }
+        self.effect(effect).await
+    }
+}
+
+pub(crate) struct GatedStore(pub(crate) Arc<MemoryStore>, pub(crate) Arc<Gate>);
+
+#[async_trait]
+impl Store for GatedStore {
+    async fn admit(&self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
+        self.1.store(self.0.admit(new, until, now)).await
+    }
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
+        self.1.store(self.0.sandbox(id)).await
+    }
+    async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>> {
+        self.1.store(self.0.sandboxes(include)).await
+    }
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Sandbox>> {
+        self.1.store(self.0.expired(now, limit)).await
+    }
+    async fn next_expiry(&self) -> Result<Option<Timestamp>> {
+        self.1.store(self.0.next_expiry()).await
+    }
+    async fn transition(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        transition: Transition,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.1.store(self.0.transition(id, generation, transition, events, now)).await
+    }
+    async fn extend(
+        &self,
+        id: &SandboxId,
+        expires_at: Timestamp,
+        lease_until: Timestamp,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.1.store(self.0.extend(id, expires_at, lease_until, events, now)).await
+    }
+    async fn acquire_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        self.1.store(self.0.acquire_lease(id, holder, until, now)).await
+    }
+    async fn release_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        generation: Generation,
+    ) -> Result<()> {
+        self.1.store(self.0.release_lease(id, holder, generation)).await
+    }
+    async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>> {
+        self.1.store(self.0.lease(id)).await
+    }
+    async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()> {
+        self.1.store(self.0.append_events(events, now)).await
+    }
+    async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
+        self.1.store(self.0.events(after, limit, filter)).await
+    }
+    async fn last_event(&self) -> Result<u64> {
+        self.1.store(self.0.last_event()).await
+    }
+    async fn log_exec(&self, log: ExecLog) -> Result<()> {
+        self.1.store(self.0.log_exec(log)).await
+    }
+    async fn exec_logs(&self, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>> {
+        self.1.store(self.0.exec_logs(id, limit)).await
+    }
+    async fn template(&self, name: &str) -> Result<Option<Template>> {
+        self.1.store(self.0.template(name)).await
+    }
+    async fn templates(&self) -> Result<Vec<Template>> {
+        self.1.store(self.0.templates()).await
+    }
+    async fn create_template(&self, template: Template) -> Result<Template> {
+        self.1.store(self.0.create_template(template)).await
+    }
+    async fn update_template(
+        &self,
+        name: &str,
+        change: TemplateChange,
+        now: Timestamp,
+    ) -> Result<Template> {
+        self.1.store(self.0.update_template(name, change, now)).await
+    }
+    async fn delete_template(&self, name: &str) -> Result<()> {
+        self.1.store(self.0.delete_template(name)).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.1.store(self.0.ping()).await
+    }
+}
+
+pub(crate) struct GatedProvider(pub(crate) Arc<Fake>, pub(crate) Arc<Gate>);
+
+#[async_trait]
+impl Provider for GatedProvider {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    async fn probe(&self) -> Probe {
+        self.1.effect(self.0.probe()).await
+    }
+    async fn launch(&self, spec: &LaunchSpec) -> ProviderResult<Runtime> {
+        self.1.effect(self.0.launch(spec)).await
+    }
+    async fn list(&self) -> ProviderResult<Vec<Runtime>> {
+        self.1.effect(self.0.list()).await
+    }
+    async fn status(&self, id: &SandboxId) -> ProviderResult<Runtime> {
+        self.1.effect(self.0.status(id)).await
+    }
+    async fn destroy(&self, id: &SandboxId) -> ProviderResult<()> {
+        self.1.effect(self.0.destroy(id)).await
+    }
+    async fn pause(&self, id: &SandboxId) -> ProviderResult<()> {
+        self.0.pause(id).await
+    }
+    async fn resume(&self, id: &SandboxId) -> ProviderResult<()> {
+        self.0.resume(id).await
+    }
+    async fn guest(&self, id: &SandboxId) -> ProviderResult<Arc<dyn Guest>> {
+        self.1.effect(self.0.guest(id)).await
+    }
+    fn images(&self) -> Option<&dyn Images> {
+        None
+    }
+}

@@ -1,0 +1,12 @@
+//! The use cases over the in-memory store, the real worker and a provider that misbehaves on
+//! demand.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
+
+mod commands;
+mod fake;
+mod gate;
+mod random;
+mod recovery;
+mod spawn;
+mod time;
+mod world;

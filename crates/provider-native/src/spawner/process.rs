@@ -1,0 +1,202 @@
+//! The spawner process: one thread that starts first processes of sandboxes and keeps nothing.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::mount::{OpenTreeFlags, open_tree};
+use stacyvm_hostkit::{
+    clone::{self, SingleThread},
+    fdpass, mount,
+};
+
+use super::protocol::{Ids, MAX_MESSAGE, Order, Reply, Request};
+use crate::sandbox::{self, Birth, devices, policy, root::Masks};
+
+const NAMESPACES: u64 = clone::NEW_USER
+    | clone::NEW_MOUNT
+    | clone::NEW_PID
+    | clone::NEW_NET
+    | clone::NEW_IPC
+    | clone::NEW_UTS;
+
+struct Spawner {
+    proof: SingleThread,
+    socket: OwnedFd,
+    kept: Kept,
+}
+
+/// What is made once and used by every sandbox.
+struct Kept {
+    /// A detached `/dev`; `None` where making nodes is not allowed.
+    devices: Option<OwnedFd>,
+    masks: Masks,
+    filter: stacyvm_hostkit::seccomp::Program,
+    landlock: Option<u32>,
+}
+
+/// Serves the socket on standard input until the server closes it. Sandboxes live on.
+pub(crate) fn run() -> io::Result<()> {
+    let proof = SingleThread::check()?;
+    let socket = fdpass_socket()?;
+    stacyvm_hostkit::title::set(&proof, "stacyvm: spawner", c"stacyvm-spawner")?;
+    clone::forget_children(&proof);
+    stacyvm_hostkit::seccomp::prepare();
+    let kept = Kept {
+        devices: devices::template().ok(),
+        masks: Masks::of_this_kernel(),
+        filter: policy::program(),
+        landlock: stacyvm_hostkit::landlock::version(),
+    };
+    let spawner = Spawner { proof, socket, kept };
+    let mut buffer = vec![0; MAX_MESSAGE];
+    while let Some((length, fds)) = fdpass::receive(&spawner.socket, &mut buffer)? {
+        let Ok(request) = postcard::from_bytes::<Request>(&buffer[..length]) else {
+            return Err(io::Error::other("the server sent what is not a request"));
+        };
+        let started = spawner.start(request.order, fds);
+        let (started, pidfd) = match started {
+            Ok(child) => (Ok(child.pid), Some(child.pidfd)),
+            Err(error) => (Err(error), None),
+        };
+        let reply = postcard::to_allocvec(&Reply { call: request.call, started })
+            .map_err(io::Error::other)?;
+        let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+        fdpass::send(&spawner.socket, &reply, &fds)?;
+    }
+    Ok(())
+}
+
+/// Moves the socket off standard input, which then reads nothing.
+fn fdpass_socket() -> io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = fs::File::open("/dev/null")?;
+    clone::place(null.as_fd(), 0)?;
+    Ok(socket)
+}
+
+fn says<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
+    move |error| format!("{step}: {error}")
+}
+
+impl Spawner {
+    fn start(&self, order: Order, fds: Vec<OwnedFd>) -> Result<clone::Started, String> {
+        let mut fds = fds.into_iter();
+        let (Some(listener), Some(status)) = (fds.next(), fds.next()) else {
+            return Err("the request came without its descriptors".to_owned());
+        };
+        let cgroup = if order.into_cgroup { fds.next() } else { None };
+        let (sync, child_sync) = fdpass::pair().map_err(says("socket pair"))?;
+        let birth = Birth {
+            order: &order,
+            sync: child_sync,
+            listener,
+            status,
+            attach: fds.collect(),
+            masks: &self.kept.masks,
+            filter: &self.kept.filter,
+            landlock: self.kept.landlock,
+            proof: &self.proof,
+        };
+        let child = clone::start(&self.proof, NAMESPACES, cgroup.as_ref().map(AsFd::as_fd), || {
+            sandbox::begin(&birth)
+        })
+        .map_err(says("clone"))?;
+        drop(birth);
+        match self.release(&order, &child, &sync) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                // The child waits for its root; without one it ends by itself when `sync` closes,
+                // and this makes sure.
+                let _ = rustix::process::pidfd_send_signal(
+                    &child.pidfd,
+                    rustix::process::Signal::KILL,
+                );
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the waiting child its users and its layers.
+    fn release(&self, order: &Order, child: &clone::Started, sync: &OwnedFd) -> Result<(), String> {
+        map_ids(order.ids, child.pid)?;
+        let mut layers = Vec::new();
+        if let Ids::Range { .. } = order.ids {
+            let users = fs::File::open(format!("/proc/{}/ns/user", child.pid))
+                .map_err(says("user namespace"))?;
+            layers.push(
+                layer(Path::new(&order.lower), users.as_fd()).map_err(says("lower layer"))?,
+            );
+            for name in &order.binds {
+                let path = Path::new("/").join(name);
+                layers.push(layer(&path, users.as_fd()).map_err(says("host directory"))?);
+            }
+            if let Some(devices) = &self.kept.devices {
+                layers.push(devices::copy(devices).map_err(says("/dev"))?);
+            }
+        }
+        let fds: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
+        fdpass::send(sync, b"go", &fds).map_err(says("release"))
+    }
+}
+
+/// A detached read-only copy of a directory's mount, with ids as the sandbox sees them.
+fn layer(path: &Path, users: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, path, flags)?;
+    mount::set_attributes(
+        tree.as_fd(),
+        mount::Attributes {
+            read_only: true,
+            nodev: true,
+            idmap: Some(users),
+            ..mount::Attributes::default()
+        },
+    )?;
+    Ok(tree)
+}
+
+fn map_ids(ids: Ids, pid: i32) -> Result<(), String> {
+    let write = |file: &str, text: String| {
+        fs::write(format!("/proc/{pid}/{file}"), text).map_err(|error| format!("{file}: {error}"))
+    };
+    match ids {
+        Ids::Range { base } => {
+            write("uid_map", format!("0 {base} 65536\n"))?;
+            write("gid_map", format!("0 {base} 65536\n"))
+        }
+        Ids::Single { uid, gid } => {
+            write("setgroups", "deny".to_owned())?;
+            write("uid_map", format!("0 {uid} 1\n"))?;
+            write("gid_map", format!("0 {gid} 1\n"))
+        }
+        Ids::Subordinate { uid, gid, first_uid, first_gid, count } => {
+            run_mapper("newuidmap", pid, uid, first_uid, count)?;
+            run_mapper("newgidmap", pid, gid, first_gid, count)
+        }
+    }
+}
+
+/// Runs one of the two set-user-id programs that map subordinate ids.
+fn run_mapper(program: &str, pid: i32, own: u32, first: u32, count: u32) -> Result<(), String> {
+    let output = std::process::Command::new("/bin/sh")
+        // Children are reaped by the kernel here, so the answer comes as text.
+        .args(["-c", "PATH=/usr/sbin:/usr/bin:/sbin:/bin \"$@\" 2>&1 && echo mapped", "sh", program])
+        .args([pid.to_string(), "0".to_owned(), own.to_string(), "1".to_owned()])
+        .args(["1".to_owned(), first.to_string(), count.to_string()])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut text = String::new();
+    if let Some(mut out) = output.map_err(says("newuidmap"))?.stdout.take() {
+        io::Read::read_to_string(&mut out, &mut text).map_err(says("newuidmap"))?;
+    }
+    if text.trim_end().ends_with("mapped") {
+        Ok(())
+    } else {
+        Err(format!("{program}: {}", text.trim()))
+    }
+}

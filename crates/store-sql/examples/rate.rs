@@ -1,0 +1,129 @@
+//! How fast the store is on this disk: durable admits a second at 1 and 16 callers, and reads.
+//!
+//! `cargo run --release -p stacyvm-store-sql --example rate [DIRECTORY]`
+
+use std::{
+    error::Error,
+    io::Write as _,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stacyvm_store::{Include, NewSandbox, Store};
+use stacyvm_store_sql::SqliteStore;
+use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, Transition, WorkerId};
+use tokio::task::JoinSet;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const FOR: Duration = Duration::from_secs(3);
+const READS: usize = 20_000;
+
+fn sandbox_id(round: u8, caller: u32, number: u32) -> SandboxId {
+    let mut entropy = [round; 10];
+    entropy[1..5].copy_from_slice(&caller.to_be_bytes());
+    entropy[5..9].copy_from_slice(&number.to_be_bytes());
+    SandboxId::from_entropy(entropy)
+}
+
+fn new_sandbox(id: SandboxId) -> Outcome<NewSandbox> {
+    Ok(NewSandbox {
+        id,
+        owner: None,
+        provider: "native".to_owned(),
+        worker: WorkerId::parse("local")?,
+        image: "host".to_owned(),
+        template: None,
+        limits: Limits::DEFAULT,
+        metadata: [("purpose".to_owned(), "rate".to_owned())].into(),
+        env: [].into(),
+        expires_at: Timestamp::from_micros(1),
+    })
+}
+
+fn line(name: &str, mut took: Vec<Duration>, wall: Duration) -> Outcome<()> {
+    took.sort_unstable();
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+    let rate = took.len() as f64 / wall.as_secs_f64();
+    writeln!(
+        std::io::stdout(),
+        "{name:<34} {rate:>9.0}/s   p50 {:>8.1} µs   p99 {:>8.1} µs",
+        at(50),
+        at(99),
+    )?;
+    Ok(())
+}
+
+async fn admits(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> {
+    let start = Instant::now();
+    let mut set = JoinSet::new();
+    for caller in 0..callers {
+        let store = store.clone();
+        set.spawn(async move {
+            let mut took = Vec::new();
+            for number in 0.. {
+                if FOR < start.elapsed() {
+                    break;
+                }
+                let new = new_sandbox(sandbox_id(round, caller, number))?;
+                let zero = Timestamp::from_micros(0);
+                let before = Instant::now();
+                store.admit(new, zero, zero).await?;
+                took.push(before.elapsed());
+            }
+            Outcome::Ok(took)
+        });
+    }
+    let mut took = Vec::new();
+    for one in set.join_all().await {
+        took.extend(one?);
+    }
+    line(&format!("durable admits, {callers} at once"), took, start.elapsed())
+}
+
+async fn transitions(store: &Arc<dyn Store>, count: u32) -> Outcome<()> {
+    let (start, mut took) = (Instant::now(), Vec::new());
+    for number in 0..count {
+        let id = sandbox_id(1, 0, number);
+        let zero = Timestamp::from_micros(0);
+        let before = Instant::now();
+        store.transition(&id, Generation(1), Transition::Started, vec![], zero).await?;
+        took.push(before.elapsed());
+    }
+    line("durable transitions, 1 at once", took, start.elapsed())
+}
+
+async fn reads(store: &Arc<dyn Store>) -> Outcome<()> {
+    let (start, mut took) = (Instant::now(), Vec::new());
+    for number in 0..READS {
+        let id = sandbox_id(1, 0, u32::try_from(number % 1_000)?);
+        let before = Instant::now();
+        store.sandbox(&id).await?.ok_or("an admitted sandbox is missing")?;
+        took.push(before.elapsed());
+    }
+    line("point reads, 1 at once", took, start.elapsed())?;
+    let (start, mut took) = (Instant::now(), Vec::new());
+    for _ in 0..10 {
+        let before = Instant::now();
+        store.sandboxes(Include::Live).await?;
+        took.push(before.elapsed());
+    }
+    line("lists of everything, 1 at once", took, start.elapsed())
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let base = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = tempfile::tempdir_in(base)?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path().join("rate.db"))?);
+    admits(&store, 1, 1).await?;
+    transitions(&store, 1_000).await?;
+    reads(&store).await?;
+    admits(&store, 2, 4).await?;
+    admits(&store, 3, 16).await?;
+    admits(&store, 4, 64).await?;
+    let rows = store.sandboxes(Include::Ended).await?.len();
+    writeln!(std::io::stdout(), "{rows} rows at the end")?;
+    Ok(())
+}

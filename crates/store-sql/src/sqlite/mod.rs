@@ -1,0 +1,177 @@
+//! The store in a SQLite file.
+
+mod open;
+mod readers;
+mod writer;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use stacyvm_store::{
+    EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
+    TemplateChange,
+};
+use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+
+pub use self::open::OpenError;
+#[cfg(test)]
+pub(crate) use self::open::migrate_for_tests;
+use self::{readers::Readers, writer::Writer};
+use crate::{events, leases, sandboxes, templates};
+
+/// A store in one SQLite file, for one server.
+///
+/// What a method answered has reached the disk. Dropping the store lets queued changes finish,
+/// which blocks for as long as their commit takes.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Dropped first: the writer is then the last connection, and leaves one tidy file behind.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the store at `path`, making it and its directory for their owner only, and bringing
+    /// an older schema up to date. Blocks; meant for the start of the program.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let connection = open::writer(path)?;
+        let readers = Readers::open(path)?;
+        let writer = Writer::start(connection)
+            .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
+        Ok(Self { readers, writer })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn admit(
+        &self,
+        new: NewSandbox,
+        lease_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        self.writer.run(move |tx| sandboxes::admit(tx, new, lease_until, now)).await
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
+        self.readers.point(|tx| sandboxes::one(tx, id)).await
+    }
+
+    async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>> {
+        self.readers.scan(move |tx| sandboxes::list(tx, include)).await
+    }
+
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Sandbox>> {
+        self.readers.scan(move |tx| sandboxes::expired(tx, now, limit)).await
+    }
+
+    async fn next_expiry(&self) -> Result<Option<Timestamp>> {
+        self.readers.point(sandboxes::next_expiry).await
+    }
+
+    async fn transition(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        transition: Transition,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let id = id.clone();
+        self.writer
+            .run(move |tx| sandboxes::transition(tx, &id, generation, transition, events, now))
+            .await
+    }
+
+    async fn extend(
+        &self,
+        id: &SandboxId,
+        expires_at: Timestamp,
+        lease_until: Timestamp,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let id = id.clone();
+        self.writer
+            .run(move |tx| sandboxes::extend(tx, &id, expires_at, lease_until, events, now))
+            .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        let (id, holder) = (id.clone(), holder.clone());
+        self.writer.run(move |tx| leases::acquire(tx, &id, holder, until, now)).await
+    }
+
+    async fn release_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        generation: Generation,
+    ) -> Result<()> {
+        let (id, holder) = (id.clone(), holder.clone());
+        self.writer.run(move |tx| leases::release(tx, &id, &holder, generation)).await
+    }
+
+    async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>> {
+        self.readers.point(|tx| leases::one(tx, id)).await
+    }
+
+    async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()> {
+        self.writer.run(move |tx| events::append(tx, events, now)).await
+    }
+
+    async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
+        self.readers.scan(move |tx| events::list(tx, after, limit, &filter)).await
+    }
+
+    async fn last_event(&self) -> Result<u64> {
+        self.readers.point(events::last).await
+    }
+
+    async fn log_exec(&self, log: ExecLog) -> Result<()> {
+        self.writer.run(move |tx| events::log_exec(tx, &log)).await
+    }
+
+    async fn exec_logs(&self, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>> {
+        let id = id.clone();
+        self.readers.scan(move |tx| events::exec_logs(tx, &id, limit)).await
+    }
+
+    async fn template(&self, name: &str) -> Result<Option<Template>> {
+        self.readers.point(|tx| templates::one(tx, name)).await
+    }
+
+    async fn templates(&self) -> Result<Vec<Template>> {
+        self.readers.scan(templates::list).await
+    }
+
+    async fn create_template(&self, template: Template) -> Result<Template> {
+        self.writer.run(move |tx| templates::create(tx, template)).await
+    }
+
+    async fn update_template(
+        &self,
+        name: &str,
+        change: TemplateChange,
+        now: Timestamp,
+    ) -> Result<Template> {
+        let name = name.to_owned();
+        self.writer.run(move |tx| templates::update(tx, &name, change, now)).await
+    }
+
+    async fn delete_template(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.writer.run(move |tx| templates::delete(tx, &name)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.readers.point(|tx| events::last(tx).map(drop)).await
+    }
+}

@@ -1,0 +1,226 @@
+//! The one writer: a thread that owns the write connection and commits in groups.
+//!
+//! Calls queue up while the disk is busy with the last commit; the thread then takes what is there,
+//! runs each in its own savepoint inside one transaction, commits once and only then answers. A
+//! call that fails undoes its savepoint and nobody else's. A call whose caller went away still runs.
+
+use std::{
+    collections::VecDeque,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use stacyvm_store::{Error, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::db::{Tx, shared_sql_error, unavailable};
+
+/// Calls that may wait for the writer; more wait outside, in order.
+const QUEUE: usize = 256;
+/// Calls that share one commit at most, so that the first of them does not wait for long.
+const GROUP: usize = 128;
+/// The longest that a caller waits. The call may still happen after that.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The thread and the way to it. Dropping it lets the thread finish what was queued.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// `None` only while dropping.
+    calls: Option<mpsc::Sender<Box<dyn Call>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread on this connection.
+    pub(crate) fn start(connection: Connection) -> io::Result<Self> {
+        let (calls, queue) = mpsc::channel(QUEUE);
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || work(&connection, queue))?;
+        Ok(Self { calls: Some(calls), thread: Some(thread) })
+    }
+
+    /// Runs `body` in a transaction and answers once that is durable.
+    pub(crate) async fn run<T, F>(&self, body: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let Some(calls) = &self.calls else { return Err(unavailable(Reason::Gone)) };
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(Body { body: Some(body), outcome: None, reply });
+        let wait = async {
+            calls.send(call).await.map_err(|_| unavailable(Reason::Gone))?;
+            answer.await.map_err(|_| unavailable(Reason::Gone))?
+        };
+        tokio::time::timeout(LONGEST_WAIT, wait).await.map_err(unavailable)?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+}
+
+/// A queued call.
+trait Call: Send {
+    /// Runs it. Whether its changes are to be kept.
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// The failure that it met by itself, if it did.
+    fn failed(&self) -> Option<&Error>;
+    /// Tells the caller how it went, after the commit.
+    fn answer(self: Box<Self>, commit: Result<(), &Failure>);
+}
+
+struct Body<T, F> {
+    body: Option<F>,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Call for Body<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Tx<'_>) -> Result<T> + Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+        // A panic in a body is a bug of that body: it must not end the store for everyone.
+        self.outcome =
+            self.body.take().and_then(|body| catch_unwind(AssertUnwindSafe(|| body(tx))).ok());
+        matches!(self.outcome, Some(Ok(_)))
+    }
+
+    fn failed(&self) -> Option<&Error> {
+        self.outcome.as_ref()?.as_ref().err()
+    }
+
+    fn answer(self: Box<Self>, commit: Result<(), &Failure>) {
+        let result = match (self.outcome, commit) {
+            (Some(Ok(_)) | None, Err(failure)) => Err(failure.to_error()),
+            (Some(outcome), _) => outcome,
+            (None, Ok(())) => Err(unavailable(Reason::Panicked)),
+        };
+        // The caller may have gone away; the call has happened all the same.
+        drop(self.reply.send(result));
+    }
+}
+
+/// Why a group was not committed.
+enum Failure {
+    /// A call met a full disk and the database gave up the whole transaction.
+    DiskFull,
+    /// A call met another failure after which the database gave up the whole transaction.
+    RolledBack,
+    /// Begin or commit failed.
+    Sql(Arc<rusqlite::Error>),
+}
+
+impl Failure {
+    fn to_error(&self) -> Error {
+        match self {
+            Self::DiskFull => Error::DiskFull,
+            Self::RolledBack => unavailable(Reason::RolledBack),
+            Self::Sql(error) => shared_sql_error(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(Arc::new(error))
+    }
+}
+
+fn work(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Call>>) {
+    let mut waiting = VecDeque::with_capacity(GROUP);
+    while let Some(call) = queue.blocking_recv() {
+        waiting.push_back(call);
+        while waiting.len() < GROUP {
+            let Ok(call) = queue.try_recv() else { break };
+            waiting.push_back(call);
+        }
+        while !waiting.is_empty() {
+            commit_group(connection, &mut waiting);
+        }
+    }
+    // What the log holds goes to the main file, so that a stopped store is one file.
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the last checkpoint failed");
+    }
+}
+
+/// Runs waiting calls in one transaction and answers them. Takes at least one.
+fn commit_group(connection: &Connection, waiting: &mut VecDeque<Box<dyn Call>>) {
+    let mut ran = Vec::with_capacity(waiting.len());
+    let outcome = run_group(connection, waiting, &mut ran);
+    if outcome.is_err() && !connection.is_autocommit() {
+        rollback(connection);
+    }
+    if outcome.is_err() && ran.is_empty() {
+        // The transaction could not begin, so everybody hears why and nobody waits for the next.
+        ran.extend(waiting.drain(..));
+    }
+    for call in ran {
+        call.answer(outcome.as_ref().copied());
+    }
+}
+
+fn run_group(
+    connection: &Connection,
+    waiting: &mut VecDeque<Box<dyn Call>>,
+    ran: &mut Vec<Box<dyn Call>>,
+) -> Result<(), Failure> {
+    execute(connection, "BEGIN IMMEDIATE")?;
+    while let Some(mut call) = waiting.pop_front() {
+        let savepoint = execute(connection, "SAVEPOINT call");
+        let keep = savepoint.is_ok() && call.run(&mut Tx::sqlite(connection));
+        let failure = match call.failed() {
+            Some(Error::DiskFull) => Failure::DiskFull,
+            _ => Failure::RolledBack,
+        };
+        ran.push(call);
+        savepoint?;
+        if connection.is_autocommit() {
+            return Err(failure);
+        }
+        if !keep {
+            execute(connection, "ROLLBACK TO call")?;
+        }
+        execute(connection, "RELEASE call")?;
+    }
+    execute(connection, "ROLLBACK")?;
+    Ok(())
+}
+
+fn rollback(connection: &Connection) {
+    if let Err(error) = execute(connection, "ROLLBACK") {
+        tracing::error!(error = &error as &dyn std::error::Error, "a rollback failed");
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.raw_execute().map(|_| ())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("the store's writer has stopped")]
+    Gone,
+    #[error("the call panicked; nothing of it was kept")]
+    Panicked,
+    #[error("the database gave up the transaction that the call was part of")]
+    RolledBack,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use std::{future::poll_fn, path::PathBuf, pin::Pin, sync::mpsc as std_mpsc, task::Poll};
+
+use rusqlite::Connection;
+use stacyvm_store::{Error, Result};
+use tokio::task::JoinSet;
+
+use super::Writer;
+use crate::{db::Tx, events, sqlite::open};
+
+struct Fixture {
+    writer: Writer,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+fn fresh() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stacyvm.db");
+    let writer = Writer::start(open::writer(&path).unwrap()).unwrap();
+    Fixture { writer, path, _directory: directory }
+}
+
+impl Fixture {
+    fn counter(&self) -> i64 {
+        let connection = Connection::open(&self.path).unwrap();
+        connection.query_row("SELECT value FROM counters", [], |row| row.get(0)).unwrap()
+    }
+}
+
+fn add(tx: &mut Tx<'_>, number: u64) -> Result<u64> {
+    tx.query(crate::sql::TAKE_EVENT_IDS).bind(number).first(|row| row.int())?.ok_or(Error::NotFound)
+}
+
+/// Sends the call to the writer without waiting for its answer.
+async fn start<F: Future>(call: F) -> Pin<Box<F>> {
+    let mut call = Box::pin(call);
+    poll_fn(|context| {
+        assert!(call.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    call
+}
+
+/// Keeps the writer busy until the sender is dropped, so that the calls that follow share a group.
+async fn hold(writer: &Writer) -> std_mpsc::Sender<()> {
+    let (release, released) = std_mpsc::channel::<()>();
+    let (begun, has_begun) = std_mpsc::channel();
+    let call = writer.run(move |_| {
+        begun.send(()).unwrap();
+        // The end of the sender lets the writer go on.
+        released.recv().ok();
+        Ok(())
+    });
+    drop(start(call).await);
+    has_begun.recv().unwrap();
+    release
+}
+
+#[tokio::test]
+async fn a_failing_call_undoes_its_own_changes_only() {
+    let fixture = fresh();
+    let release = hold(&fixture.writer).await;
+    let good = fixture.writer.run(|tx| add(tx, 1));
+    let bad = fixture.writer.run(|tx| {
+        add(tx, 100)?;
+        Err::<(), _>(Error::Conflict)
+    });
+    let panicking = fixture.writer.run(|tx| -> Result<()> {
+        add(tx, 1_000)?;
+        panic!("a bug in a body")
+    });
+    let last = fixture.writer.run(|tx| add(tx, 10));
+    let (good, bad, panicking, last, ()) =
+        tokio::join!(biased; good, bad, panicking, last, async { drop(release) });
+    assert_eq!(good.unwrap(), 1);
+    assert!(matches!(bad, Err(Error::Conflict)), "{bad:?}");
+    assert!(matches!(panicking, Err(Error::Unavailable(_))), "{panicking:?}");
+    assert_eq!(last.unwrap(), 11);
+    assert_eq!(fixture.counter(), 11);
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_went_away_still_happens() {
+    let fixture = fresh();
+    let release = hold(&fixture.writer).await;
+    drop(start(fixture.writer.run(|tx| add(tx, 5))).await);
+    drop(release);
+    assert_eq!(fixture.writer.run(|tx| add(tx, 1)).await.unwrap(), 6);
+    assert_eq!(fixture.counter(), 6);
+}
+
+#[tokio::test]
+async fn dropping_the_writer_finishes_what_was_queued() {
+    let Fixture { writer, path, _directory } = fresh();
+    let release = hold(&writer).await;
+    drop(start(writer.run(|tx| add(tx, 7))).await);
+    drop(release);
+    drop(writer);
+    let connection = Connection::open(&path).unwrap();
+    let value: i64 =
+        connection.query_row("SELECT value FROM counters", [], |row| row.get(0)).unwrap();
+    assert_eq!(value, 7);
+    drop(connection);
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "one tidy file");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_what_was_answered_is_kept() {
+    let fixture = fresh();
+    fixture.writer.run(|tx| add(tx, 3)).await.unwrap();
+    fixture
+        .writer
+        .run(|tx| {
+            // The database's own limit stands in for the disk's.
+            tx.query("PRAGMA max_page_count = 40").first(|_| Ok(())).map(drop)
+        })
+        .await
+        .unwrap();
+    let release = hold(&fixture.writer).await;
+    let beside = fixture.writer.run(|tx| add(tx, 1));
+    let filling = fixture.writer.run(|tx| {
+        tx.query(
+            "INSERT INTO templates VALUES ('x', 1, $1, '', '', 0, 0, 0, '', '', '', 0, '', '', 0, 0)",
+        )
+        .bind("x".repeat(1 << 20))
+        .execute()
+    });
+    let (beside, filling, ()) = tokio::join!(biased; beside, filling, async { drop(release) });
+    assert!(matches!(filling, Err(Error::DiskFull)), "{filling:?}");
+    // SQLite gives up the whole transaction, so the neighbour hears it too: nothing was changed.
+    assert!(matches!(beside, Err(Error::DiskFull)), "{beside:?}");
+    assert_eq!(fixture.counter(), 3);
+    assert_eq!(fixture.writer.run(|tx| add(tx, 1)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_database_gave_up_fails_every_call_in_it() {
+    let fixture = fresh();
+    let release = hold(&fixture.writer).await;
+    let before = fixture.writer.run(|tx| add(tx, 1));
+    let failing = fixture.writer.run(|tx| {
+        add(tx, 10)?;
+        // What SQLite does by itself after some I/O errors.
+        tx.query("ROLLBACK").execute()?;
+        Err::<(), _>(Error::DiskFull)
+    });
+    let after = fixture.writer.run(|tx| add(tx, 100));
+    let (before, failing, after, ()) =
+        tokio::join!(biased; before, failing, after, async { drop(release) });
+    assert!(matches!(before, Err(Error::DiskFull)), "{before:?}");
+    assert!(matches!(failing, Err(Error::DiskFull)), "{failing:?}");
+    assert_eq!(after.unwrap(), 100, "the next group starts afresh");
+    assert_eq!(fixture.counter(), 100);
+}
+
+#[tokio::test]
+async fn a_transaction_that_cannot_begin_makes_the_store_unavailable_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stacyvm.db");
+    let connection = open::writer(&path).unwrap();
+    connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let writer = Writer::start(connection).unwrap();
+    let blocker = Connection::open(&path).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = writer.run(|tx| add(tx, 1)).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    blocker.execute_batch("COMMIT").unwrap();
+    assert_eq!(writer.run(|tx| add(tx, 1)).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn more_callers_than_the_queue_holds_are_all_answered() {
+    let fixture = std::sync::Arc::new(fresh());
+    let mut callers = JoinSet::new();
+    for _ in 0..1_000 {
+        let fixture = fixture.clone();
+        callers.spawn(async move { fixture.writer.run(|tx| add(tx, 1)).await.unwrap() });
+    }
+    let mut given = callers.join_all().await;
+    given.sort_unstable();
+    assert_eq!(given, (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(fixture.writer.run(|tx| events::last(tx)).await.unwrap(), 1_000);
+}

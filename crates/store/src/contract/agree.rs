@@ -1,0 +1,207 @@
+//! Random histories on two stores: what one answers, the other must answer.
+
+use std::{sync::Arc, time::Duration};
+
+use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
+
+use super::{at, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker};
+use crate::{EventFilter, ExecLog, Include, Store, TemplateChange};
+
+/// A small generator of numbers (SplitMix64): a seed says everything about a history.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u8) -> u8 {
+        u8::try_from(self.next() % u64::from(bound)).expect("smaller than a u8")
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        let index = self.next() % from.len() as u64;
+        from[usize::try_from(index).expect("an index of a slice")].clone()
+    }
+
+    fn maybe<T>(&mut self, value: T) -> Option<T> {
+        (self.below(2) == 0).then_some(value)
+    }
+}
+
+/// One call, chosen so that calls meet: few ids, few holders, times close together.
+#[derive(Debug, Clone)]
+enum Call {
+    Admit(u8, Timestamp, Timestamp),
+    Transition(u8, Generation, Transition),
+    Extend(u8, Timestamp, Timestamp),
+    Acquire(u8, &'static str, Timestamp),
+    Release(u8, &'static str, Generation),
+    Append(Vec<EventKind>, u8),
+    Log(u8, u8),
+    CreateTemplate(&'static str, u8),
+    UpdateTemplate(&'static str, Box<TemplateChange>),
+    DeleteTemplate(&'static str),
+}
+
+const SANDBOXES: u8 = 6;
+const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
+const TEMPLATES: [&str; 3] = ["a", "b", "c"];
+
+fn call(dice: &mut Dice, now: u64) -> Call {
+    let sandbox = dice.below(SANDBOXES);
+    // Generations are mostly right: early in a history 1, later a little more.
+    let generation = Generation(dice.pick(&[1, 1, 1, 2, 2, 3, 4, 5, 0]));
+    let soon = at(now + u64::from(dice.below(20)));
+    let later = at(now + u64::from(dice.below(60)));
+    match dice.below(16) {
+        0..=2 => Call::Admit(sandbox, soon, later),
+        3..=7 => {
+            let kind = dice.pick(CauseKind::ALL);
+            let transition = dice.pick(&[
+                Transition::Started,
+                Transition::Started,
+                Transition::Paused,
+                Transition::Resumed,
+                Transition::Lost(cause(kind)),
+                Transition::Recovered,
+                Transition::Stop(cause(kind)),
+                Transition::Gone,
+            ]);
+            Call::Transition(sandbox, generation, transition)
+        }
+        8 | 9 => Call::Extend(sandbox, later, soon),
+        10 => Call::Acquire(sandbox, dice.pick(&WORKERS), soon),
+        11 => Call::Release(sandbox, dice.pick(&WORKERS), generation),
+        12 => {
+            let kinds = (0..dice.below(4)).map(|_| dice.pick(EventKind::ALL)).collect();
+            Call::Append(kinds, sandbox)
+        }
+        13 => Call::Log(dice.below(30), sandbox),
+        14 => Call::CreateTemplate(dice.pick(&TEMPLATES), dice.below(9)),
+        _ => {
+            let name = dice.pick(&TEMPLATES);
+            let number = dice.below(200);
+            match dice.below(3) {
+                0 => Call::DeleteTemplate(name),
+                _ => Call::UpdateTemplate(
+                    name,
+                    Box::new(TemplateChange {
+                        image: dice.maybe(format!("image-{number}")),
+                        memory_mb: dice.maybe(u32::from(number)),
+                        ttl: dice.maybe(Duration::from_nanos(u64::from(number) * 333)),
+                        setup: dice.maybe(vec![format!("echo {number}")]),
+                        secrets: dice.maybe(map(&[("number", &number.to_string())])),
+                        ..TemplateChange::default()
+                    }),
+                ),
+            }
+        }
+    }
+}
+
+/// Makes the call and writes down its answer, row or error.
+async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
+    match call {
+        Call::Admit(number, expires_at, lease_until) => {
+            let mut new = new_sandbox(number, expires_at);
+            if number % 2 == 0 {
+                new.owner = None;
+            }
+            format!("{:?}", store.admit(new, lease_until, now).await)
+        }
+        Call::Transition(number, generation, transition) => {
+            let events = vec![event(EventKind::ReconcileAction, number)];
+            let answer = store.transition(&id(number), generation, transition, events, now).await;
+            format!("{answer:?}")
+        }
+        Call::Extend(number, expires_at, lease_until) => {
+            let events = vec![event(EventKind::SandboxExtended, number)];
+            let answer = store.extend(&id(number), expires_at, lease_until, events, now).await;
+            format!("{answer:?}")
+        }
+        Call::Acquire(number, holder, until) => {
+            format!("{:?}", store.acquire_lease(&id(number), &worker(holder), until, now).await)
+        }
+        Call::Release(number, holder, generation) => {
+            let answer = store.release_lease(&id(number), &worker(holder), generation).await;
+            format!("{answer:?}")
+        }
+        Call::Append(kinds, number) => {
+            let events = kinds.into_iter().map(|kind| event(kind, number)).collect();
+            format!("{:?}", store.append_events(events, now).await)
+        }
+        Call::Log(number, sandbox) => {
+            let log = ExecLog {
+                id: exec_id(number),
+                sandbox: id(sandbox),
+                command: "true".to_owned(),
+                exit_code: i32::from(sandbox),
+                reason: "exit".to_owned(),
+                duration: Duration::from_nanos(1_999),
+                at: now,
+            };
+            format!("{:?}", store.log_exec(log).await)
+        }
+        Call::CreateTemplate(name, number) => {
+            let mut template = new_template(name);
+            template.fields.pool_size = u32::from(number);
+            format!("{:?}", store.create_template(template).await)
+        }
+        Call::UpdateTemplate(name, change) => {
+            format!("{:?}", store.update_template(name, *change, now).await)
+        }
+        Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
+    }
+}
+
+/// Everything that can be read, as text.
+async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> Vec<String> {
+    let filter = EventFilter {
+        sandbox: {
+            let sandbox = dice.below(SANDBOXES);
+            dice.maybe(id(sandbox))
+        },
+        owner: dice.maybe(owner("ann")),
+        kinds: (0..dice.below(3)).map(|_| dice.pick(EventKind::ALL)).collect(),
+    };
+    let after = u64::from(dice.below(40));
+    let mut all = vec![
+        format!("{:?}", store.sandboxes(Include::Ended).await),
+        format!("{:?}", store.sandboxes(Include::Live).await),
+        format!("{:?}", store.expired(now, u32::from(dice.below(5))).await),
+        format!("{:?}", store.next_expiry().await),
+        format!("{:?}", store.events(after, 50, filter).await),
+        format!("{:?}", store.last_event().await),
+        format!("{:?}", store.templates().await),
+    ];
+    for number in 0..SANDBOXES {
+        all.push(format!("{:?}", store.sandbox(&id(number)).await));
+        all.push(format!("{:?}", store.lease(&id(number)).await));
+        all.push(format!("{:?}", store.exec_logs(&id(number), 5).await));
+    }
+    all
+}
+
+/// Drives both stores, empty at first, through the history of `seed` and compares every answer,
+/// and after each call everything that can be read.
+pub async fn agree(oracle: Arc<dyn Store>, subject: Arc<dyn Store>, seed: u64, calls: u64) {
+    let mut dice = Dice(seed);
+    let mut now = 0;
+    for number in 0..calls {
+        now += u64::from(dice.below(4));
+        let call = call(&mut dice, now);
+        let expected = perform(&oracle, call.clone(), at(now)).await;
+        let answer = perform(&subject, call.clone(), at(now)).await;
+        assert_eq!(answer, expected, "seed {seed}, call {number}: {call:?}");
+        let mut same_dice = Dice(seed ^ number);
+        let expected = everything(&oracle, at(now), &mut same_dice).await;
+        let mut same_dice = Dice(seed ^ number);
+        let rows = everything(&subject, at(now), &mut same_dice).await;
+        assert_eq!(rows, expected, "seed {seed}, after call {number}: {call:?}");
+    }
+}

@@ -1,0 +1,160 @@
+//! Cases about leases: who may change a runtime.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use stacyvm_types::{CauseKind, Generation, Lease, Phase, Transition};
+
+use super::{FIRST, admit, at, cause, id, race, steps, worker};
+use crate::{Error, Store};
+
+/// The fencing token outlives the lease.
+pub async fn ending_releases_the_lease_and_keeps_the_generation(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let stopping = steps(&store, 1, &[Transition::Stop(cause(CauseKind::Requested))]).await;
+    assert!(matches!(stopping.phase, Phase::Stopping(_)));
+    assert!(store.lease(&id(1)).await.unwrap().is_some());
+    let ended = steps(&store, 1, &[Transition::Gone]).await;
+    assert_eq!(store.lease(&id(1)).await.unwrap(), None);
+    assert_eq!(ended.generation, FIRST);
+    let lease = store.acquire_lease(&id(1), &worker("w2"), at(60), at(9)).await.unwrap();
+    assert_eq!(lease.generation, Generation(2));
+    store.release_lease(&id(1), &worker("w2"), Generation(2)).await.unwrap();
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!(row.generation, Generation(2));
+}
+
+/// Also its own worker gets a new generation: what it did before is over.
+pub async fn the_holder_acquires_again_with_a_higher_generation(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    let lease = store.acquire_lease(&id(1), &worker("w1"), at(70), at(1)).await.unwrap();
+    let expected = Lease { holder: worker("w1"), generation: Generation(2), expires_at: at(70) };
+    assert_eq!(lease, expected);
+    assert_eq!(store.lease(&id(1)).await.unwrap(), Some(expected));
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!((row.generation, row.version), (Generation(2), 2));
+    assert_eq!((row.updated_at, row.spec, row.phase), (at(1), before.spec, before.phase));
+}
+
+/// A lease holds up to, and not at, its end.
+pub async fn a_held_lease_is_refused_to_others_until_it_lapses(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let before = store.sandbox(&id(1)).await.unwrap();
+    let just_before = stacyvm_types::Timestamp::from_micros(at(50).as_micros() - 1);
+    for now in [at(0), just_before] {
+        let refused = store.acquire_lease(&id(1), &worker("w2"), at(90), now).await;
+        assert!(matches!(refused, Err(Error::LeaseHeld)), "{refused:?}");
+    }
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), before);
+    assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
+    let lease = store.acquire_lease(&id(1), &worker("w2"), at(90), at(50)).await.unwrap();
+    assert_eq!((lease.holder, lease.generation), (worker("w2"), Generation(2)));
+}
+
+/// The old holder's generation opens nothing any more.
+pub async fn a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    store.acquire_lease(&id(1), &worker("w2"), at(90), at(60)).await.unwrap();
+    let released = store.release_lease(&id(1), &worker("w1"), FIRST).await;
+    assert!(matches!(released, Err(Error::LeaseLost)), "{released:?}");
+    let moved = store.transition(&id(1), FIRST, Transition::Started, vec![], at(61)).await;
+    assert!(matches!(moved, Err(Error::Fenced)), "{moved:?}");
+    assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w2"));
+}
+
+async fn contend(store: &Arc<dyn Store>, sandbox: u8, now: u64) -> Vec<crate::Result<Lease>> {
+    race((0..16).map(|number| {
+        let store = store.clone();
+        let holder = worker(&format!("contender-{number}"));
+        async move { store.acquire_lease(&id(sandbox), &holder, at(now + 50), at(now)).await }
+    }))
+    .await
+}
+
+fn assert_one_winner(results: &[crate::Result<Lease>]) {
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
+    assert!(results.iter().all(|r| matches!(r, Ok(_) | Err(Error::LeaseHeld))), "{results:?}");
+}
+
+/// Sixteen at once for a free lease.
+pub async fn one_of_sixteen_contenders_wins_a_free_lease(store: Arc<dyn Store>) {
+    for number in 1..=8 {
+        admit(&store, number, at(100)).await;
+        store.release_lease(&id(number), &worker("w1"), FIRST).await.unwrap();
+        let results = contend(&store, number, 1).await;
+        assert_one_winner(&results);
+        let winner = results.into_iter().find_map(Result::ok).unwrap();
+        assert_eq!(winner.generation, Generation(2));
+        assert_eq!(store.lease(&id(number)).await.unwrap(), Some(winner));
+    }
+}
+
+/// Sixteen at once for a lapsed lease.
+pub async fn one_of_sixteen_contenders_takes_over_a_lapsed_lease(store: Arc<dyn Store>) {
+    for number in 1..=8 {
+        admit(&store, number, at(100)).await;
+        assert_one_winner(&contend(&store, number, 50).await);
+        let row = store.sandbox(&id(number)).await.unwrap().unwrap();
+        assert_eq!((row.generation, row.version), (Generation(2), 2));
+    }
+}
+
+/// Acquires, take-overs and releases from all sides: every generation is new.
+pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let given = race((0..8).map(|number| {
+        let store = store.clone();
+        let holder = worker(&format!("w{number}"));
+        async move {
+            let mut given = Vec::new();
+            for round in 0..20 {
+                let now = at(100 + round);
+                let Ok(lease) = store.acquire_lease(&id(1), &holder, at(0), now).await else {
+                    continue;
+                };
+                given.push(lease.generation);
+                if round % 2 == 0 {
+                    match store.release_lease(&id(1), &holder, lease.generation).await {
+                        Ok(()) | Err(Error::LeaseLost) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+            }
+            given
+        }
+    }))
+    .await;
+    for own in &given {
+        assert!(own.is_sorted(), "{own:?}");
+    }
+    let all: Vec<_> = given.into_iter().flatten().collect();
+    let unique: BTreeSet<_> = all.iter().copied().collect();
+    assert_eq!((all.len(), unique.len()), (160, 160));
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!(Some(&row.generation), unique.last());
+}
+
+/// Both must fit; a second release has nothing to give back.
+pub async fn releasing_needs_the_holder_and_its_generation(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    for (sandbox, holder, generation) in [
+        (1, "w2", FIRST),
+        (1, "w1", Generation(0)),
+        (1, "w1", Generation(2)),
+        (1, "w1", Generation(u64::MAX)),
+        (9, "w1", FIRST),
+    ] {
+        let refused = store.release_lease(&id(sandbox), &worker(holder), generation).await;
+        assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
+    }
+    assert!(store.lease(&id(1)).await.unwrap().is_some());
+    store.release_lease(&id(1), &worker("w1"), FIRST).await.unwrap();
+    let again = store.release_lease(&id(1), &worker("w1"), FIRST).await;
+    assert!(matches!(again, Err(Error::LeaseLost)), "{again:?}");
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before), "the row is not touched");
+}
+
+/// No row, no lease.
+pub async fn a_lease_of_an_unknown_sandbox_cannot_be_taken(store: Arc<dyn Store>) {
+    let refused = store.acquire_lease(&id(1), &worker("w1"), at(9), at(1)).await;
+    assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
+}

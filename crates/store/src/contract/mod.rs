@@ -1,0 +1,232 @@
+//! The suite that every store runs: each promise of [`Store`] has a case.
+//!
+//! A case is a plain async function over an empty store. [`store_contract!`](crate::store_contract)
+//! stamps all of them as tests; [`agree::agree`] drives two stores side by side with random calls.
+
+#![expect(clippy::unwrap_used, reason = "a case that cannot go on has failed")]
+
+pub mod agree;
+pub mod events;
+pub mod leases;
+pub mod sandboxes;
+pub mod templates;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use stacyvm_types::{
+    Cause, CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, SandboxId, Timestamp,
+    Transition, WorkerId,
+};
+
+use crate::{EventFilter, NewEvent, NewSandbox, Sandbox, Store, Template, TemplateFields};
+
+/// Stamps every case of the contract as a `#[tokio::test]`.
+///
+/// `$fresh` is the path of an `async fn() -> (Arc<dyn Store>, G)` that makes an empty store; `G` is
+/// whatever must outlive it. The crate needs tokio with `macros` and `rt-multi-thread` for tests.
+#[macro_export]
+macro_rules! store_contract {
+    ($fresh:path) => {
+        $crate::store_contract! { $fresh;
+            sandboxes:
+                an_admitted_sandbox_is_remembered_with_its_lease_and_event
+                a_known_id_is_not_admitted_again_and_nothing_changes
+                one_of_many_concurrent_admits_of_an_id_wins
+                a_transition_changes_the_phase_and_appends_its_events
+                a_repeated_transition_changes_nothing_and_appends_nothing
+                a_transition_with_another_generation_is_fenced
+                a_refused_transition_changes_nothing
+                every_phase_and_cause_is_read_back_as_written
+                concurrent_transitions_append_one_event
+                extending_moves_the_deadline_and_the_lease
+                only_a_creating_running_or_paused_sandbox_is_extended
+                an_expired_sandbox_is_not_extended
+                an_unknown_sandbox_is_not_found
+                expired_sandboxes_come_oldest_deadline_first_up_to_the_limit
+                sandboxes_that_stop_or_ended_do_not_expire
+                the_next_expiry_is_the_earliest_that_still_matters
+                sandboxes_are_listed_newest_first
+                a_finished_command_is_recorded_once;
+            leases:
+                ending_releases_the_lease_and_keeps_the_generation
+                the_holder_acquires_again_with_a_higher_generation
+                a_held_lease_is_refused_to_others_until_it_lapses
+                a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it
+                one_of_sixteen_contenders_wins_a_free_lease
+                one_of_sixteen_contenders_takes_over_a_lapsed_lease
+                generations_are_never_given_out_twice
+                releasing_needs_the_holder_and_its_generation
+                a_lease_of_an_unknown_sandbox_cannot_be_taken;
+            events:
+                events_are_read_in_order_after_an_id_up_to_a_limit
+                filters_match_sandbox_owner_and_kind
+                concurrent_events_get_gapless_ids
+                a_reader_that_follows_the_log_sees_every_event_once_in_order
+                a_failed_change_leaves_no_event
+                texts_are_kept_byte_for_byte;
+            templates:
+                a_template_is_created_read_and_deleted
+                a_known_template_name_is_a_conflict
+                an_update_changes_the_named_fields_only
+                an_unknown_template_is_not_found
+                templates_are_listed_by_name
+                the_store_answers_a_ping;
+        }
+    };
+    ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                let (store, _outlives_it) = $fresh().await;
+                $crate::contract::$group::$case(store).await;
+            }
+        )+)+
+
+        #[test]
+        fn every_case_of_the_contract_runs_here() {
+            let stamped: Vec<&str> = vec![$($(stringify!($case),)+)+];
+            assert_eq!($crate::contract::names(), stamped);
+        }
+    };
+}
+
+/// The names of all cases, in the order of the files.
+pub fn names() -> Vec<&'static str> {
+    [
+        include_str!("sandboxes.rs"),
+        include_str!("leases.rs"),
+        include_str!("events.rs"),
+        include_str!("templates.rs"),
+    ]
+    .into_iter()
+    .flat_map(str::lines)
+    .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('(').map(|(name, _)| name))
+    .collect()
+}
+
+/// An instant that many seconds after the start of the tests' time.
+pub fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000).saturating_add(Duration::from_secs(seconds))
+}
+
+/// A sandbox id made of a number.
+pub fn id(number: u8) -> SandboxId {
+    SandboxId::from_entropy([number; 10])
+}
+
+/// An exec id made of a number.
+pub fn exec_id(number: u8) -> ExecId {
+    ExecId::from_entropy([number; 10])
+}
+
+/// A worker.
+pub fn worker(name: &str) -> WorkerId {
+    WorkerId::parse(name).expect("tests name valid workers")
+}
+
+/// An owner.
+pub fn owner(name: &str) -> OwnerId {
+    OwnerId::parse(name).expect("tests name valid owners")
+}
+
+/// A map of texts.
+pub fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A sandbox to admit that ends at `expires_at` and whose fields are all different.
+pub fn new_sandbox(number: u8, expires_at: Timestamp) -> NewSandbox {
+    NewSandbox {
+        id: id(number),
+        owner: Some(owner("ann")),
+        provider: "mock".to_owned(),
+        worker: worker("w1"),
+        image: "host".to_owned(),
+        template: Some("base".to_owned()),
+        limits: Limits { memory_mb: 11, vcpus: 12, pids: 13, disk_mb: 14 },
+        metadata: map(&[("team", "a"), ("", "empty key")]),
+        env: map(&[("PATH", "/bin")]),
+        expires_at,
+    }
+}
+
+/// A template whose fields are all different.
+pub fn new_template(name: &str) -> Template {
+    Template {
+        name: name.to_owned(),
+        version: 1,
+        fields: TemplateFields {
+            image: "host".to_owned(),
+            description: "words".to_owned(),
+            provider: "mock".to_owned(),
+            memory_mb: 21,
+            vcpus: 22,
+            ttl: Duration::from_micros(23),
+            setup: vec!["true".to_owned(), "echo \"a\nb\"".to_owned()],
+            env: map(&[("A", "1")]),
+            metadata: map(&[("B", "2")]),
+            pool_size: 24,
+            allowed_hosts: vec!["example.org".to_owned()],
+            secrets: map(&[("C", "3")]),
+        },
+        created_at: at(1),
+        updated_at: at(2),
+    }
+}
+
+/// An event of a sandbox.
+pub fn event(kind: EventKind, sandbox: u8) -> NewEvent {
+    NewEvent {
+        kind,
+        sandbox: Some(id(sandbox)),
+        owner: Some(owner("ann")),
+        data: map(&[("n", "1")]),
+    }
+}
+
+/// A cause of this kind.
+pub fn cause(kind: CauseKind) -> Cause {
+    Cause::new(kind, format!("because of {}", kind.as_str()))
+}
+
+/// The first generation of every sandbox.
+pub const FIRST: Generation = Generation(1);
+
+/// Admits a sandbox at second 0 with a lease until second 50.
+pub(crate) async fn admit(store: &Arc<dyn Store>, number: u8, expires_at: Timestamp) -> Sandbox {
+    store.admit(new_sandbox(number, expires_at), at(50), at(0)).await.expect("a fresh id")
+}
+
+/// Takes transitions that must be accepted, one a second from second 1 on.
+pub(crate) async fn steps(
+    store: &Arc<dyn Store>,
+    number: u8,
+    transitions: &[Transition],
+) -> Sandbox {
+    let mut row = store.sandbox(&id(number)).await.expect("a read").expect("an admitted sandbox");
+    for (transition, second) in transitions.iter().zip(1..) {
+        row = store
+            .transition(&id(number), row.generation, transition.clone(), vec![], at(second))
+            .await
+            .expect("an accepted transition");
+    }
+    row
+}
+
+/// Every event in the store.
+pub(crate) async fn all_events(store: &Arc<dyn Store>) -> Vec<Event> {
+    store.events(0, u32::MAX, EventFilter::default()).await.expect("events")
+}
+
+/// Runs the calls at the same time and hands back their results.
+pub(crate) async fn race<T, F>(calls: impl IntoIterator<Item = F>) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut set = tokio::task::JoinSet::new();
+    for call in calls {
+        set.spawn(call);
+    }
+    set.join_all().await
+}

@@ -1,0 +1,353 @@
+//! Cases about the rows of sandboxes and their commands.
+
+use std::{sync::Arc, time::Duration};
+
+use stacyvm_types::{CauseKind, EventKind, Generation, Lease, Phase, Transition};
+
+use super::{
+    FIRST, admit, all_events, at, cause, event, exec_id, id, map, new_sandbox, owner, race, steps,
+    worker,
+};
+use crate::{Error, ExecLog, Include, Sandbox, Store};
+
+/// Admit returns and keeps the row, its first lease and its event.
+pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: Arc<dyn Store>) {
+    let row = store.admit(new_sandbox(1, at(100)), at(50), at(7)).await.unwrap();
+    assert_eq!(
+        row,
+        Sandbox {
+            spec: new_sandbox(1, at(100)),
+            phase: Phase::Creating,
+            generation: FIRST,
+            version: 1,
+            created_at: at(7),
+            updated_at: at(7),
+        }
+    );
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(row));
+    let lease = Lease { holder: worker("w1"), generation: FIRST, expires_at: at(50) };
+    assert_eq!(store.lease(&id(1)).await.unwrap(), Some(lease));
+    let events = all_events(&store).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].id, 1);
+    assert_eq!(events[0].kind, EventKind::SandboxCreated);
+    assert_eq!(events[0].sandbox, Some(id(1)));
+    assert_eq!(events[0].owner, Some(owner("ann")));
+    assert_eq!(events[0].at, at(7));
+    assert_eq!(events[0].data, map(&[("image", "host"), ("provider", "mock")]));
+
+    let mut plain = new_sandbox(2, at(100));
+    (plain.owner, plain.template) = (None, None);
+    plain.metadata.clear();
+    let row = store.admit(plain.clone(), at(50), at(8)).await.unwrap();
+    assert_eq!(row.spec, plain);
+    assert_eq!(store.sandbox(&id(2)).await.unwrap(), Some(row));
+}
+
+/// A second admit of an id is refused, whatever became of the first.
+pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn Store>) {
+    let first = admit(&store, 1, at(100)).await;
+    let mut again = new_sandbox(1, at(900));
+    again.worker = worker("w2");
+    let refused = store.admit(again.clone(), at(950), at(5)).await;
+    assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(first));
+    assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
+    assert_eq!(all_events(&store).await.len(), 1);
+
+    let end = [Transition::Stop(cause(CauseKind::Requested)), Transition::Gone];
+    steps(&store, 1, &end).await;
+    let refused = store.admit(again, at(950), at(6)).await;
+    assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
+}
+
+/// Racing admits of one id: one row, one event.
+pub async fn one_of_many_concurrent_admits_of_an_id_wins(store: Arc<dyn Store>) {
+    let results = race((0..16).map(|_| {
+        let store = store.clone();
+        async move { store.admit(new_sandbox(1, at(100)), at(50), at(0)).await }
+    }))
+    .await;
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+    assert!(results.iter().all(|r| matches!(r, Ok(_) | Err(Error::Conflict))), "{results:?}");
+    assert_eq!(all_events(&store).await.len(), 1);
+}
+
+/// The row after a transition is returned and kept, with its events.
+pub async fn a_transition_changes_the_phase_and_appends_its_events(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    let events = vec![event(EventKind::SandboxRunning, 1), event(EventKind::ReconcileAction, 1)];
+    let after = store.transition(&id(1), FIRST, Transition::Started, events, at(3)).await.unwrap();
+    let expected = Sandbox { phase: Phase::Running, version: 2, updated_at: at(3), ..before };
+    assert_eq!(after, expected);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(expected));
+    let events = all_events(&store).await;
+    let kinds: Vec<_> = events.iter().map(|e| (e.id, e.kind, e.at)).collect();
+    assert_eq!(
+        kinds,
+        [
+            (1, EventKind::SandboxCreated, at(0)),
+            (2, EventKind::SandboxRunning, at(3)),
+            (3, EventKind::ReconcileAction, at(3)),
+        ]
+    );
+}
+
+/// An accepted transition asked for again returns the row as it is.
+pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let stop = |kind| Transition::Stop(cause(kind));
+    for (once, again) in [
+        (Transition::Started, Transition::Started),
+        (stop(CauseKind::Expired), stop(CauseKind::Requested)),
+        (Transition::Gone, Transition::Gone),
+    ] {
+        let events = vec![event(EventKind::SandboxRunning, 1)];
+        let row = store.transition(&id(1), FIRST, once, events.clone(), at(3)).await.unwrap();
+        let count = all_events(&store).await.len();
+        let same = store.transition(&id(1), FIRST, again, events, at(9)).await.unwrap();
+        assert_eq!(same, row);
+        assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(row));
+        assert_eq!(all_events(&store).await.len(), count);
+    }
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!(row.phase, Phase::Ended(cause(CauseKind::Expired)), "the first cause stays");
+}
+
+/// The generation is looked at before the phase.
+pub async fn a_transition_with_another_generation_is_fenced(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let lease = store.acquire_lease(&id(1), &worker("w1"), at(60), at(1)).await.unwrap();
+    let before = store.sandbox(&id(1)).await.unwrap();
+    for (generation, transition) in [
+        (FIRST, Transition::Started),
+        (FIRST, Transition::Gone),
+        (Generation(3), Transition::Started),
+        (Generation(u64::MAX), Transition::Started),
+    ] {
+        let events = vec![event(EventKind::SandboxRunning, 1)];
+        let refused = store.transition(&id(1), generation, transition, events, at(2)).await;
+        assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
+    }
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), before);
+    assert_eq!(all_events(&store).await.len(), 1);
+    let row = store
+        .transition(&id(1), lease.generation, Transition::Started, vec![], at(2))
+        .await
+        .unwrap();
+    assert_eq!(row.phase, Phase::Running);
+}
+
+/// A refusal names the phase and the transition.
+pub async fn a_refused_transition_changes_nothing(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    let events = vec![event(EventKind::SandboxDestroyed, 1)];
+    let refused = store.transition(&id(1), FIRST, Transition::Gone, events, at(2)).await;
+    let Err(Error::Refused(why)) = refused else { panic!("{refused:?}") };
+    assert_eq!((why.phase, why.transition), (Phase::Creating, Transition::Gone));
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before));
+    assert_eq!(all_events(&store).await.len(), 1);
+}
+
+/// Phases keep their causes, kind and sentence.
+pub async fn every_phase_and_cause_is_read_back_as_written(store: Arc<dyn Store>) {
+    let mut number = 0;
+    for kind in CauseKind::ALL {
+        for (transitions, phase) in [
+            (vec![Transition::Started], Phase::Running),
+            (vec![Transition::Started, Transition::Paused], Phase::Paused),
+            (vec![Transition::Lost(cause(*kind))], Phase::Unhealthy(cause(*kind))),
+            (vec![Transition::Stop(cause(*kind))], Phase::Stopping(cause(*kind))),
+            (vec![Transition::Stop(cause(*kind)), Transition::Gone], Phase::Ended(cause(*kind))),
+        ] {
+            number += 1;
+            admit(&store, number, at(100)).await;
+            let row = steps(&store, number, &transitions).await;
+            assert_eq!(row.phase, phase);
+            assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
+        }
+    }
+    let lost_and_found = [Transition::Lost(cause(CauseKind::WorkerLost)), Transition::Recovered];
+    admit(&store, 200, at(100)).await;
+    assert_eq!(steps(&store, 200, &lost_and_found).await.phase, Phase::Running);
+}
+
+/// Racing reporters of one fact append it once.
+pub async fn concurrent_transitions_append_one_event(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let results = race((0..16).map(|_| {
+        let store = store.clone();
+        let events = vec![event(EventKind::SandboxRunning, 1)];
+        async move { store.transition(&id(1), FIRST, Transition::Started, events, at(2)).await }
+    }))
+    .await;
+    for row in results {
+        let row = row.unwrap();
+        assert_eq!((row.phase, row.version), (Phase::Running, 2));
+    }
+    assert_eq!(all_events(&store).await.len(), 2);
+}
+
+/// Extend returns the row after; the lease moves with it unless it is free.
+pub async fn extending_moves_the_deadline_and_the_lease(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    let events = vec![event(EventKind::SandboxExtended, 1)];
+    let after = store.extend(&id(1), at(200), at(250), events, at(99)).await.unwrap();
+    let mut expected = Sandbox { version: 2, updated_at: at(99), ..before };
+    expected.spec.expires_at = at(200);
+    assert_eq!(after, expected);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(expected));
+    let lease = store.lease(&id(1)).await.unwrap().unwrap();
+    assert_eq!((lease.expires_at, lease.generation), (at(250), FIRST));
+    assert_eq!(all_events(&store).await[1].kind, EventKind::SandboxExtended);
+
+    store.release_lease(&id(1), &worker("w1"), FIRST).await.unwrap();
+    let sooner = store.extend(&id(1), at(150), at(300), vec![], at(99)).await.unwrap();
+    assert_eq!(sooner.spec.expires_at, at(150));
+    assert_eq!(store.lease(&id(1)).await.unwrap(), None);
+}
+
+/// What is unhealthy, stopping or ended keeps its deadline; the refusal shows the row.
+pub async fn only_a_creating_running_or_paused_sandbox_is_extended(store: Arc<dyn Store>) {
+    let requested = || cause(CauseKind::Requested);
+    let extendable =
+        [vec![], vec![Transition::Started], vec![Transition::Started, Transition::Paused]];
+    let others = [
+        vec![Transition::Lost(requested())],
+        vec![Transition::Stop(requested())],
+        vec![Transition::Stop(requested()), Transition::Gone],
+    ];
+    for (transitions, number) in extendable.iter().zip(1..) {
+        admit(&store, number, at(100)).await;
+        steps(&store, number, transitions).await;
+        store.extend(&id(number), at(200), at(250), vec![], at(9)).await.unwrap();
+    }
+    for (transitions, number) in others.iter().zip(10..) {
+        admit(&store, number, at(100)).await;
+        let row = steps(&store, number, transitions).await;
+        let lease = store.lease(&id(number)).await.unwrap();
+        let count = all_events(&store).await.len();
+        let events = vec![event(EventKind::SandboxExtended, number)];
+        let refused = store.extend(&id(number), at(200), at(250), events, at(9)).await;
+        let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
+        assert_eq!(*shown, row);
+        assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
+        assert_eq!(store.lease(&id(number)).await.unwrap(), lease);
+        assert_eq!(all_events(&store).await.len(), count);
+    }
+}
+
+/// The reaper's deadline and extend's agree to the microsecond.
+pub async fn an_expired_sandbox_is_not_extended(store: Arc<dyn Store>) {
+    let row = admit(&store, 1, at(100)).await;
+    let refused = store.extend(&id(1), at(200), at(250), vec![], at(100)).await;
+    let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*shown, row);
+    let just_before = stacyvm_types::Timestamp::from_micros(at(100).as_micros() - 1);
+    store.extend(&id(1), at(200), at(250), vec![], just_before).await.unwrap();
+}
+
+/// Reads say `None`, changes say `NotFound`.
+pub async fn an_unknown_sandbox_is_not_found(store: Arc<dyn Store>) {
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), None);
+    assert_eq!(store.lease(&id(1)).await.unwrap(), None);
+    assert_eq!(store.exec_logs(&id(1), 10).await.unwrap(), []);
+    let events = vec![event(EventKind::SandboxRunning, 1)];
+    let moved = store.transition(&id(1), FIRST, Transition::Started, events.clone(), at(1)).await;
+    assert!(matches!(moved, Err(Error::NotFound)), "{moved:?}");
+    let extended = store.extend(&id(1), at(200), at(250), events, at(1)).await;
+    assert!(matches!(extended, Err(Error::NotFound)), "{extended:?}");
+    assert_eq!(store.last_event().await.unwrap(), 0);
+}
+
+/// The deadline is inclusive, the order is by deadline and then id.
+pub async fn expired_sandboxes_come_oldest_deadline_first_up_to_the_limit(store: Arc<dyn Store>) {
+    for (number, deadline) in [(1, 30), (2, 10), (3, 20), (4, 20), (5, 31)] {
+        admit(&store, number, at(deadline)).await;
+    }
+    let ids = async |now, limit| {
+        let rows = store.expired(at(now), limit).await.unwrap();
+        rows.into_iter().map(|row| row.spec.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(9, 10).await, []);
+    assert_eq!(ids(10, 10).await, [id(2)]);
+    assert_eq!(ids(30, 10).await, [id(2), id(3), id(4), id(1)]);
+    assert_eq!(ids(30, 2).await, [id(2), id(3)]);
+    assert_eq!(ids(30, 0).await, []);
+}
+
+/// An unhealthy sandbox expires, one whose end is decided does not.
+pub async fn sandboxes_that_stop_or_ended_do_not_expire(store: Arc<dyn Store>) {
+    let stop = Transition::Stop(cause(CauseKind::Requested));
+    for (number, transitions) in [
+        (1, vec![Transition::Lost(cause(CauseKind::WorkerLost))]),
+        (2, vec![stop.clone()]),
+        (3, vec![stop, Transition::Gone]),
+        (4, vec![Transition::Started, Transition::Paused]),
+    ] {
+        admit(&store, number, at(u64::from(number))).await;
+        steps(&store, number, &transitions).await;
+    }
+    let rows = store.expired(at(100), 10).await.unwrap();
+    let ids: Vec<_> = rows.into_iter().map(|row| row.spec.id).collect();
+    assert_eq!(ids, [id(1), id(4)]);
+}
+
+/// It moves with extends and ends.
+pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn Store>) {
+    assert_eq!(store.next_expiry().await.unwrap(), None);
+    admit(&store, 1, at(30)).await;
+    admit(&store, 2, at(20)).await;
+    assert_eq!(store.next_expiry().await.unwrap(), Some(at(20)));
+    store.extend(&id(2), at(40), at(50), vec![], at(1)).await.unwrap();
+    assert_eq!(store.next_expiry().await.unwrap(), Some(at(30)));
+    steps(&store, 1, &[Transition::Stop(cause(CauseKind::Expired))]).await;
+    assert_eq!(store.next_expiry().await.unwrap(), Some(at(40)));
+    steps(&store, 2, &[Transition::Stop(cause(CauseKind::Expired)), Transition::Gone]).await;
+    assert_eq!(store.next_expiry().await.unwrap(), None);
+}
+
+/// By creation, then id, both falling; ended ones only when asked for.
+pub async fn sandboxes_are_listed_newest_first(store: Arc<dyn Store>) {
+    for (number, created) in [(1, 5), (2, 9), (3, 5), (4, 7)] {
+        store.admit(new_sandbox(number, at(100)), at(50), at(created)).await.unwrap();
+    }
+    let stop = Transition::Stop(cause(CauseKind::Requested));
+    steps(&store, 4, &[stop.clone(), Transition::Gone]).await;
+    steps(&store, 1, &[stop]).await;
+    let ids = async |include| {
+        let rows = store.sandboxes(include).await.unwrap();
+        rows.into_iter().map(|row| row.spec.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(Include::Live).await, [id(2), id(3), id(1)]);
+    assert_eq!(ids(Include::Ended).await, [id(2), id(4), id(3), id(1)]);
+}
+
+/// The first record of a command stays; they are read newest first.
+pub async fn a_finished_command_is_recorded_once(store: Arc<dyn Store>) {
+    let log = |number: u8, sandbox: u8, second: u64| ExecLog {
+        id: exec_id(number),
+        sandbox: id(sandbox),
+        command: format!("echo {number} \u{0} ü"),
+        exit_code: -i32::from(number),
+        reason: "signal".to_owned(),
+        duration: Duration::from_nanos(1_500_999),
+        at: at(second),
+    };
+    let unknown = store.log_exec(log(1, 1, 1)).await;
+    assert!(matches!(unknown, Err(Error::NotFound)), "{unknown:?}");
+    admit(&store, 1, at(100)).await;
+    admit(&store, 2, at(100)).await;
+    for (number, second) in [(1, 3), (2, 9), (3, 3)] {
+        store.log_exec(log(number, 1, second)).await.unwrap();
+    }
+    store.log_exec(log(2, 2, 50)).await.unwrap();
+    let kept = |number, second| ExecLog {
+        duration: Duration::from_micros(1_500),
+        ..log(number, 1, second)
+    };
+    let logs = store.exec_logs(&id(1), 10).await.unwrap();
+    assert_eq!(logs, [kept(2, 9), kept(3, 3), kept(1, 3)]);
+    assert_eq!(store.exec_logs(&id(1), 1).await.unwrap(), [kept(2, 9)]);
+    assert_eq!(store.exec_logs(&id(2), 10).await.unwrap(), []);
+}

@@ -1,0 +1,94 @@
+//! A guest whose answers are waited for no longer than they are worth.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use stacyvm_provider::{
+    ByteStream, Duplex, Error, ErrorKind, Exec, ExecSpec, FileInfo, FileRead, Guest, Result, Stats,
+    WriteOptions,
+};
+use stacyvm_types::ExecId;
+use tokio::time::timeout;
+
+use crate::idle::{self, Movement};
+
+/// For what a healthy agent answers at once.
+const QUICK: Duration = Duration::from_secs(10);
+/// For what may walk a whole file system.
+const WALK: Duration = Duration::from_secs(60);
+
+/// Bounds every call of a guest. The length of a command and the size of a file have no bound
+/// here: their streams do, by standing still.
+pub(crate) struct BoundedGuest(Arc<dyn Guest>);
+
+impl BoundedGuest {
+    pub(crate) fn new(inner: Arc<dyn Guest>) -> Self {
+        Self(inner)
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| {
+        let message = format!("the sandbox did not answer within {} s", limit.as_secs());
+        Err(Error::unknown(ErrorKind::Timeout, message))
+    })
+}
+
+#[async_trait]
+impl Guest for BoundedGuest {
+    async fn exec(&self, spec: ExecSpec) -> Result<Exec> {
+        within(QUICK, self.0.exec(spec)).await
+    }
+
+    async fn attach(&self, exec: &ExecId, offset: u64) -> Result<Exec> {
+        within(QUICK, self.0.attach(exec, offset)).await
+    }
+
+    async fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<FileRead> {
+        let mut read = within(QUICK, self.0.read(path, range)).await?;
+        read.body = idle::outgoing(read.body);
+        Ok(read)
+    }
+
+    async fn write(&self, path: &str, options: WriteOptions, body: ByteStream) -> Result<FileInfo> {
+        let movement = Movement::default();
+        let body = movement.watch(body);
+        movement.bound(self.0.write(path, options, body)).await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<FileInfo>> {
+        within(WALK, self.0.list(path)).await
+    }
+
+    async fn stat(&self, path: &str) -> Result<FileInfo> {
+        within(QUICK, self.0.stat(path)).await
+    }
+
+    async fn glob(&self, pattern: &str) -> Result<Vec<String>> {
+        within(WALK, self.0.glob(pattern)).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        within(QUICK, self.0.rename(from, to)).await
+    }
+
+    async fn chmod(&self, path: &str, mode: u32) -> Result<()> {
+        within(QUICK, self.0.chmod(path, mode)).await
+    }
+
+    async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
+        within(WALK, self.0.remove(path, recursive)).await
+    }
+
+    async fn dial(&self, port: u16) -> Result<Box<dyn Duplex>> {
+        within(QUICK, self.0.dial(port)).await
+    }
+
+    async fn stats(&self) -> Result<Stats> {
+        within(QUICK, self.0.stats()).await
+    }
+
+    async fn logs(&self, lines: usize) -> Result<Vec<String>> {
+        within(QUICK, self.0.logs(lines)).await
+    }
+}

@@ -1,0 +1,220 @@
+//! The worker of this process.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use stacyvm_fleet::{ProviderReport, Worker};
+use stacyvm_provider::{
+    Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Provider, Result, Runtime,
+};
+use stacyvm_types::{Generation, SandboxId, WorkerId, time::Clock};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    bounded::{Bounded, PROBE},
+    journal::{Journal, OpenError},
+};
+
+/// How long a look at the providers stays good.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// The worker of this process: its providers and its fencing journal.
+pub struct LocalWorker {
+    id: WorkerId,
+    providers: BTreeMap<&'static str, Arc<Bounded>>,
+    default: String,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+    /// Sandboxes of the journal that are being launched or destroyed now: that a list does not
+    /// show them means nothing.
+    busy: Busy,
+    /// Held while looking, so that many who ask at once cause one look. A look is bounded.
+    looked: AsyncMutex<Option<(Instant, Vec<ProviderReport>)>>,
+}
+
+#[derive(Default)]
+struct Busy(Mutex<HashSet<SandboxId>>);
+
+struct BusyWith<'a>(&'a Busy, SandboxId);
+
+impl Busy {
+    fn with(&self, id: &SandboxId) -> BusyWith<'_> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        BusyWith(self, id.clone())
+    }
+
+    fn holds(&self, id: &SandboxId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+}
+
+impl Drop for BusyWith<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+impl LocalWorker {
+    /// A worker with these providers, whose fencing journal is kept in `dir`. The provider that
+    /// `default` names is marked in the reports.
+    pub fn new(
+        id: WorkerId,
+        providers: impl IntoIterator<Item = Arc<dyn Provider>>,
+        default: impl Into<String>,
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, OpenError> {
+        let providers = providers
+            .into_iter()
+            .map(|provider| (provider.name(), Arc::new(Bounded::new(provider))))
+            .collect();
+        Ok(Self {
+            id,
+            providers,
+            default: default.into(),
+            journal: Journal::open(dir)?,
+            clock,
+            busy: Busy::default(),
+            looked: AsyncMutex::new(None),
+        })
+    }
+
+    fn provider(&self, name: &str) -> Result<&Bounded> {
+        self.providers.get(name).map(|provider| &**provider).ok_or_else(|| {
+            let message = format!("worker {} has no provider {name}", self.id);
+            Error::new(ErrorKind::Unsupported, message)
+        })
+    }
+
+    async fn look(&self, name: &'static str, provider: &Bounded) -> ProviderReport {
+        let begun = Instant::now();
+        let (probe, runtimes) =
+            tokio::join!(provider.probe(), timeout(PROBE, Provider::list(provider)));
+        ProviderReport {
+            name,
+            default: name == self.default,
+            capabilities: provider.capabilities(),
+            probe,
+            runtimes: runtimes.ok().and_then(Result::ok).map(|runtimes| runtimes.len()),
+            latency: begun.elapsed(),
+            checked_at: self.clock.now(),
+        }
+    }
+
+    /// Forgets sandboxes that no provider has, when every provider has answered. `before` is what
+    /// was remembered before they were asked.
+    fn forget_absent(&self, before: HashSet<SandboxId>, runtimes: &[(&'static str, Runtime)]) {
+        let present: HashSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
+        for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
+            self.journal.bury(id);
+        }
+    }
+}
+
+#[async_trait]
+impl Worker for LocalWorker {
+    fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    fn capabilities(&self, provider: &str) -> Result<Capabilities> {
+        self.provider(provider).map(Provider::capabilities)
+    }
+
+    async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
+        let provider = self.provider(provider)?;
+        let _busy = self.busy.with(&spec.id);
+        self.journal.admit_launch(&spec.id, spec.generation)?;
+        provider.launch(spec).await
+    }
+
+    async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
+        let provider = self.provider(provider)?;
+        let _busy = self.busy.with(id);
+        match self.journal.admit(id, generation) {
+            Ok(()) => {}
+            // Destroying needs no room on the disk: it makes some.
+            Err(error) if error.kind != ErrorKind::Fenced => {
+                tracing::warn!(sandbox.id = %id, ?error, "destroying without a journal entry");
+            }
+            Err(error) => return Err(error),
+        }
+        provider.destroy(id).await?;
+        self.journal.bury(id);
+        Ok(())
+    }
+
+    async fn status(&self, provider: &str, id: &SandboxId) -> Result<Runtime> {
+        self.provider(provider)?.status(id).await
+    }
+
+    /// A runtime is reported with the newest generation seen for it, which is its owner's, and not
+    /// with the one that launched it.
+    async fn runtimes(&self) -> (Vec<(&'static str, Runtime)>, Vec<&'static str>) {
+        let before = self.journal.living();
+        let lists = self
+            .providers
+            .iter()
+            .map(|(name, provider)| async move { (*name, Provider::list(&**provider).await) });
+        let mut found = Vec::new();
+        let mut silent = Vec::new();
+        for (name, list) in join_all(lists).await {
+            match list {
+                Ok(runtimes) => found.extend(runtimes.into_iter().map(|runtime| (name, runtime))),
+                Err(error) => {
+                    tracing::warn!(provider = name, ?error, "a provider cannot list its runtimes");
+                    silent.push(name);
+                }
+            }
+        }
+        if silent.is_empty() {
+            self.forget_absent(before, &found);
+        }
+        for (_, runtime) in &mut found {
+            if let Some(seen) = self.journal.highest(&runtime.id) {
+                runtime.generation = runtime.generation.max(seen);
+            }
+        }
+        (found, silent)
+    }
+
+    async fn guest(
+        &self,
+        provider: &str,
+        id: &SandboxId,
+        generation: Generation,
+    ) -> Result<Arc<dyn Guest>> {
+        let provider = self.provider(provider)?;
+        self.journal.admit(id, generation)?;
+        provider.guest(id).await
+    }
+
+    async fn providers(&self) -> Vec<ProviderReport> {
+        let mut looked = self.looked.lock().await;
+        if let Some((at, reports)) = &*looked
+            && at.elapsed() < FRESH
+        {
+            return reports.clone();
+        }
+        let looks = self.providers.iter().map(|(name, provider)| self.look(name, provider));
+        let reports = join_all(looks).await;
+        *looked = Some((Instant::now(), reports.clone()));
+        reports
+    }
+
+    fn images(&self, provider: &str) -> Result<&dyn Images> {
+        self.provider(provider)?.images().ok_or_else(|| {
+            let message = format!("provider {provider} has no images");
+            Error::new(ErrorKind::Unsupported, message)
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! What a sandbox leaves on the host: processes, mounts, cgroups and directories of one data
+//! directory's native provider.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Whether isolation as root can be tested here.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Everything of the native provider over `data` that lives outside of it and should be gone when
+/// no sandbox is left.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leftovers {
+    /// First processes of sandboxes, by pid.
+    pub processes: BTreeSet<u32>,
+    /// Mounts that this process sees below the data directory.
+    pub mounts: BTreeSet<String>,
+    /// Control groups that the provider made for this data directory.
+    pub cgroups: BTreeSet<PathBuf>,
+    /// Directories of sandboxes.
+    pub directories: BTreeSet<PathBuf>,
+}
+
+impl Leftovers {
+    /// Looks at the host. The ready pool is not left over: it is not counted.
+    pub fn of(data: &Path) -> Self {
+        let mut found = Self::default();
+        let sandboxes = data.join("run/sandboxes");
+        for entry in fs::read_dir(&sandboxes).into_iter().flatten().flatten() {
+            if let Some(pid) = runtime_pid(&entry.path())
+                && Path::new(&format!("/proc/{pid}")).exists()
+            {
+                found.processes.insert(pid);
+            }
+            found.directories.insert(entry.path());
+        }
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let needle = data.display().to_string();
+        found.mounts =
+            mountinfo.lines().filter(|line| line.contains(&needle)).map(str::to_owned).collect();
+        found
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn runtime_pid(dir: &Path) -> Option<u32> {
+    let text = fs::read(dir.join("runtime.json")).ok()?;
+    let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    value["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+}
+
+/// Processes on the host, by pid, whose command line holds `needle`.
+pub fn processes_with(needle: &str) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let cmdline: Vec<u8> = cmdline.into_iter().map(|b| if b == 0 { b' ' } else { b }).collect();
+        if String::from_utf8_lossy(&cmdline).contains(needle) {
+            found.insert(pid);
+        }
+    }
+    found
+}
