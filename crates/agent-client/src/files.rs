@@ -55,11 +55,14 @@ pub(crate) async fn read(mut messages: Messages) -> Result<FileRead> {
 /// Sends a body and its end. An error of the body itself leaves the old file: the stream is dropped
 /// without an end.
 pub(crate) async fn write(mut messages: Messages, mut body: ByteStream) -> Result<FileInfo> {
-    messages.answer(|reply| matches!(reply, Reply::Ready).then_some(()).ok_or_else(nonsense)).await?;
+    messages
+        .answer(|reply| matches!(reply, Reply::Ready).then_some(()).ok_or_else(nonsense))
+        .await?;
     while let Some(piece) = body.next().await {
         let piece = piece?;
         for piece in piece.chunks(MAX_CHUNK) {
-            if let Err(error) = say(&messages, &Input::Data(stacyvm_agent_proto::Bytes(piece))).await
+            if let Err(error) =
+                say(&messages, &Input::Data(stacyvm_agent_proto::Bytes(piece))).await
             {
                 // An agent that stopped listening said why.
                 return Err(stopped(&mut messages, error).await);

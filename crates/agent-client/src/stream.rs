@@ -62,9 +62,8 @@ impl Stream {
         if state.closed {
             return None;
         }
-        let id = state.mux.open()?;
+        let (id, sent) = state.mux.open(first)?;
         state.inboxes.insert(id, Inbox::default());
-        let sent = state.mux.send(id, first).unwrap_or(0);
         session.shared.flush(&mut state);
         drop(state);
         let line = Line { shared: Arc::clone(&session.shared), id };
@@ -81,7 +80,6 @@ impl Stream {
 }
 
 impl Line {
-
     /// Takes what arrived; an empty answer is the end.
     fn poll_take(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Vec<u8>>> {
         let mut guard = self.shared.lock();

@@ -12,7 +12,8 @@ pub mod message;
 pub mod mux;
 
 pub use message::{
-    Bytes, Decoder, End, Entry, Exec, FailKind, Failure, Hello, HelloReply, Input, MAX_CHUNK,
-    EntryKind, MAX_MESSAGE, Malformed, PROTOCOL_VERSION, Program, Reply, Request, Usage, decode, encode,
+    Bytes, Decoder, End, Entry, EntryKind, Exec, FailKind, Failure, Hello, HelloReply, Input,
+    MAX_CHUNK, MAX_MESSAGE, Malformed, PROTOCOL_VERSION, Program, Reply, Request, Usage, decode,
+    encode,
 };
 pub use mux::{Event, Role, Session, StreamId, Violation};

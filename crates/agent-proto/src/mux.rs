@@ -173,16 +173,24 @@ impl Session {
         self.streams.len()
     }
 
-    /// Opens a stream; the peer learns of it with the first frame. `None` when the peer wants no
+    /// Opens a stream, queues its first data and says how much of it was taken. The peer learns of
+    /// streams in the order of their ids, so each is told of at once. `None` when the peer wants no
     /// more or the ids are used up: a new session is needed.
-    pub fn open(&mut self) -> Option<StreamId> {
+    pub fn open(&mut self, first: &[u8]) -> Option<(StreamId, usize)> {
         if self.going_away {
             return None;
         }
         let id = self.next_outbound?;
         self.next_outbound = id.checked_add(2);
         self.streams.insert(id, Stream::new(SYN));
-        Some(id)
+        let taken = self.send(id, first).unwrap_or(0);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let flags = std::mem::take(&mut stream.greeting);
+            if flags != 0 {
+                push_header(&mut self.output, WINDOW, flags, id, 0);
+            }
+        }
+        Some((id, taken))
     }
 
     /// How many bytes [`Session::send`] would take now; zero for a closed stream.
@@ -226,9 +234,7 @@ impl Session {
 
     /// Drops a stream in both directions. Unknown streams are ignored.
     pub fn reset(&mut self, id: StreamId) {
-        if let Some(stream) = self.forget(id)
-            && stream.greeting & SYN == 0
-        {
+        if self.forget(id).is_some() {
             push_header(&mut self.output, WINDOW, RST, id, 0);
         }
     }

@@ -279,13 +279,8 @@ impl Agent {
         self.read_report(serial);
         self.lend_buffer();
         let Some(exec) = self.execs.get_mut(&serial) else { return };
-        let leftovers = exec.ended(
-            status,
-            &mut self.poll,
-            &mut self.console,
-            &mut self.buffer,
-            Instant::now(),
-        );
+        let leftovers =
+            exec.ended(status, &mut self.poll, &mut self.console, &mut self.buffer, Instant::now());
         for leftover in leftovers {
             self.keep_leftover(leftover);
         }

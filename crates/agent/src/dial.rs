@@ -170,8 +170,7 @@ fn refused(port: u16) -> Fail {
 /// Starts a connection to the last address that can be tried at all.
 fn connect_next(untried: &mut Vec<SocketAddr>) -> Option<OwnedFd> {
     while let Some(address) = untried.pop() {
-        let family =
-            if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let Ok(socket) = rustix::net::socket_with(family, SocketType::STREAM, flags, None) else {
             continue;

@@ -96,7 +96,10 @@ mod tests {
         let setup = [("LANG".to_owned(), "de_DE".to_owned()), ("A".to_owned(), "1".to_owned())];
         let env = Environment::new(&root(), false, &setup, &[("A", "2"), ("PATH", "x:/p:")]);
         let env = env.unwrap();
-        assert_eq!((env.get("LANG"), env.get("A"), env.get("TERM")), (Some("de_DE"), Some("2"), None));
+        assert_eq!(
+            (env.get("LANG"), env.get("A"), env.get("TERM")),
+            (Some("de_DE"), Some("2"), None)
+        );
         assert_eq!(env.candidates("sh").unwrap(), [c"/p/sh".to_owned()]);
         assert_eq!(env.candidates("./sh").unwrap(), [c"./sh".to_owned()]);
     }

@@ -316,8 +316,7 @@ impl Exec {
         self.journal.settle();
         self.deadline = None;
         self.kill = None;
-        if let Phase::Starting(report) =
-            std::mem::replace(&mut self.phase, Phase::Ended(end, now))
+        if let Phase::Starting(report) = std::mem::replace(&mut self.phase, Phase::Ended(end, now))
         {
             drop(poll.release(report));
         }

@@ -154,7 +154,7 @@ mod tests {
             let mut journal = Journal::default();
             let mut model: Vec<(bool, u8)> = Vec::new();
             for (stderr, length) in writes {
-                let data: Vec<u8> = (0..length).map(|n| (n % 100) as u8).collect();
+                let data: Vec<u8> = (0..length).map(|n| u8::try_from(n % 100).unwrap()).collect();
                 model.extend(data.iter().map(|byte| (stderr, *byte)));
                 journal.append(stderr, &data, u64::MAX);
             }
@@ -162,7 +162,7 @@ mod tests {
             let mut at = journal.start();
             while let Some(piece) = journal.piece(at, 70_000) {
                 for byte in piece.data {
-                    prop_assert_eq!((piece.stderr, byte), model[at as usize]);
+                    prop_assert_eq!((piece.stderr, byte), model[usize::try_from(at).unwrap()]);
                     at += 1;
                 }
             }

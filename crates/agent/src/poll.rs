@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{Timespec, epoll};
 pub(crate) use rustix::event::epoll::EventFlags as Interest;
+use rustix::event::{Timespec, epoll};
 use stacyvm_agent_proto::StreamId;
 
 /// What a descriptor belongs to.
@@ -98,10 +98,8 @@ impl Poll {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         });
-        let mut events = [epoll::Event {
-            flags: Interest::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; 32];
+        let mut events =
+            [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; 32];
         let count = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).unwrap_or(0);
         ready.extend(events[..count].iter().map(|event| (event.data.u64(), event.flags)));
     }

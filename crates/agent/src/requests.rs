@@ -361,7 +361,7 @@ impl Agent {
         let Some(connection) = self.connections.get_mut(&key.0) else { return false };
         let room = connection.mux.capacity(key.1);
         let Some(stream) = connection.streams.get_mut(&key.1) else { return false };
-        let more = match &mut stream.work {
+        match &mut stream.work {
             Work::Waiting | Work::Write(_) | Work::Over => false,
             Work::Follow(serial) => match self.execs.get_mut(serial) {
                 None => false,
@@ -400,8 +400,7 @@ impl Agent {
                 }
                 !stream.out.is_empty() || stream.last
             }
-        };
-        more
+        }
     }
 }
 
@@ -437,7 +436,8 @@ fn network(context: &Context) -> Option<(u64, u64)> {
     for line in text.lines() {
         let Some((name, figures)) = line.split_once(':') else { continue };
         let figures: Vec<u64> = figures.split_whitespace().filter_map(|f| f.parse().ok()).collect();
-        if let (false, [received, _, _, _, _, _, _, _, sent, ..]) = (name.trim() == "lo", &figures[..])
+        if let (false, [received, _, _, _, _, _, _, _, sent, ..]) =
+            (name.trim() == "lo", &figures[..])
         {
             total = (total.0.saturating_add(*received), total.1.saturating_add(*sent));
         }

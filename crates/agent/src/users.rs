@@ -53,8 +53,7 @@ fn choose(passwd: &[u8], group: &[u8], wanted: Option<&str>) -> Result<User> {
         return Err(Fail::invalid("user must be a name or a number, optionally with :group"));
     }
     let uid = id(name);
-    let account =
-        accounts(passwd).find(|account| account.name == name || Some(account.uid) == uid);
+    let account = accounts(passwd).find(|account| account.name == name || Some(account.uid) == uid);
     let (uid, own_gid) = match (&account, uid) {
         (Some(account), _) => (account.uid, account.gid),
         (None, Some(uid)) => (uid, 0),
@@ -80,9 +79,7 @@ fn choose(passwd: &[u8], group: &[u8], wanted: Option<&str>) -> Result<User> {
 fn user(account: Option<Account>, ids: Option<Ids>, uid: u32) -> User {
     let root = uid == 0;
     match account {
-        Some(account) => {
-            User { ids, name: account.name, home: account.home, shell: account.shell }
-        }
+        Some(account) => User { ids, name: account.name, home: account.home, shell: account.shell },
         None => User {
             ids,
             name: if root { "root".to_owned() } else { uid.to_string() },
@@ -180,7 +177,10 @@ mod tests {
     #[test]
     fn nobody_in_particular_is_root_and_missing_files_do_not_matter() {
         let user = choose(PASSWD, GROUP, None).unwrap();
-        assert_eq!((user.ids, user.home.as_str(), user.shell.as_str()), (None, "/root", "/bin/bash"));
+        assert_eq!(
+            (user.ids, user.home.as_str(), user.shell.as_str()),
+            (None, "/root", "/bin/bash")
+        );
         let user = choose(b"", b"", None).unwrap();
         assert_eq!((user.name.as_str(), user.home.as_str()), ("root", "/root"));
         let user = choose(PASSWD, GROUP, Some("nohome")).unwrap();

@@ -1,6 +1,8 @@
 //! Commands through a real agent.
 
 #![expect(dead_code, reason = "each test program uses a part of what they share")]
+#![expect(clippy::unwrap_used, reason = "what the tests share fails by panic, as they do")]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -14,7 +16,10 @@ use stacyvm_provider::{ErrorKind, ExecEvent, ExecInput, Exit, Guest, Size, Stdin
 async fn a_command_says_what_it_has_to_say_and_how_it_ended() {
     let Some(sandbox) = Sandbox::start().await else { return };
     let ran = sandbox.sh("echo out; echo err >&2; exit 3").await;
-    assert_eq!((ran.out(), &ran.stderr[..], ran.exit), ("out\n", &b"err\n"[..], Some(Exit::Code(3))));
+    assert_eq!(
+        (ran.out(), &ran.stderr[..], ran.exit),
+        ("out\n", &b"err\n"[..], Some(Exit::Code(3)))
+    );
     assert_eq!(sandbox.sh("kill -9 $$").await.exit, Some(Exit::Signal(9)));
     let ran = run(&sandbox.guest, argv(&["printf", "%s|", "a b", "$HOME", ""])).await;
     assert_eq!(ran.out(), "a b|$HOME||");

@@ -165,9 +165,10 @@ fn finish(headers: &mut HeaderMap, id: &str, origin: Option<HeaderValue>) {
 /// The client's id where it is one, otherwise a fresh version 4 UUID.
 fn request_id(headers: &HeaderMap) -> String {
     let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|text| {
-        (1..=128).contains(&text.len()) && text.bytes().all(known)
-    });
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| (1..=128).contains(&text.len()) && text.bytes().all(known));
     if let Some(given) = given {
         return given.to_owned();
     }

@@ -114,7 +114,8 @@ impl FromRequestParts<Api> for Query {
 impl Query {
     /// The first value of a name; empty ones do not count.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+        let named = |(key, value): &&(String, String)| key == name && !value.is_empty();
+        self.0.iter().find(named).map(|(_, value)| value.as_str())
     }
 
     /// Every value of a name.

@@ -5,8 +5,9 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use stacyvm_api_types::{Code, StreamFrame, StreamKind};
-use stacyvm_provider::{Exec, ExecEvent, Exit, Output};
+use stacyvm_provider::{Exec, ExecEvent, ExecInput, Exit, Output};
 use stacyvm_types::SandboxId;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The most output that one frame carries.
@@ -47,6 +48,11 @@ impl Follow {
     /// The command's id.
     pub(crate) fn id(&self) -> String {
         self.exec.id.to_string()
+    }
+
+    /// What it is told.
+    pub(crate) fn input(&self) -> mpsc::Sender<ExecInput> {
+        self.exec.input.clone()
     }
 
     /// Where it stands.

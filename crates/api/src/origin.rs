@@ -25,7 +25,9 @@ impl Authority {
         let (name, rest) = split;
         let port = match rest.strip_prefix(':') {
             Some("") => None,
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                Some(digits.parse().ok()?)
+            }
             Some(_) => return None,
             None if rest.is_empty() => None,
             None => return None,
@@ -57,7 +59,11 @@ impl Authority {
 
 /// Checks the name by which the server was called. A page that rebinds its own name to this
 /// address still sends its own name.
-pub(crate) fn check_host(headers: &HeaderMap, target: Option<&str>, allowed: &[String]) -> Result<()> {
+pub(crate) fn check_host(
+    headers: &HeaderMap,
+    target: Option<&str>,
+    allowed: &[String],
+) -> Result<()> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Problem::bad_request("exactly one Host header is required"));
@@ -88,7 +94,8 @@ pub(crate) fn check_origin<'h>(
     let origin = origins.next();
     if let Some(origin) = origin {
         let text = origin.to_str().unwrap_or_default();
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host =
+            headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let known = is_same_host(text, host) || is_configured(text, allowed);
         if origins.next().is_none() && known {
             return Ok(Some(text));
@@ -167,16 +174,39 @@ mod tests {
     fn a_rebound_name_is_not_a_loopback_name() {
         let allowed = ["box.lan".to_owned(), "api.example:8443".to_owned()];
         for good in [
-            "localhost", "localhost:7423", "LOCALHOST:1", "localhost.", "127.0.0.1:7423", "127.9.9.9",
-            "[::1]:7423", "[::1]", "box.lan", "Box.LAN:99", "api.example:8443",
+            "localhost",
+            "localhost:7423",
+            "LOCALHOST:1",
+            "localhost.",
+            "127.0.0.1:7423",
+            "127.9.9.9",
+            "[::1]:7423",
+            "[::1]",
+            "box.lan",
+            "Box.LAN:99",
+            "api.example:8443",
         ] {
             assert!(check_host(&with(&[("host", good)]), None, &allowed).is_ok(), "{good}");
         }
         for bad in [
-            "", "evil.example", "evil.example:7423", "localhost.evil.example", "127.0.0.1.nip.io",
-            "0.0.0.0:7423", "10.0.0.1", "[::]", "[::ffff:127.0.0.1]", "api.example", "api.example:1",
-            "3000-sb-00000000000000000000.localhost:7423", "localhost:7423@evil", "localhost:x",
-            "user@localhost", "localhost/evil", "2130706433", "127.1",
+            "",
+            "evil.example",
+            "evil.example:7423",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "0.0.0.0:7423",
+            "10.0.0.1",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "api.example",
+            "api.example:1",
+            "3000-sb-00000000000000000000.localhost:7423",
+            "localhost:7423@evil",
+            "localhost:x",
+            "user@localhost",
+            "localhost/evil",
+            "2130706433",
+            "127.1",
         ] {
             assert!(check_host(&with(&[("host", bad)]), None, &allowed).is_err(), "{bad}");
         }
@@ -198,9 +228,16 @@ mod tests {
         assert!(ask("https://box.lan", "box.lan"));
         assert!(ask("https://dash.example", "localhost:7423"));
         for bad in [
-            "http://evil.example", "null", "", "http://localhost:3000", "http://localhost",
-            "http://127.0.0.1:7423", "file://localhost:7423", "localhost:7423",
-            "http://localhost:7423.evil.example", "https://dash.example.evil.example",
+            "http://evil.example",
+            "null",
+            "",
+            "http://localhost:3000",
+            "http://localhost",
+            "http://127.0.0.1:7423",
+            "file://localhost:7423",
+            "localhost:7423",
+            "http://localhost:7423.evil.example",
+            "https://dash.example.evil.example",
             "http://3000-sb-00000000000000000000.localhost:7423",
         ] {
             assert!(!ask(bad, "localhost:7423"), "{bad}");

@@ -164,11 +164,13 @@ impl From<control::Error> for Problem {
             | E::NoImage(_)
             | E::NoTemplate(_)
             | E::NotFound(_) => Self::new(Code::NotFound, message),
-            E::Ended { cause, .. } => Self::new(Code::NotFound, message)
-                .with_detail("cause", json!(views::cause(&cause))),
+            E::Ended { cause, .. } => {
+                Self::new(Code::NotFound, message).with_detail("cause", json!(views::cause(&cause)))
+            }
             E::Conflict(_) | E::Fenced => Self::new(Code::Conflict, message),
-            E::WrongState { phase, .. } => Self::new(Code::WrongState, message)
-                .with_detail("state", json!(phase.wire_state())),
+            E::WrongState { phase, .. } => {
+                Self::new(Code::WrongState, message).with_detail("state", json!(phase.wire_state()))
+            }
             E::Limit(_) => Self::new(Code::ResourceLimit, message),
             E::ExecTimeout(_) => Self::new(Code::Timeout, message),
             E::Unsupported(_) => Self::new(Code::Unsupported, message),

@@ -178,9 +178,13 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_short() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 30, "1.0 GiB"), (1536, "1.5 KiB")]
-        {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1 << 30, "1.0 GiB"),
+            (1536, "1.5 KiB"),
+        ] {
             assert_eq!(short_size(bytes), text);
         }
         assert_eq!(short_size(u64::MAX), "16383.9 PiB");

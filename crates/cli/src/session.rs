@@ -60,16 +60,19 @@ impl Ended {
 /// Signals: in raw mode Ctrl-C is a byte like any other. Otherwise SIGINT, SIGTERM, SIGHUP and
 /// SIGQUIT are passed on to the command. The second one, or [`GRACE`] after one other than SIGINT,
 /// ends the wait.
-pub async fn drive<E>(
+///
+/// `translate` turns input into what the command's own channel takes.
+pub async fn drive<E, I>(
     mut frames: impl Stream<Item = Result<Frame, E>> + Unpin,
-    input: mpsc::Sender<SessionInput>,
+    input: mpsc::Sender<I>,
+    translate: fn(SessionInput) -> I,
     joined: Joined,
 ) -> Result<Ended, Failure>
 where
     Failure: From<E>,
 {
     let mut signals = Signals::listen().map_err(output_failed)?;
-    let mut outgoing = Outgoing::new(input);
+    let mut outgoing = Outgoing { sender: Some(input), translate, queue: VecDeque::new() };
     let mut writer = Writer::new();
     let mut stdin = joined.stdin.then(tokio::io::stdin);
     let mut buffer = vec![0; CHUNK];
@@ -105,11 +108,13 @@ where
             written = writer.step(), if !writer.is_idle() => written.map_err(output_failed)?,
             frame = frames.next(), if writer.is_idle() && ended.is_none() => match frame {
                 Some(Ok(Frame::Output(chunk))) => writer.push(chunk.stream, chunk.data),
-                Some(Ok(Frame::Truncated { .. })) => writer.push(
-                    OutputStream::Stderr,
-                    Bytes::from_static(b"stacyvm: some output is lost: nobody read it in time\n"),
-                ),
+                Some(Ok(Frame::Truncated { .. })) => {
+                    writer.words("stacyvm: some output is lost: nobody read it in time");
+                }
                 Some(Ok(Frame::Exit { code, reason, .. })) => {
+                    if reason == "timeout" {
+                        writer.words("stacyvm: the command met its deadline and was killed");
+                    }
                     ended = Some(Ended::Exit { code, reason });
                 }
                 Some(Err(error)) => return Err(error.into()),
@@ -148,11 +153,13 @@ struct Writer {
     stdout: Stdout,
     stderr: Stderr,
     pending: Option<(OutputStream, Bytes)>,
+    /// What the command wrote last to standard error did not end its line.
+    in_line: bool,
 }
 
 impl Writer {
     fn new() -> Self {
-        Self { stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), pending: None }
+        Self { stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), pending: None, in_line: false }
     }
 
     const fn is_idle(&self) -> bool {
@@ -160,7 +167,16 @@ impl Writer {
     }
 
     fn push(&mut self, stream: OutputStream, data: Bytes) {
+        if stream == OutputStream::Stderr {
+            self.in_line = data.last().is_some_and(|byte| *byte != b'\n');
+        }
         self.pending = Some((stream, data));
+    }
+
+    /// Our own words, on a line of their own.
+    fn words(&mut self, words: &str) {
+        let before = if self.in_line { "\n" } else { "" };
+        self.push(OutputStream::Stderr, format!("{before}{words}\n").into());
     }
 
     async fn step(&mut self) -> io::Result<()> {
@@ -185,17 +201,14 @@ impl Writer {
 }
 
 /// What waits to be sent: at most one piece of input, and signals and sizes before it.
-struct Outgoing {
-    sender: Option<mpsc::Sender<SessionInput>>,
+struct Outgoing<I> {
+    sender: Option<mpsc::Sender<I>>,
+    translate: fn(SessionInput) -> I,
     queue: VecDeque<SessionInput>,
 }
 
-impl Outgoing {
+impl<I> Outgoing<I> {
     const MAX_URGENT: usize = 16;
-
-    const fn new(sender: mpsc::Sender<SessionInput>) -> Self {
-        Self { sender: Some(sender), queue: VecDeque::new() }
-    }
 
     fn is_idle(&self) -> bool {
         self.queue.is_empty()
@@ -223,7 +236,7 @@ impl Outgoing {
         let Some(sender) = &self.sender else { return false };
         if let Ok(permit) = sender.reserve().await {
             if let Some(input) = self.queue.pop_front() {
-                permit.send(input);
+                permit.send((self.translate)(input));
             }
             return true;
         }

@@ -128,10 +128,7 @@ impl Error {
     }
 }
 
-pub(crate) fn from_pool(
-    error: &hyper_util::client::legacy::Error,
-    settings: &Settings,
-) -> Error {
+pub(crate) fn from_pool(error: &hyper_util::client::legacy::Error, settings: &Settings) -> Error {
     if error.is_connect() {
         connect(settings, innermost(error))
     } else {

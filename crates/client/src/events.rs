@@ -59,9 +59,11 @@ impl Client {
             position: Position::at(0),
         };
         state.lines = Some(state.open().await?);
-        let events = stream::try_unfold(state, |mut state| async move {
-            Ok(Some((state.next().await?, state)))
-        });
+        let events =
+            stream::try_unfold(
+                state,
+                |mut state| async move { Ok(Some((state.next().await?, state))) },
+            );
         Ok(EventStream(events.boxed()))
     }
 }

@@ -106,11 +106,10 @@ impl Client {
     }
 
     async fn upgrade(&self, target: &Target) -> Result<Socket> {
-        let uri = self
-            .settings
-            .server
-            .uri("ws", target)
-            .map_err(|e| Error::Invalid(format!("the request's address is not possible: {e}")))?;
+        let uri =
+            self.settings.server.uri("ws", target).map_err(|e| {
+                Error::Invalid(format!("the request's address is not possible: {e}"))
+            })?;
         let mut request = tungstenite::client::ClientRequestBuilder::new(uri);
         for (name, value) in &self.headers {
             if let Ok(value) = value.to_str() {

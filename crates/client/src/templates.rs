@@ -1,9 +1,7 @@
 //! Templates.
 
 use http::Method;
-use stacyvm_api_types::{
-    Sandbox, StatusReply, Template, TemplateRequest, TemplateSpawnRequest,
-};
+use stacyvm_api_types::{Sandbox, StatusReply, Template, TemplateRequest, TemplateSpawnRequest};
 
 use crate::{Answer, Client, Result, server::Target, transport::Call};
 

@@ -225,11 +225,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, target: &Target, body: Body) -> Result<Request<Body>> {
-        let uri = self
-            .settings
-            .server
-            .uri("http", target)
-            .map_err(|e| Error::Invalid(format!("the request's address is not possible: {e}")))?;
+        let uri =
+            self.settings.server.uri("http", target).map_err(|e| {
+                Error::Invalid(format!("the request's address is not possible: {e}"))
+            })?;
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -280,4 +279,3 @@ impl Client {
 pub(crate) fn flowing(body: Incoming) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
     body.into_data_stream().map_err(|e| Error::Broken(e.into()))
 }
-

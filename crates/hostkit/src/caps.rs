@@ -51,7 +51,9 @@ struct Half {
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: only options that take plain numbers are used here.
-    match unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) } {
+    match unsafe {
+        libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    } {
         ..0 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
@@ -85,7 +87,15 @@ pub fn keep_only(keep: u64) -> io::Result<()> {
 /// No exec gives new privileges from here on.
 pub fn no_new_privs() -> io::Result<()> {
     // SAFETY: takes plain numbers.
-    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) } {
+    match unsafe {
+        libc::prctl(
+            libc::PR_SET_NO_NEW_PRIVS,
+            1 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

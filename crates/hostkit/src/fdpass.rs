@@ -48,10 +48,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 
 /// Receives one message into `buffer` and its descriptors; `None` at the end of the stream.
 /// A message that does not fit is an error, and what came with it is closed.
-pub fn receive(
-    socket: impl AsFd,
-    buffer: &mut [u8],
-) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {

@@ -82,10 +82,8 @@ pub fn restrict_all_but(version: u32, denied: u64) -> io::Result<()> {
     // SAFETY: a new descriptor that nobody else owns.
     let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset) };
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let rule = PathBeneathAttr {
-        allowed_access: handled & !denied,
-        parent_fd: root.as_fd().as_raw_fd(),
-    };
+    let rule =
+        PathBeneathAttr { allowed_access: handled & !denied, parent_fd: root.as_fd().as_raw_fd() };
     // SAFETY: both descriptors are open and `rule` outlives the call.
     check(unsafe {
         libc::syscall(

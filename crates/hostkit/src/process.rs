@@ -109,8 +109,7 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 /// The child is a subreaper, so that what it leaves behind stays below it for as long as it lives;
 /// it has default signal dispositions, an empty mask, and no descriptors beyond its three.
 pub fn spawn(command: &Command<'_>) -> io::Result<Child> {
-    let prepared =
-        Prepared { command, argv: pointers(&command.argv), env: pointers(&command.env) };
+    let prepared = Prepared { command, argv: pointers(&command.argv), env: pointers(&command.env) };
     let (report, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&report, true)?;
     // SAFETY: the caller is single-threaded, so no lock can be held by a thread that the child
@@ -177,6 +176,7 @@ fn prepare_and_exec(
         become_user(ids)?;
     }
     enter(&command.workdirs)?;
+    keep_subreaper()?;
     crate::signals::reset();
     Err(exec_first(prepared))
 }
@@ -205,6 +205,16 @@ fn become_user(ids: &Ids) -> Result<(), StartFailure> {
         check(Step::Ids, libc::syscall(libc::SYS_setresuid, uid, uid, uid) as i32)?;
     }
     Ok(())
+}
+
+/// Forbids the command to hand its orphans on: the kill at its deadline must find them.
+fn keep_subreaper() -> Result<(), StartFailure> {
+    match crate::seccomp::deny_subreaper_change() {
+        // Only where the launch did not forbid new privileges, which is not the native one.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+        Err(_) => Err(StartFailure { step: Step::Session, errno: errno() }),
+        Ok(()) => Ok(()),
+    }
 }
 
 fn enter(workdirs: &[CString]) -> Result<(), StartFailure> {
@@ -285,7 +295,11 @@ mod tests {
         CString::new(text).unwrap()
     }
 
-    fn outcome(candidates: &[&str], argv: &[&str], workdir: &str) -> (String, Option<StartFailure>) {
+    fn outcome(
+        candidates: &[&str],
+        argv: &[&str],
+        workdir: &str,
+    ) -> (String, Option<StartFailure>) {
         let null = rustix::fs::open(
             "/dev/null",
             rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
@@ -314,7 +328,8 @@ mod tests {
     #[test]
     fn a_command_gets_its_environment_directory_and_only_three_descriptors() {
         let script = "echo $GREETING; pwd; ls /proc/$$/fd | tr '\\n' ' '";
-        let (text, failure) = outcome(&["/nonexistent/sh", "/bin/sh"], &["sh", "-c", script], "/usr");
+        let (text, failure) =
+            outcome(&["/nonexistent/sh", "/bin/sh"], &["sh", "-c", script], "/usr");
         assert_eq!(failure, None);
         assert!(text.starts_with("hello\n/usr\n0 1 2"), "{text}");
     }

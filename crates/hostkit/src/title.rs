@@ -7,7 +7,11 @@ use std::{fs, io};
 ///
 /// For processes that never look at their arguments again: the text that `std::env::args` would
 /// give is overwritten.
-pub fn set(proof: &crate::clone::SingleThread, title: &str, name: &std::ffi::CStr) -> io::Result<()> {
+pub fn set(
+    proof: &crate::clone::SingleThread,
+    title: &str,
+    name: &std::ffi::CStr,
+) -> io::Result<()> {
     let _: &crate::clone::SingleThread = proof;
     rustix::thread::set_name(name)?;
     let stat = fs::read_to_string("/proc/self/stat")?;

@@ -31,6 +31,7 @@ mod tree;
 mod watchdog;
 
 pub use failpoints::FAILPOINTS;
+pub use probe::doctor;
 pub use provider::NativeProvider;
 pub use spawner::Spawner;
 pub use start::{NativeSettings, UID_BASE};

@@ -196,10 +196,8 @@ fn attach_points(shared: &Shared, groups: &Groups) -> io::Result<(Option<OwnedFd
 }
 
 fn await_ready(status: &OwnedFd) -> Result<()> {
-    let patience = Timespec {
-        tv_sec: i64::try_from(READY_WITHIN.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: 0,
-    };
+    let patience =
+        Timespec { tv_sec: i64::try_from(READY_WITHIN.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     let ready = poll(&mut [PollFd::new(status, PollFlags::IN)], Some(&patience));
     if !matches!(ready, Ok(1..)) {
         return Err(Error::new(ErrorKind::Timeout, "the sandbox took too long to start"));

@@ -25,6 +25,7 @@ use crate::{
     failpoints,
     images::ImageStore,
     make::{Wanted, make},
+    probe::{Facts, KeptLimits, decide},
     record::Owner,
     rundir::RunDir,
     runtime::{Live, clear},
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) capabilities: Capabilities,
+    /// The limits that the hierarchies keep, for the probe.
+    pub(crate) limits: KeptLimits,
     /// One call at a time changes a sandbox's runtime.
     pub(crate) locks: Mutex<HashMap<SandboxId, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -279,9 +282,10 @@ impl std::fmt::Debug for NativeProvider {
 
 impl NativeProvider {
     fn live(&self, id: &SandboxId) -> Result<Arc<Live>> {
-        self.shared.registry.find(id).ok_or_else(|| {
-            Error::new(ErrorKind::NoSandbox, format!("no runtime of sandbox {id}"))
-        })
+        self.shared
+            .registry
+            .find(id)
+            .ok_or_else(|| Error::new(ErrorKind::NoSandbox, format!("no runtime of sandbox {id}")))
     }
 
     /// How many runtimes wait for an owner.
@@ -306,7 +310,8 @@ impl Provider for NativeProvider {
     }
 
     async fn probe(&self) -> Probe {
-        Probe { usable: true, summary: String::new(), findings: vec![] }
+        let refused = self.shared.skeleton.as_ref().err().cloned();
+        decide(&Facts::gather(self.shared.limits.clone(), refused)).probe
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime> {

@@ -101,7 +101,10 @@ const FILES: [(&str, &str); 10] = [
          [ -n \"${BASH_VERSION:-}\" ] && [ -r /etc/bash.bashrc ] && . /etc/bash.bashrc\n\
          umask 022\n",
     ),
-    ("bash.bashrc", "# Interactive shells of a sandbox.\n[ -n \"${PS1:-}\" ] && PS1='\\u@\\h:\\w\\$ '\n"),
+    (
+        "bash.bashrc",
+        "# Interactive shells of a sandbox.\n[ -n \"${PS1:-}\" ] && PS1='\\u@\\h:\\w\\$ '\n",
+    ),
     ("fstab", "# A sandbox mounts nothing.\n"),
 ];
 
@@ -168,10 +171,15 @@ pub(crate) fn prepare(host: &Path, data_dir: &Path) -> Result<Skeleton, Skeleton
     built.map(|()| skeleton)
 }
 
+/// Whether the image `host` can be made of this host, by its look. Changes nothing.
+pub(crate) fn check(host: &Path) -> Result<(), SkeletonError> {
+    programs(host).map(drop)
+}
+
 /// Removes the versions that are neither `current` nor in use, and half-made ones. `in_use` gets a
 /// lower directory. To be called once, after [`prepare`]; returns how many went.
 pub(crate) fn collect(current: &Skeleton, in_use: impl Fn(&Path) -> bool) -> io::Result<usize> {
-    let home = current.lower.parent().unwrap_or(Path::new("/nonexistent"));
+    let Some(home) = current.lower.parent() else { return Ok(0) };
     let dir = tree::open_dir(home)?;
     let mut removed = 0;
     for name in tree::names(dir.as_fd())? {

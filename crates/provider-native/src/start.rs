@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, geteuid, getegid, kill_process};
-use stacyvm_provider::{Capabilities, Error, ErrorKind, Result, RuntimeState};
+use rustix::process::{Pid, Signal, getegid, geteuid, kill_process};
+use stacyvm_provider::{Error, ErrorKind, Result, RuntimeState};
 use stacyvm_types::{Limits, SandboxId, time::Clock};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cgroup::{CgroupFs, Controller, Groups, Hierarchy, Kernel, Places},
+    cgroup::{CgroupFs, Groups, Hierarchy, Kernel, Places},
     images::{Caps, ImageStore, Parts},
     pool,
+    probe::{Facts, KeptLimits, decide},
     provider::{LAUNCHES, NativeProvider, Registry, Shared},
     record::Record,
     rundir::RunDir,
@@ -60,7 +61,7 @@ impl NativeProvider {
         let run = RunDir::open(&settings.data_dir, || format!("{:016x}", rand::random::<u64>()))?;
         let rootless = rootless_ids();
         let (hierarchies, reasons) = hierarchies(run.instance(), rootless.is_some());
-        for reason in reasons {
+        for reason in &reasons {
             tracing::warn!(reason, "a control group hierarchy cannot be used");
         }
         let slots = Slots::new(settings.uid_base, run.instance());
@@ -92,12 +93,16 @@ impl NativeProvider {
             Err(error) => tracing::warn!(%error, "the image host is not available"),
         }
         let pool_size = if skeleton.is_ok() { settings.pool_size } else { 0 };
+        let skeleton = skeleton.map_err(|error| error.to_string());
+        let limits = KeptLimits::settled(&hierarchies, &reasons);
+        let host = Facts::gather(limits.clone(), skeleton.as_ref().err().cloned());
         let shared = Arc::new(Shared {
             run,
-            skeleton: skeleton.map_err(|error| error.to_string()),
+            skeleton,
             spawner: settings.spawner,
             slots,
-            capabilities: capabilities(&hierarchies, rootless),
+            capabilities: decide(&host).capabilities,
+            limits,
             hierarchies,
             images: images.clone(),
             rootless,
@@ -147,28 +152,6 @@ fn hierarchies(instance: &str, rootless: bool) -> (Vec<Hierarchy>, Vec<String>) 
     (hierarchies, if rootless { vec![] } else { reasons })
 }
 
-fn capabilities(hierarchies: &[Hierarchy], rootless: Option<Ids>) -> Capabilities {
-    let has = |wanted| hierarchies.iter().any(|h| h.controllers.contains(&wanted));
-    Capabilities {
-        isolation: true,
-        pid_namespace: true,
-        network_none: true,
-        memory_limit: has(Controller::Memory),
-        pids_limit: has(Controller::Pids),
-        cpu_limit: has(Controller::Cpu),
-        disk_limit: true,
-        many_uids: !matches!(rootless, Some(Ids::Single { .. })),
-        // `/usr` of the image "host" is the host's own, and read-only.
-        writable_root: false,
-        images: true,
-        adoption: true,
-        pause: false,
-        pty: true,
-        dial: true,
-        stats: true,
-    }
-}
-
 /// Finds the runtimes of earlier servers that have owners, dead ones too.
 fn adopt(run: &RunDir, slots: &Arc<Slots>, registry: &Registry) -> io::Result<()> {
     for dir in run.sandboxes()? {
@@ -213,7 +196,8 @@ fn remove_leftovers(
         registry.all().iter().flat_map(|live| live.record.groups.clone()).collect();
     for base in bases {
         let Ok(entries) = fs::read_dir(&base) else { continue };
-        groups.extend(entries.filter_map(|e| e.ok()).filter(|e| e.path().is_dir()).map(|e| e.path()));
+        groups
+            .extend(entries.filter_map(|e| e.ok()).filter(|e| e.path().is_dir()).map(|e| e.path()));
     }
     groups.retain(|group| !owned.contains(group));
     kill_all(&Groups(groups.clone()));

@@ -10,7 +10,7 @@ const PROGRAMS: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 /// The ids of sandboxes of this user; `None` where nothing was lent, or nobody could map it.
 pub(crate) fn ids(uid: u32, gid: u32) -> Option<Ids> {
     let installed = |name: &&str| PROGRAMS.iter().any(|dir| Path::new(dir).join(name).exists());
-    if !MAPPERS.iter().all(|name| installed(&name)) {
+    if !MAPPERS.iter().all(installed) {
         return None;
     }
     let name = user_name(&fs::read_to_string("/etc/passwd").ok()?, uid);

@@ -22,10 +22,8 @@ const BELOW: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// So many directories are held open at once while a tree is removed; deeper ones are first moved
 /// up.
@@ -62,7 +60,8 @@ pub(crate) fn open_file_below(root: BorrowedFd<'_>, path: &Path) -> rustix::io::
 /// `name` is replaced.
 pub(crate) fn write_durably(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = format!(".{name}.new");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = fs::openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = std::fs::File::from(file);
     io::Write::write_all(&mut file, content)?;

@@ -1,25 +1,273 @@
-//! tmp
-use std::{io::{Read, Write}, os::unix::net::UnixStream, sync::Arc, time::Instant};
-use stacyvm_provider::*; use stacyvm_provider_native::*; use stacyvm_types::*;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-fn main() {
-    spawner::run_if_requested();
-    let rt = tokio::runtime::Runtime::new().unwrap();
-    let dir = std::path::PathBuf::from("/work/ta/dd"); std::fs::create_dir_all(&dir).unwrap();
-    let tasks = TaskTracker::new(); let stopping = CancellationToken::new();
-    let p = rt.block_on(async { NativeProvider::new(NativeSettings { data_dir: dir.clone(), pool_size: 0, pool_limits: Limits::DEFAULT, uid_base: UID_BASE, spawner: Spawner::start().unwrap(), tasks: tasks.clone(), stopping: stopping.clone(), clock: Arc::new(time::SystemClock) }) }).unwrap();
-    println!("{:?} {:?}", p.capabilities(), rt.block_on(p.list()));
-    let id = SandboxId::from_entropy(rand::random());
-    let spec = LaunchSpec { id: id.clone(), generation: Generation(1), image: "host".into(), limits: Limits::DEFAULT };
-    let t = Instant::now();
-    let r = rt.block_on(p.launch(&spec)); println!("{r:?} {:?}", t.elapsed());
-    if r.is_ok() {
-        let mut s = UnixStream::connect(dir.join("run/sandboxes").join(id.as_str()).join("agent.sock")).unwrap();
-        let cmd = std::env::args().nth(1).unwrap_or("id; ls -la / /dev /proc/1 /sys; cat /proc/self/status /proc/mounts /proc/self/cgroup; ps aux; hostname".into());
-        writeln!(s, "{cmd}").unwrap(); let mut o = String::new(); s.read_to_string(&mut o).unwrap(); println!("{o}");
-        for _ in 0..20 { let t = Instant::now(); let id2 = SandboxId::from_entropy(rand::random());
-            rt.block_on(p.launch(&LaunchSpec { id: id2.clone(), ..spec.clone() })).unwrap(); let a = t.elapsed(); rt.block_on(p.destroy(&id2)).unwrap(); println!("launch {a:?} destroy {:?}", t.elapsed() - a); }
-        println!("{:?} {:?}", rt.block_on(p.destroy(&id)), rt.block_on(p.list()));
+//! The native provider against the running kernel. Needs root; says so where it is not.
+//!
+//! The program is also the spawner of its own tests, and the server that one of them kills.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, in a harness of their own")]
+
+mod bench;
+mod platform;
+
+use std::{collections::BTreeSet, fs, process::ExitCode, time::Duration};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use platform::{Platform, limits, spec};
+use stacyvm_provider::{ErrorKind, Provider, RuntimeState};
+use stacyvm_types::{Limits, SandboxId};
+
+type Outcome = Result<(), Failed>;
+
+fn main() -> ExitCode {
+    stacyvm_provider_native::spawner::run_if_requested();
+    if let Some(dir) = std::env::var_os(platform::SERVER_TO_KILL) {
+        platform::serve_until_killed(dir.into());
     }
-    stopping.cancel(); tasks.close(); rt.block_on(tasks.wait());
+    let mut arguments = Arguments::from_args();
+    if std::env::var_os("STACYVM_MEASURE").is_some() {
+        bench::measure();
+        return ExitCode::SUCCESS;
+    }
+    // They look at what is left in the kernel, so they run one after another.
+    arguments.test_threads = Some(1);
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: the tests of the native provider need root");
+        return ExitCode::SUCCESS;
+    }
+    let cases: [(&str, fn() -> Outcome); 11] = [
+        ("a_destroyed_sandbox_leaves_nothing", a_destroyed_sandbox_leaves_nothing),
+        ("a_command_runs_as_an_unprivileged_root", a_command_runs_as_an_unprivileged_root),
+        ("a_second_launch_finds_the_first", a_second_launch_finds_the_first),
+        ("a_hundred_launches_at_once_succeed", a_hundred_launches_at_once_succeed),
+        ("a_ready_runtime_is_handed_over", a_ready_runtime_is_handed_over),
+        ("a_stopped_server_takes_its_pool_with_it", a_stopped_server_takes_its_pool_with_it),
+        ("a_killed_server_loses_no_sandbox", a_killed_server_loses_no_sandbox),
+        ("a_dead_spawner_is_replaced", a_dead_spawner_is_replaced),
+        ("a_dead_sandbox_is_shown_until_destroyed", a_dead_sandbox_is_shown_until_destroyed),
+        ("an_unknown_image_leaves_nothing", an_unknown_image_leaves_nothing),
+        ("nothing_says_who_started_it", nothing_says_who_started_it),
+    ];
+    let trials = cases.map(|(name, case)| Trial::test(name, case)).into_iter().collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn a_destroyed_sandbox_leaves_nothing() -> Outcome {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        platform.provider.launch(&spec).await?;
+        platform.shell(&spec.id, "(setsid sleep 1000 &) ; sleep 1000 & echo started").await?;
+        let processes = platform.processes(&spec.id);
+        assert!(3 <= processes.len(), "{processes:?}");
+        platform.provider.destroy(&spec.id).await?;
+        for pid in processes {
+            assert!(!fs::exists(format!("/proc/{pid}"))?, "process {pid} is left");
+        }
+        platform.provider.destroy(&spec.id).await?;
+        assert!(platform.provider.list().await?.is_empty());
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo")?, mounts);
+    Ok(())
+}
+
+fn a_command_runs_as_an_unprivileged_root() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        platform.provider.launch(&spec).await?;
+        let script = "id -u; hostname; cat /proc/self/uid_map; ls /proc/1 2>&1; \
+                      python3 -c 'print(40+2)'";
+        let said = platform.shell(&spec.id, script).await?;
+        let mut lines = said.lines();
+        assert_eq!((lines.next(), lines.next()), (Some("0"), Some("sandbox")), "{said}");
+        let map: Vec<u32> =
+            lines.next().unwrap().split_ascii_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert!(map[0] == 0 && 0x6000_0000 <= map[1] && map[2] == 65_536, "{said}");
+        assert!(lines.next().unwrap().contains("cannot access"), "{said}");
+        assert_eq!(lines.next(), Some("42"), "{said}");
+        platform.provider.destroy(&spec.id).await?;
+        Ok(())
+    })
+}
+
+fn a_second_launch_finds_the_first() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        let (first, second) =
+            tokio::join!(platform.provider.launch(&spec), platform.provider.launch(&spec));
+        assert_eq!(first?, second?);
+        assert_eq!(platform.provider.list().await?.len(), 1);
+        platform.provider.destroy(&spec.id).await?;
+        Ok(())
+    })
+}
+
+fn a_hundred_launches_at_once_succeed() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let specs: Vec<_> = (0..100).map(|_| spec()).collect();
+        let mut launches = tokio::task::JoinSet::new();
+        for spec in specs.clone() {
+            let provider = platform.provider.clone();
+            launches.spawn(async move { provider.launch(&spec).await });
+        }
+        while let Some(launched) = launches.join_next().await {
+            launched??;
+        }
+        let listed: BTreeSet<SandboxId> =
+            platform.provider.list().await?.into_iter().map(|r| r.id).collect();
+        assert_eq!(listed, specs.iter().map(|s| s.id.clone()).collect());
+        assert_eq!(platform.shell(&specs[99].id, "echo hi").await?, "hi\n");
+        for spec in &specs {
+            platform.provider.destroy(&spec.id).await?;
+        }
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn a_ready_runtime_is_handed_over() -> Outcome {
+    let platform = Platform::start(1);
+    platform.run(async {
+        platform.until_waiting(1).await;
+        let mut spec = spec();
+        spec.limits = Limits { memory_mb: 300, pids: 77, ..limits() };
+        platform.provider.launch(&spec).await?;
+        let guest = platform.provider.guest(&spec.id).await?;
+        assert_eq!(guest.stats().await?.memory_limit_bytes, Some(300 << 20));
+        assert_eq!(platform.shell(&spec.id, "echo hi").await?, "hi\n");
+        if let Some(pids) = platform.group_value(&spec.id, "pids.max") {
+            assert_eq!(pids.trim(), "78");
+        }
+        // Another is made in its place.
+        platform.until_waiting(1).await;
+        // One that no waiting runtime fits is made at once.
+        let other = platform::spec_with_disk(64);
+        platform.provider.launch(&other).await?;
+        let said = platform.shell(&other.id, "df -k --output=size /dev/shm | tail -1").await?;
+        assert_eq!(said.trim(), "65536");
+        assert_eq!(platform.provider.waiting(), 1);
+        platform.provider.destroy(&spec.id).await?;
+        platform.provider.destroy(&other.id).await?;
+        Ok(())
+    })
+}
+
+fn a_stopped_server_takes_its_pool_with_it() -> Outcome {
+    let platform = Platform::start(2);
+    platform.run(platform.until_waiting(2));
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn a_killed_server_loses_no_sandbox() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let id = platform::kill_a_server(dir.path());
+    let platform = Platform::over(dir, 0);
+    platform.run(async {
+        let listed = platform.provider.list().await?;
+        assert_eq!(listed.iter().map(|r| &r.id).collect::<Vec<_>>(), [&id]);
+        assert_eq!(listed[0].state, RuntimeState::Running);
+        assert_eq!(platform.shell(&id, "cat /workspace/kept").await?, "before\n");
+        platform.provider.destroy(&id).await?;
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn a_dead_spawner_is_replaced() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let (first, second) = (spec(), spec());
+        platform.provider.launch(&first).await?;
+        // A spawner that dies right after its start is not replaced at once.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let pid = i32::try_from(platform.provider.spawner_pid())?;
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid).unwrap(),
+            rustix::process::Signal::KILL,
+        )?;
+        let launched = loop {
+            match platform.provider.launch(&second).await {
+                Err(error) if error.kind == ErrorKind::Unavailable => {}
+                done => break done,
+            }
+        };
+        launched?;
+        assert_ne!(i32::try_from(platform.provider.spawner_pid())?, pid);
+        assert_eq!(platform.shell(&first.id, "echo hi").await?, "hi\n");
+        platform.provider.destroy(&first.id).await?;
+        platform.provider.destroy(&second.id).await?;
+        Ok(())
+    })
+}
+
+fn a_dead_sandbox_is_shown_until_destroyed() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        platform.provider.launch(&spec).await?;
+        let first = platform.first_process(&spec.id);
+        rustix::process::kill_process(first, rustix::process::Signal::KILL)?;
+        while platform.provider.status(&spec.id).await?.state != RuntimeState::Dead {
+            tokio::task::yield_now().await;
+        }
+        let refused = platform.provider.guest(&spec.id).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable);
+        platform.provider.destroy(&spec.id).await?;
+        let unknown = platform.provider.status(&spec.id).await.unwrap_err();
+        assert_eq!(unknown.kind, ErrorKind::NoSandbox);
+        Ok(())
+    })
+}
+
+fn an_unknown_image_leaves_nothing() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let mut spec = spec();
+        spec.image = "nobody:imported".to_owned();
+        let error = platform.provider.launch(&spec).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoImage);
+        assert!(platform.provider.list().await?.is_empty());
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn nothing_says_who_started_it() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        platform.provider.launch(&spec).await?;
+        let pid = platform.first_process(&spec.id).as_raw_nonzero();
+        let read = |pid: i32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap();
+        let spawner = i32::try_from(platform.provider.spawner_pid())?;
+        for (pid, title) in [(pid.get(), "stacyvm: sandbox"), (spawner, "stacyvm: spawner")] {
+            let line = String::from_utf8(read(pid, "cmdline"))?;
+            assert_eq!(line.trim_end_matches('\0'), title);
+            assert!(read(pid, "environ").is_empty());
+        }
+        let fds = fs::read_dir(format!("/proc/{spawner}/fd"))?.count();
+        let other = spec_and_launch(&platform).await?;
+        assert_eq!(fs::read_dir(format!("/proc/{spawner}/fd"))?.count(), fds);
+        platform.provider.destroy(&spec.id).await?;
+        platform.provider.destroy(&other).await?;
+        Ok(())
+    })
+}
+
+async fn spec_and_launch(platform: &Platform) -> Result<SandboxId, Failed> {
+    let spec = spec();
+    platform.provider.launch(&spec).await?;
+    Ok(spec.id)
 }

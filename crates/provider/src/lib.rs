@@ -1,7 +1,7 @@
 //! How runtimes are launched ([`Provider`]) and what can be done inside one ([`Guest`]).
 //!
 //! A provider launches, lists and destroys; everything inside a sandbox is a guest's. Each promise
-//! written on the traits has a case in the conformance suite ([`suite`]), chosen by declared
+//! written on the traits has a case in the conformance suite (`suite`), chosen by declared
 //! [`Capabilities`].
 
 pub mod capabilities;
@@ -13,6 +13,9 @@ pub mod guest;
 pub mod images;
 pub mod launch;
 pub mod mock;
+#[cfg(feature = "suite")]
+#[expect(clippy::unwrap_used, reason = "a case that panics is a case that fails")]
+pub mod suite;
 
 pub use capabilities::{Capabilities, Probe};
 pub use error::{Error, ErrorKind, Outcome, Result};

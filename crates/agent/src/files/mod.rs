@@ -243,10 +243,7 @@ pub(crate) fn entry(path: String, stat: &Stat) -> Entry<'static> {
         _ => EntryKind::Other,
     };
     let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let modified_us = i64::try_from(stat.st_mtime)
-        .unwrap_or(0)
-        .saturating_mul(1_000_000)
-        .saturating_add(nanos / 1000);
+    let modified_us = stat.st_mtime.saturating_mul(1_000_000).saturating_add(nanos / 1000);
     Entry {
         path: path.into(),
         size: u64::try_from(stat.st_size).unwrap_or(0),

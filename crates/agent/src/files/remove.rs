@@ -117,11 +117,8 @@ impl Removal {
 
 /// Opens a directory by its name in another, never through a link and never on another mount.
 fn open_level(dir: impl AsFd, name: CString) -> Result<Level, Errno> {
-    let flags = OFlags::RDONLY
-        | OFlags::DIRECTORY
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let fd = rustix::fs::openat2(dir, &name, flags, Mode::empty(), resolve)?;
     Ok(Level { dir: Dir::new(fd)?, name, rescans: 0 })

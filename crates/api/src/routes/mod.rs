@@ -40,10 +40,7 @@ pub(crate) fn all() -> Router<Api> {
         .route("/templates/{name}/spawn", post(templates::spawn))
         .route("/providers/test", post(providers::test))
         .route("/providers/{name}", get(providers::show))
-        .route(
-            "/images/{*name}",
-            delete(images::remove).put(images::import),
-        )
+        .route("/images/{*name}", delete(images::remove).put(images::import))
         .route("/pool/status", get(system::pool))
         .route("/quotas", get(system::quotas))
         .route("/quotas/summary", get(system::quota_summary))
@@ -57,11 +54,7 @@ pub(crate) fn all() -> Router<Api> {
         "/sandboxes",
         get(sandboxes::list).post(sandboxes::spawn).delete(sandboxes::prune),
     );
-    let routes = both(
-        routes,
-        "/sandboxes/{id}",
-        get(sandboxes::show).delete(sandboxes::destroy),
-    );
+    let routes = both(routes, "/sandboxes/{id}", get(sandboxes::show).delete(sandboxes::destroy));
     let routes = both(routes, "/templates", get(templates::list).post(templates::create));
     let routes = both(
         routes,

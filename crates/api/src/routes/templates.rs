@@ -23,7 +23,11 @@ const DEFAULT_VCPUS: u32 = 1;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 
 /// Two names for one value.
-fn agreed<T: PartialEq>(names: [&str; 2], first: Option<T>, second: Option<T>) -> Result<Option<T>> {
+fn agreed<T: PartialEq>(
+    names: [&str; 2],
+    first: Option<T>,
+    second: Option<T>,
+) -> Result<Option<T>> {
     match (first, second) {
         (Some(first), Some(second)) if first != second => {
             let [a, b] = names;
@@ -69,8 +73,7 @@ pub(super) async fn create(
     let name = given(request.name.take())
         .ok_or_else(|| Problem::bad_request("template name is required"))?;
     let change = change(request)?;
-    let image =
-        change.image.ok_or_else(|| Problem::bad_request("template image is required"))?;
+    let image = change.image.ok_or_else(|| Problem::bad_request("template image is required"))?;
     let fields = TemplateFields {
         image,
         description: change.description.unwrap_or_default(),

@@ -33,8 +33,8 @@ impl Place {
         }
         match text.split_once(':') {
             Some((id, path)) if id.starts_with("sb-") && !id.contains('/') => {
-                let id = SandboxId::parse(id)
-                    .map_err(|e| usage(&format!("{}: {e}", escape(text))))?;
+                let id =
+                    SandboxId::parse(id).map_err(|e| usage(&format!("{}: {e}", escape(text))))?;
                 if !path.starts_with('/') {
                     return Err(usage("a path in a sandbox starts with a slash"));
                 }

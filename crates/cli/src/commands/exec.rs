@@ -108,7 +108,7 @@ async fn followed(
         true => Some(RawMode::enter()?),
         false => None,
     };
-    let ended = drive(session, input, joined).await;
+    let ended = drive(session, input, |input| input, joined).await;
     drop(raw);
     Ok(ended?.status())
 }

@@ -29,7 +29,8 @@ pub(super) async fn health(context: &Context) -> Result<ExitStatus, Failure> {
     if !context.out.is_json() {
         let server = context.client.server();
         let status = ready.status.replace('_', " ");
-        let words = format!("{server} is {status} (version {}, up {})", ready.version, ready.uptime);
+        let words =
+            format!("{server} is {status} (version {}, up {})", ready.version, ready.uptime);
         say(&crate::escape::escape(&words));
         if let Some(error) = &ready.store.error {
             say(&format!("The store does not answer: {}", crate::escape::escape(error)));

@@ -80,11 +80,6 @@ impl Groups {
         Ok(made)
     }
 
-    /// The groups that runtime `name` has in these hierarchies.
-    pub(crate) fn of(hierarchies: &[Hierarchy], name: &str) -> Self {
-        Self(hierarchies.iter().map(|hierarchy| hierarchy.base.join(name)).collect())
-    }
-
     /// Changes the limits of a runtime that exists.
     pub(crate) fn adjust(
         &self,

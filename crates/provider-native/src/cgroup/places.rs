@@ -77,6 +77,11 @@ impl Places {
         Self(places)
     }
 
+    /// This process's directory in each hierarchy, the version, and what is limited through it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Path, Version, &[Controller])> {
+        self.0.iter().map(|place| (place.own.as_path(), place.version, &*place.controllers))
+    }
+
     /// Makes our directory in each hierarchy and switches its controllers on. Hierarchies that do
     /// not let us are left out, with the reason.
     pub(crate) fn settle(
@@ -199,10 +204,7 @@ mod tests {
     #[test]
     fn a_mount_of_a_part_of_the_tree_is_understood() {
         let mounts = "1 0 0:1 /docker/x /cg rw - cgroup2 none rw\n";
-        assert_eq!(
-            directory(mounts, "cgroup2", None, "/docker/x/y"),
-            Some(PathBuf::from("/cg/y"))
-        );
+        assert_eq!(directory(mounts, "cgroup2", None, "/docker/x/y"), Some(PathBuf::from("/cg/y")));
         assert_eq!(directory(mounts, "cgroup2", None, "/other"), None);
     }
 }

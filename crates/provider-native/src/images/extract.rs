@@ -50,8 +50,14 @@ const MOUNT_POINTS: [(&str, u32); 6] = [
     // Whatever user a command runs as, it works here.
     ("workspace", 0o777),
 ];
-const EXPECTED: [(&str, u32); 6] =
-    [("etc", 0o755), ("home", 0o755), ("mnt", 0o755), ("root", 0o700), ("usr", 0o755), ("var", 0o755)];
+const EXPECTED: [(&str, u32); 6] = [
+    ("etc", 0o755),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("root", 0o700),
+    ("usr", 0o755),
+    ("var", 0o755),
+];
 /// Replaced by the sandbox's own.
 const FRESH: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
@@ -290,7 +296,8 @@ impl Extraction<'_> {
     }
 
     fn make_directories(&self, parents: &[&[u8]]) -> Result<rustix::io::Result<OwnedFd>> {
-        let mut at = rustix::io::fcntl_dupfd_cloexec(self.root, 0).map_err(|e| host("unpacked", e))?;
+        let mut at =
+            rustix::io::fcntl_dupfd_cloexec(self.root, 0).map_err(|e| host("unpacked", e))?;
         for part in parents {
             let part = OsStr::from_bytes(part);
             match fs::mkdirat(&at, part, Mode::from_raw_mode(0o755)) {

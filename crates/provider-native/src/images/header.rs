@@ -147,7 +147,8 @@ impl<'a, R: Read> Archive<'a, R> {
             EntryType::Char | EntryType::Block => Kind::Device,
             EntryType::Fifo => Kind::Pipe,
             other => {
-                let sentence = format!("an entry of the unknown type {:?}", other.as_byte() as char);
+                let sentence =
+                    format!("an entry of the unknown type {:?}", other.as_byte() as char);
                 return refuse(ErrorKind::Invalid, &path, &sentence);
             }
         };

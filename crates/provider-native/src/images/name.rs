@@ -18,9 +18,10 @@ impl ImageName {
             Some((path, tag)) => (path, tag),
             None => (text, DEFAULT_TAG),
         };
-        let path_ok = path.bytes().all(|b| {
-            matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'/' | b'-')
-        }) && path.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+        let path_ok = path
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'/' | b'-'))
+            && path.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
             && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         let tag_ok = !tag.is_empty()
             && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
@@ -67,8 +68,29 @@ mod tests {
     fn a_name_that_could_be_a_path_or_means_the_host_is_refused() {
         let long = "a".repeat(129);
         for bad in [
-            "", ":", ":x", "a:", "a:b:c", "/a", "a//b", "a/", "a/..", "a/../b", "a/./b", ".a",
-            "-a", "A", "a b", "a\n", "a\0", "ä", "a:ä", "a:b/c", "host", "host:latest", &long,
+            "",
+            ":",
+            ":x",
+            "a:",
+            "a:b:c",
+            "/a",
+            "a//b",
+            "a/",
+            "a/..",
+            "a/../b",
+            "a/./b",
+            ".a",
+            "-a",
+            "A",
+            "a b",
+            "a\n",
+            "a\0",
+            "ä",
+            "a:ä",
+            "a:b/c",
+            "host",
+            "host:latest",
+            &long,
         ] {
             assert!(ImageName::parse(bad).is_err(), "{bad:?}");
         }
@@ -79,6 +101,6 @@ mod tests {
         let file = |text| ImageName::parse(text).unwrap().file_name();
         assert_eq!(file("a/b:c"), "a+b:c.json");
         assert_ne!(file("a/b"), file("a_b"));
-        assert!(!file(&"a/".repeat(63).trim_end_matches('/').to_owned()).contains('/'));
+        assert!(!file("a/".repeat(63).trim_end_matches('/')).contains('/'));
     }
 }

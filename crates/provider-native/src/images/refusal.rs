@@ -48,6 +48,8 @@ pub(super) fn host(what: &'static str, error: impl Into<io::Error>) -> Error {
         Some(code) if full.contains(&code) => {
             Error::new(ErrorKind::DiskFull, "the host's disk for images is full").because(error)
         }
-        _ => Error::new(ErrorKind::Internal, format!("the image could not be {what}")).because(error),
+        _ => {
+            Error::new(ErrorKind::Internal, format!("the image could not be {what}")).because(error)
+        }
     }
 }

@@ -77,7 +77,7 @@ async fn an_imported_tree_has_its_files_and_all_that_a_sandbox_needs() {
     let record = bench.import("alpine", &busybox().end()).await.unwrap();
     assert_eq!(record.name, "alpine:latest");
     assert_eq!(record.created, Timestamp::from_micros(7));
-    assert_eq!(bench.store.list().await.unwrap(), [record.clone()]);
+    assert_eq!(bench.store.list().await.unwrap(), std::slice::from_ref(&record));
     let root = bench.store.resolve("alpine:latest").unwrap();
     let program = fs::metadata(root.join("bin/busybox")).unwrap();
     assert_eq!(record.size, program.len() + 22);
@@ -139,8 +139,7 @@ fn without_root_everything_is_the_callers_and_can_be_removed() {
     let root = tree::open_dir(dir.path()).unwrap();
     let mut closed = Tar::header("closed", EntryType::Directory, 0, "");
     closed.set_mode(0o2000);
-    let archive =
-        Tar::default().raw(closed, b"").owned_file("closed/file", 0o4000, 33, 44).end();
+    let archive = Tar::default().raw(closed, b"").owned_file("closed/file", 0o4000, 33, 44).end();
     extract::extract(&archive[..], root.as_fd(), &small(), Owners::Caller).unwrap();
     assert_eq!(mode(&dir.path().join("closed")), 0o700);
     let file = fs::metadata(dir.path().join("closed/file")).unwrap();
@@ -249,7 +248,11 @@ async fn a_new_start_finds_the_images_and_collects_what_a_crash_left() {
     }
     fs::write(images.join("names/.app:latest.json.new"), "{").unwrap();
     fs::write(images.join("names/bad:latest.json"), "{").unwrap();
-    fs::write(images.join("names/other:latest.json"), fs::read(images.join("names/app:latest.json")).unwrap()).unwrap();
+    fs::write(
+        images.join("names/other:latest.json"),
+        fs::read(images.join("names/app:latest.json")).unwrap(),
+    )
+    .unwrap();
     let again = open(bench.dir.path(), small(), Arc::new(|path| path.ends_with("0123/rootfs")));
     assert_eq!(again.list().await.unwrap(), [record]);
     assert_eq!(again.collect(), 2, "the tree in use stays");

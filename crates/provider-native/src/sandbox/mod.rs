@@ -17,7 +17,7 @@ use std::{
 use stacyvm_hostkit::{
     caps,
     clone::{self, SingleThread},
-    fdpass, landlock, net, seccomp, title,
+    fdpass, landlock, net, seccomp, signals, title,
 };
 
 use crate::spawner::protocol::{FAILED, Order, READY, RECORDED};
@@ -89,6 +89,8 @@ fn recorded(status: &OwnedFd) -> bool {
 }
 
 fn enclose(birth: &Birth<'_>) -> Result<OwnedFd, Failed> {
+    // The spawner lets the kernel reap its children; the agent reaps its own.
+    signals::reset();
     // A thread that moves itself through `tasks` takes no lock of the whole cgroup tree, which
     // every other way to attach does.
     for tasks in &birth.attach {

@@ -204,8 +204,9 @@ mod tests {
 
     fn oracle() -> Vec<Instruction> {
         let dword = SeccompCmpArgLen::Dword;
-        let condition =
-            |argument, op, value: u32| SeccompCondition::new(argument, dword.clone(), op, value.into());
+        let condition = |argument, op, value: u32| {
+            SeccompCondition::new(argument, dword.clone(), op, value.into())
+        };
         let mut all: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for (number, rule) in rules() {
             let conditions = match rule {
@@ -246,8 +247,29 @@ mod tests {
 
     /// Argument values on both sides of every test in the rules.
     const SAMPLES: [u32; 24] = [
-        0, 1, 2, 8, 10, 16, 17, 38, 40, 0x11, 0x80, 0x5412, 0x5413, 0x541c, 0x2_0000, 0x2_0008,
-        0x4_0000, 0x0200_0000, 0x1000_0000, 0x4000_0000, 0x7e02_0000, 0x0100_3d0f_u32, 0x8000_0000,
+        0,
+        1,
+        2,
+        8,
+        10,
+        16,
+        17,
+        38,
+        40,
+        0x11,
+        0x80,
+        0x5412,
+        0x5413,
+        0x541c,
+        0x2_0000,
+        0x2_0008,
+        0x4_0000,
+        0x0200_0000,
+        0x1000_0000,
+        0x4000_0000,
+        0x7e02_0000,
+        0x0100_3d0f_u32,
+        0x8000_0000,
         0xffff_ffff,
     ];
 
@@ -259,7 +281,11 @@ mod tests {
                 for sample in SAMPLES {
                     let call = Call { number, arch, arguments: [u64::from(sample); 6] };
                     let (a, b) = (run(ours.instructions(), &call), run(&theirs, &call));
-                    assert_eq!(a == ALLOW, b == ALLOW, "call {number} with {sample:#x}: {a:#x} {b:#x}");
+                    assert_eq!(
+                        a == ALLOW,
+                        b == ALLOW,
+                        "call {number} with {sample:#x}: {a:#x} {b:#x}"
+                    );
                 }
             }
         }

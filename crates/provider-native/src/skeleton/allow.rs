@@ -138,9 +138,22 @@ mod tests {
             assert!(allowed(Path::new(good)), "{good}");
         }
         for bad in [
-            "", "shadow", "passwd", "ssl", "ssl/private", "ssl/private/a.pem", "ssl/certsx",
-            "ssl/certs/server.key", "pki/tls/private/a", "profile.d/a.sh", "environment",
-            "ld.so.preload", "machine-id", "ssh/sshd_config", "java/jmxremote.password", "pip.conf",
+            "",
+            "shadow",
+            "passwd",
+            "ssl",
+            "ssl/private",
+            "ssl/private/a.pem",
+            "ssl/certsx",
+            "ssl/certs/server.key",
+            "pki/tls/private/a",
+            "profile.d/a.sh",
+            "environment",
+            "ld.so.preload",
+            "machine-id",
+            "ssh/sshd_config",
+            "java/jmxremote.password",
+            "pip.conf",
         ] {
             assert!(!allowed(Path::new(bad)), "{bad}");
         }

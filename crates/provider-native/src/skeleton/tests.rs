@@ -119,7 +119,8 @@ fn the_public_part_of_the_host_and_the_places_of_a_sandbox_are_there() {
     assert_eq!((link("bin"), link("lib64")), ("usr/bin".into(), "/usr/lib64".into()));
     assert!(read("etc/passwd").contains("sandbox:x:1000:1000:"));
     assert_eq!((mode("tmp"), mode("var/tmp"), mode("root")), (0o1777, 0o1777, 0o700));
-    for empty in ["usr", "dev", "proc", "sys", "opt", "mnt", "srv", "media", "workspace", "etc/skel"]
+    for empty in
+        ["usr", "dev", "proc", "sys", "opt", "mnt", "srv", "media", "workspace", "etc/skel"]
     {
         assert_eq!(fs::read_dir(made.lower.join(empty)).unwrap().count(), 0, "{empty}");
     }

@@ -22,7 +22,10 @@ pub fn run_if_requested() {
     let status = match process::run() {
         Ok(()) => 0,
         Err(error) => {
-            let _ = rustix::io::write(rustix::stdio::stderr(), format!("spawner: {error}\n").as_bytes());
+            let _ = rustix::io::write(
+                rustix::stdio::stderr(),
+                format!("spawner: {error}\n").as_bytes(),
+            );
             1
         }
     };

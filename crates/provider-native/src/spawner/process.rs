@@ -110,10 +110,8 @@ impl Spawner {
             Err(error) => {
                 // The child waits for its root; without one it ends by itself when `sync` closes,
                 // and this makes sure.
-                let _ = rustix::process::pidfd_send_signal(
-                    &child.pidfd,
-                    rustix::process::Signal::KILL,
-                );
+                let _ =
+                    rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
                 Err(error)
             }
         }
@@ -127,11 +125,13 @@ impl Spawner {
             let users = fs::File::open(format!("/proc/{}/ns/user", child.pid))
                 .map_err(says("user namespace"))?;
             layers.push(
-                layer(Path::new(&order.lower), users.as_fd()).map_err(says("lower layer"))?,
+                layer(Path::new(&order.lower), Some(users.as_fd())).map_err(says("lower layer"))?,
             );
             for name in &order.binds {
                 let path = Path::new("/").join(name);
-                layers.push(layer(&path, users.as_fd()).map_err(says("host directory"))?);
+                // Not id-mapped: if the host's root became the sandbox's, it could read what
+                // only the host's root may.
+                layers.push(layer(&path, None).map_err(says("host directory"))?);
             }
             if let Some(devices) = &self.kept.devices {
                 layers.push(devices::copy(devices).map_err(says("/dev"))?);
@@ -142,8 +142,9 @@ impl Spawner {
     }
 }
 
-/// A detached read-only copy of a directory's mount, with ids as the sandbox sees them.
-fn layer(path: &Path, users: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// A detached read-only copy of a directory's mount, with ids as the sandbox sees them, or, without
+/// `users`, with everything belonging to nobody there.
+fn layer(path: &Path, users: Option<std::os::fd::BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, path, flags)?;
     mount::set_attributes(
@@ -151,7 +152,7 @@ fn layer(path: &Path, users: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd>
         mount::Attributes {
             read_only: true,
             nodev: true,
-            idmap: Some(users),
+            idmap: users,
             ..mount::Attributes::default()
         },
     )?;
@@ -183,7 +184,12 @@ fn map_ids(ids: Ids, pid: i32) -> Result<(), String> {
 fn run_mapper(program: &str, pid: i32, own: u32, first: u32, count: u32) -> Result<(), String> {
     let output = std::process::Command::new("/bin/sh")
         // Children are reaped by the kernel here, so the answer comes as text.
-        .args(["-c", "PATH=/usr/sbin:/usr/bin:/sbin:/bin \"$@\" 2>&1 && echo mapped", "sh", program])
+        .args([
+            "-c",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin \"$@\" 2>&1 && echo mapped",
+            "sh",
+            program,
+        ])
         .args([pid.to_string(), "0".to_owned(), own.to_string(), "1".to_owned()])
         .args(["1".to_owned(), first.to_string(), count.to_string()])
         .stdin(std::process::Stdio::null())

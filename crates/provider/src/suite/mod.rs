@@ -3,7 +3,7 @@
 //!
 //! [`run`] makes a test of every case with every provider. A provider that cannot run on this
 //! host, and a case that a provider's capabilities do not select, are reported as ignored with the
-//! reason printed, never as passed.
+//! reason, never as passed.
 //!
 //! Cases name files of a sandbox relative to its working directory in commands, and below
 //! `/workspace` in file calls, so that they hold for providers that do not isolate too.
@@ -29,9 +29,11 @@ mod uploads;
 use futures_util::future::BoxFuture;
 
 use crate::Capabilities;
+#[cfg(doc)]
+use crate::{Guest, Provider};
 
-pub use runner::{Subject, run};
-pub use scene::{Done, Sandbox, Scene, eventually};
+pub use runner::{Subject, run, trials};
+pub use scene::{Done, Restart, Sandbox, Scene, eventually};
 
 /// One promise and how it is looked at.
 pub struct Case {

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::{runtime::Runtime, task::JoinSet, time};
 
-use super::{Case, Scene, cases, scene::Reopen};
+use super::{Case, Scene, cases, scene::Restart};
 use crate::Provider;
 
 /// How long a case may take.
@@ -23,14 +23,14 @@ pub struct Subject {
     pub label: String,
     /// The provider, or why it cannot run here.
     pub provider: Result<Arc<dyn Provider>, String>,
-    /// Makes a second instance over the same state, where runtimes outlive the first.
-    pub reopen: Option<Reopen>,
+    /// Where runtimes outlive their provider, the means to try it.
+    pub restart: Option<Arc<dyn Restart>>,
 }
 
 impl Subject {
     /// A provider that can be opened only once.
     pub fn new(label: &str, provider: Result<Arc<dyn Provider>, String>) -> Self {
-        Self { label: label.to_owned(), provider, reopen: None }
+        Self { label: label.to_owned(), provider, restart: None }
     }
 
     fn trial(&self, case: Case, runtime: &Arc<Runtime>) -> Trial {
@@ -42,24 +42,17 @@ impl Subject {
             }
             Ok(_) => None,
         };
-        if let Some(reason) = reason {
-            return ignored(name, &reason);
-        }
         let (subject, runtime) = (self.clone(), Arc::clone(runtime));
-        Trial::test(name, move || {
-            let Ok(provider) = subject.provider else { return Ok(()) };
-            let scene = Scene::new(provider, subject.reopen);
-            runtime.block_on(play(case, scene))
+        Trial::ignorable_test(name, move || match (reason, subject.provider) {
+            (Some(reason), _) | (None, Err(reason)) => Ok(Completion::ignored_with(reason)),
+            (None, Ok(provider)) => {
+                runtime.block_on(play(case, Scene::new(provider, subject.restart)))
+            }
         })
     }
 }
 
-/// A test that does not run, with the reason in its name's place of honour: its kind.
-fn ignored(name: String, reason: &str) -> Trial {
-    Trial::test(name, || Ok(())).with_ignored_flag(true).with_kind(reason)
-}
-
-async fn play(case: Case, scene: Scene) -> Result<(), Failed> {
+async fn play(case: Case, scene: Scene) -> Result<Completion, Failed> {
     let mut set = JoinSet::new();
     set.spawn((case.run)(scene.clone()));
     let ended = time::timeout(LONGEST, set.join_next()).await;
@@ -75,7 +68,8 @@ async fn play(case: Case, scene: Scene) -> Result<(), Failed> {
     };
     let cleaned = scene.clean().await;
     outcome?;
-    cleaned.map_err(|error| format!("could not clean up: {error:?}").into())
+    cleaned.map_err(|error| format!("could not clean up: {error:?}"))?;
+    Ok(scene.skipped().map_or(Completion::Completed, Completion::ignored_with))
 }
 
 fn words(payload: &(dyn Any + Send)) -> Failed {
@@ -83,29 +77,16 @@ fn words(payload: &(dyn Any + Send)) -> Failed {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panicked").into()
 }
 
-/// Runs every case with every provider as a test binary's whole work.
-pub fn run(subjects: &[Subject]) -> ExitCode {
-    let arguments = Arguments::from_args();
-    let runtime = match Runtime::new() {
-        Ok(runtime) => Arc::new(runtime),
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    run_on(&runtime, &arguments, subjects)
-}
-
-/// The same on a runtime that the caller made, for providers that were opened on it.
-pub fn run_on(runtime: &Arc<Runtime>, arguments: &Arguments, subjects: &[Subject]) -> ExitCode {
-    let trials: Vec<Trial> = subjects
+/// A test of every case with every provider.
+pub fn trials(runtime: &Arc<Runtime>, subjects: &[Subject]) -> Vec<Trial> {
+    subjects
         .iter()
         .flat_map(|subject| cases().into_iter().map(|case| subject.trial(case, runtime)))
-        .collect();
-    for subject in subjects {
-        if let Err(reason) = &subject.provider {
-            eprintln!("{} does not run here: {reason}", subject.label);
-        }
-    }
-    libtest_mimic::run(arguments, trials).exit_code()
+        .collect()
+}
+
+/// Runs every case with every provider as a test binary's whole work, on the runtime that the
+/// providers were opened on.
+pub fn run(runtime: &Arc<Runtime>, arguments: &Arguments, subjects: &[Subject]) -> ExitCode {
+    libtest_mimic::run(arguments, trials(runtime, subjects)).exit_code()
 }

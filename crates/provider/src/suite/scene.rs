@@ -21,16 +21,22 @@ use crate::{
 /// How long anything may take that should be quick.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes a second instance of a provider over the same state.
-pub(super) type Reopen =
-    Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Provider>>> + Send + Sync>;
+/// Starts and stops providers over one state of their own, as servers do that are upgraded.
+pub trait Restart: Send + Sync {
+    /// Opens a provider over what the last one left.
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Provider>>>;
+
+    /// Ends a provider and leaves its runtimes alone.
+    fn close(&self, provider: Arc<dyn Provider>) -> BoxFuture<'_, ()>;
+}
 
 /// One case's run with one provider.
 #[derive(Clone)]
 pub struct Scene {
     provider: Arc<dyn Provider>,
-    pub(super) reopen: Option<Reopen>,
+    pub(super) restart: Option<Arc<dyn Restart>>,
     launched: Arc<Mutex<Vec<SandboxId>>>,
+    skipped: Arc<Mutex<Option<String>>>,
 }
 
 /// A sandbox that a case launched.
@@ -171,8 +177,8 @@ pub(super) async fn collect_from(exec: Exec, offset: u64) -> Done {
 }
 
 impl Scene {
-    pub(super) fn new(provider: Arc<dyn Provider>, reopen: Option<Reopen>) -> Self {
-        Self { provider, reopen, launched: Arc::default() }
+    pub(super) fn new(provider: Arc<dyn Provider>, restart: Option<Arc<dyn Restart>>) -> Self {
+        Self { provider, restart, launched: Arc::default(), skipped: Arc::default() }
     }
 
     /// The provider.
@@ -205,6 +211,15 @@ impl Scene {
         soon("launch", self.provider.launch(&spec)).await.unwrap();
         let guest = self.provider.guest(&spec.id).await.unwrap();
         Sandbox { id: spec.id, guest }
+    }
+
+    /// Says why this host cannot show the promise; the case is then reported as ignored.
+    pub(super) fn skip(&self, reason: &str) {
+        *self.skipped.lock().unwrap() = Some(reason.to_owned());
+    }
+
+    pub(super) fn skipped(&self) -> Option<String> {
+        self.skipped.lock().unwrap().clone()
     }
 
     /// Destroys everything that was launched.

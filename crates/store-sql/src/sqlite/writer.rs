@@ -198,7 +198,7 @@ fn run_group(
         }
         execute(connection, "RELEASE call")?;
     }
-    execute(connection, "ROLLBACK")?;
+    execute(connection, "COMMIT")?;
     Ok(())
 }
 

@@ -74,12 +74,7 @@ async fn inside(
     Ok(if is_directory { join(path, name) } else { path.to_owned() })
 }
 
-async fn file(
-    context: &Context,
-    from: &Path,
-    id: &SandboxId,
-    target: &str,
-) -> Result<(), Failure> {
+async fn file(context: &Context, from: &Path, id: &SandboxId, target: &str) -> Result<(), Failure> {
     let (content, size) = files::open(from)?;
     let mode = content.metadata().map_err(local_failed(from))?.permissions().mode() & 0o777;
     // A pipe's own bits say nothing about the file that is made of it.

@@ -1,0 +1,163 @@
+//! The event stream. R2.5: it reads the durable log in batches, so a slow reader gets everything,
+//! only later.
+
+use std::{convert::Infallible, fmt::Write as _};
+
+use axum::{body::Body, extract::State, response::Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue, header};
+use stacyvm_store::EventFilter;
+use stacyvm_types::{Event, EventKind, SandboxId};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    Api,
+    extract::{Query, owner},
+    json,
+    problem::{Problem, Result, echo},
+    views,
+};
+
+const BATCH: u32 = 256;
+
+pub(super) async fn follow(
+    State(api): State<Api>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let filter = filter(&query)?;
+    let last_seen = match headers.get("last-event-id") {
+        Some(value) => value.to_str().ok().filter(|text| !text.is_empty()),
+        None => None,
+    };
+    let after = match last_seen.or_else(|| query.text("after")) {
+        Some(text) => position(text)?,
+        None => api.control.last_event().await?,
+    };
+    let signal = api.control.event_signal();
+    let reader = Reader { heard: Instant::now(), api, filter, after, signal };
+    let frames = stream::unfold(reader, async |mut reader| {
+        let frames = reader.next().await?;
+        Some((Ok::<_, Infallible>(frames), reader))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+fn filter(query: &Query) -> Result<EventFilter> {
+    let sandbox = query.text("sandbox").map(SandboxId::parse).transpose();
+    let sandbox = sandbox.map_err(|error| Problem::bad_request(format!("sandbox: {error}")))?;
+    let kinds = query.all("type").flat_map(|list| list.split(',')).filter(|kind| !kind.is_empty());
+    let kinds = kinds.map(|kind| {
+        EventKind::parse(kind).ok_or_else(|| {
+            let known: Vec<_> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let (kind, known) = (echo(kind), known.join(", "));
+            Problem::bad_request(format!("type {kind:?} is not an event type; there are {known}"))
+        })
+    });
+    Ok(EventFilter {
+        sandbox,
+        owner: query.text("owner").map(owner).transpose()?,
+        kinds: kinds.collect::<Result<_>>()?,
+    })
+}
+
+fn position(text: &str) -> Result<u64> {
+    let digits = text.strip_prefix("evt-").unwrap_or(text);
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    // The databases count with signed numbers.
+    match digits.parse::<u64>() {
+        Ok(id) if plain && i64::try_from(id).is_ok() => Ok(id),
+        _ => Err(Problem::bad_request(format!(
+            "an event id is evt-<n> or a number, and not {:?}",
+            echo(text)
+        ))),
+    }
+}
+
+struct Reader {
+    api: Api,
+    filter: EventFilter,
+    after: u64,
+    signal: watch::Receiver<u64>,
+    /// When something was last sent.
+    heard: Instant,
+}
+
+impl Reader {
+    /// What to send next; nothing when the stream ends.
+    async fn next(&mut self) -> Option<Bytes> {
+        let timing = self.api.config.timing;
+        loop {
+            // Marked before reading: what is appended meanwhile wakes the wait below.
+            self.signal.mark_unchanged();
+            match self.batch().await {
+                Ok(batch) if batch.is_empty() => {}
+                Ok(batch) => {
+                    self.heard = Instant::now();
+                    return Some(frames(batch));
+                }
+                Err(error) => {
+                    Problem::from(error).log();
+                    return None;
+                }
+            }
+            let silent = self.heard + timing.event_heartbeat;
+            tokio::select! {
+                biased;
+                () = self.api.config.stopping.cancelled() => return None,
+                Ok(()) = self.signal.changed() => {}
+                () = tokio::time::sleep(timing.event_poll) => {}
+                () = tokio::time::sleep_until(silent) => {
+                    self.heard = Instant::now();
+                    return Some(Bytes::from_static(b": still here\n\n"));
+                }
+            }
+        }
+    }
+
+    /// The events after the last one sent. With a filter most events do not match, so an empty
+    /// batch moves on to where the log stood before it was read.
+    async fn batch(&mut self) -> stacyvm_control::Result<Vec<Event>> {
+        let control = &self.api.control;
+        let head = control.last_event().await?;
+        if head <= self.after {
+            return Ok(Vec::new());
+        }
+        let batch = control.events(self.after, BATCH, self.filter.clone()).await?;
+        self.after = batch.last().map_or(head, |event| event.id);
+        Ok(batch)
+    }
+}
+
+fn frames(batch: Vec<Event>) -> Bytes {
+    let mut text = String::new();
+    for event in batch {
+        let event = views::event(event);
+        let data = json::text(&event);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.kind);
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_an_event_id_or_its_number() {
+        for (text, id) in
+            [("evt-17", 17), ("17", 17), ("0", 0), ("9223372036854775807", i64::MAX as u64)]
+        {
+            assert_eq!(position(text).map_err(|p| p.message), Ok(id));
+        }
+        for bad in ["", "evt-", "-1", "+1", "evt-x", "9223372036854775808"] {
+            assert!(position(bad).is_err(), "{bad:?}");
+        }
+    }
+}
