@@ -71,11 +71,8 @@ impl Problem {
     /// A reply that the HTTP library made with this status.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let code = Code::ALL.iter().copied().find(|code| code.status() == status.as_u16());
-        let code = code.unwrap_or(if status.is_server_error() {
-            Code::Internal
-        } else {
-            Code::BadRequest
-        });
+        let other = if status.is_server_error() { Code::Internal } else { Code::BadRequest };
+        let code = code.unwrap_or(other);
         let message = status.canonical_reason().unwrap_or("the request was refused");
         Self::new(code, message.to_lowercase())
     }

@@ -1,5 +1,7 @@
 //! The HTTP surface over real loopback connections, with the memory store and the mock provider.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
 mod browsers;
 mod files;
 mod limits;

@@ -111,7 +111,7 @@ pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
     use_wal(&connection).map_err(sql)?;
     configure(&connection).map_err(sql)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
-    // Sixteen MiB of log between checkpoints: a fifth more commits than with SQLite's four, and
+    // Sixteen MiB of log between checkpoints: fewer of them under load than with SQLite's four, and
     // still read back in a moment after a crash.
     connection.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(sql)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(sql)?;
