@@ -15,6 +15,7 @@ use stacyvm_provider::{ErrorKind, Provider, RuntimeState};
 use stacyvm_types::{Limits, SandboxId};
 
 type Outcome = Result<(), Failed>;
+type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     stacyvm_provider_native::spawner::run_if_requested();
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         eprintln!("skipped: the tests of the native provider need root");
         return ExitCode::SUCCESS;
     }
-    let cases: [(&str, fn() -> Outcome); 11] = [
+    let cases: [Case; 11] = [
         ("a_destroyed_sandbox_leaves_nothing", a_destroyed_sandbox_leaves_nothing),
         ("a_command_runs_as_an_unprivileged_root", a_command_runs_as_an_unprivileged_root),
         ("a_second_launch_finds_the_first", a_second_launch_finds_the_first),

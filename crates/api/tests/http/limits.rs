@@ -73,6 +73,19 @@ async fn what_is_too_large_is_refused_in_json() {
 }
 
 #[tokio::test]
+async fn an_image_archive_is_bytes_and_a_provider_without_images_says_so() {
+    let world = World::new().await;
+    let path = "/images/team/app:v1";
+    for kind in ["application/json", "multipart/form-data; boundary=x"] {
+        let reply = world.send(Method::PUT, path, &[("content-type", kind)], "{}").await;
+        assert_eq!(reply.code(), "UNSUPPORTED_MEDIA_TYPE", "{kind}");
+    }
+    let bytes = [("content-type", "application/x-tar")];
+    assert_eq!(world.send(Method::PUT, path, &bytes, "x").await.code(), "UNSUPPORTED");
+    assert_eq!(world.delete("/images/%2e%2e/x").await.code(), "BAD_REQUEST");
+}
+
+#[tokio::test]
 async fn a_connection_above_the_most_waits_for_its_turn() {
     let limits = Limits { connections: 1, head: Duration::from_millis(300) };
     let world = World::with(ApiConfig::default(), limits).await;

@@ -32,6 +32,7 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "/templates/x", false),
     ("PUT", "/templates/x", true),
     ("DELETE", "/templates/x", false),
+    ("POST", "/templates/x/spawn", false),
     ("GET", "/providers", false),
     ("POST", "/providers/test", false),
     ("GET", "/providers/x", false),

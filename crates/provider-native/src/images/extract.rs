@@ -25,6 +25,7 @@ use stacyvm_provider::{ErrorKind, Result};
 
 use super::{
     Caps,
+    finish::{self, kind},
     header::{Archive, Entry, Extent, Kind},
     input::too_large,
     refusal::{host, invalid, refuse},
@@ -40,24 +41,6 @@ pub(super) enum Owners {
     Caller,
 }
 
-/// Made when the archive lacks them: a sandbox mounts on some and expects the others.
-const MOUNT_POINTS: [(&str, u32); 6] = [
-    ("proc", 0o755),
-    ("sys", 0o755),
-    ("dev", 0o755),
-    ("run", 0o755),
-    ("tmp", 0o1777),
-    // Whatever user a command runs as, it works here.
-    ("workspace", 0o777),
-];
-const EXPECTED: [(&str, u32); 6] = [
-    ("etc", 0o755),
-    ("home", 0o755),
-    ("mnt", 0o755),
-    ("root", 0o700),
-    ("usr", 0o755),
-    ("var", 0o755),
-];
 /// Replaced by the sandbox's own.
 const FRESH: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
@@ -82,8 +65,8 @@ pub(super) fn extract(
     if tree.placed == 0 {
         return Err(invalid("the archive holds no files"));
     }
-    tree.refuse_layers()?;
-    tree.complete()?;
+    finish::refuse_layers(root)?;
+    finish::complete(root)?;
     Ok(tree.size)
 }
 
@@ -134,7 +117,7 @@ impl Extraction<'_> {
         name: &OsStr,
         entry: &Entry,
     ) -> Result<()> {
-        if !self.is_directory(parent, name)? {
+        if kind(parent, name)? != Some(FileType::Directory) {
             self.clear(parent, name, &entry.path)?;
             fs::mkdirat(parent, name, Mode::RWXU).map_err(|e| host("unpacked", e))?;
         }
@@ -312,22 +295,10 @@ impl Extraction<'_> {
         Ok(Ok(at))
     }
 
-    fn is_directory(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
-        Ok(self.kind(parent, name)? == Some(FileType::Directory))
-    }
-
-    fn kind(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileType>> {
-        match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(host("unpacked", error)),
-        }
-    }
-
     /// Removes what an earlier entry put under this name: the last one counts. A directory gives
     /// way only while it is empty.
     fn clear(&mut self, parent: BorrowedFd<'_>, name: &OsStr, entry: &[u8]) -> Result<()> {
-        let flags = match self.kind(parent, name)? {
+        let flags = match kind(parent, name)? {
             None => return Ok(()),
             Some(FileType::Directory) => {
                 self.parent = None;
@@ -369,44 +340,6 @@ impl Extraction<'_> {
         let disk = fs::fstatvfs(self.root).map_err(|e| host("unpacked", e))?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < self.caps.keep_free {
             return Err(host("unpacked", Errno::NOSPC));
-        }
-        Ok(())
-    }
-
-    /// `docker save` and OCI archives hold layers, not a root file system.
-    fn refuse_layers(&self) -> Result<()> {
-        let has = |name: &str| self.kind(self.root, OsStr::new(name)).map(|kind| kind.is_some());
-        let layers = has("manifest.json")? || has("oci-layout")?;
-        if layers && !has("bin")? && !has("usr")? {
-            return Err(invalid(
-                "the archive holds the layers of an image, not its files: make one with docker \
-                 export of a container, not with docker save",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Makes what every sandbox needs. Mount points are real directories, whatever the archive
-    /// put in their place: a link there would move the mount.
-    fn complete(&mut self) -> Result<()> {
-        let make = |name: &str, mode: u32| {
-            fs::mkdirat(self.root, name, Mode::RWXU)?;
-            fs::chmodat(self.root, name, Mode::from_raw_mode(mode), AtFlags::empty())
-        };
-        for (name, mode) in MOUNT_POINTS {
-            let kind = self.kind(self.root, OsStr::new(name))?;
-            if kind == Some(FileType::Directory) {
-                continue;
-            }
-            if kind.is_some() {
-                fs::unlinkat(self.root, name, AtFlags::empty()).map_err(|e| host("unpacked", e))?;
-            }
-            make(name, mode).map_err(|e| host("unpacked", e))?;
-        }
-        for (name, mode) in EXPECTED {
-            if self.kind(self.root, OsStr::new(name))?.is_none() {
-                make(name, mode).map_err(|e| host("unpacked", e))?;
-            }
         }
         Ok(())
     }

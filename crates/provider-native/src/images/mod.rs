@@ -20,17 +20,19 @@
 //!   is refused (see [`extract`] for what is kept, dropped and refused).
 
 mod extract;
+mod finish;
 mod header;
 mod input;
 mod name;
 mod record;
 mod refusal;
+mod staging;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fmt,
     os::{
         fd::{AsFd, OwnedFd},
@@ -38,17 +40,17 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use rustix::fs::{self, AtFlags, Mode};
+use rustix::fs::{self, AtFlags};
 use stacyvm_provider::{ByteStream, Error, ErrorKind, ImageRecord, Images, Result};
 use stacyvm_types::time::Clock;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use self::{extract::Owners, name::ImageName, record::Record, refusal::host};
+use self::{extract::Owners, name::ImageName, record::Record, refusal::host, staging::Staging};
 use crate::tree;
 
 /// What one archive may hold.
@@ -105,6 +107,22 @@ pub struct ImageStore(Arc<Store>);
 
 /// Imports that run at once; more are refused.
 const IMPORTS: usize = 2;
+
+/// A lease without a runtime belongs to one that begins or has just ended, so a removal waits for
+/// it this long.
+const LEASE_WAIT: Duration = Duration::from_secs(2);
+const LEASE_POLL: Duration = Duration::from_millis(10);
+
+/// How the removal of an image went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    /// It is gone.
+    Done,
+    /// A lease holds it.
+    Leased,
+    /// A runtime holds it.
+    Used,
+}
 
 struct Store {
     path: PathBuf,
@@ -258,8 +276,19 @@ impl Images for ImageStore {
 
     async fn remove(&self, name: &str) -> Result<()> {
         let name = ImageName::parse(name)?;
-        let store = Arc::clone(&self.0);
-        finished(self.0.tasks.spawn_blocking(move || store.remove(&name)).await)
+        let deadline = Instant::now() + LEASE_WAIT;
+        loop {
+            let (store, name) = (Arc::clone(&self.0), name.clone());
+            match finished(self.0.tasks.spawn_blocking(move || store.remove(&name)).await)? {
+                Removal::Done => return Ok(()),
+                Removal::Leased if Instant::now() < deadline => {
+                    tokio::time::sleep(LEASE_POLL).await
+                }
+                Removal::Leased | Removal::Used => break,
+            }
+        }
+        let sentence = format!("the image {:?} is used by a sandbox", name.as_str());
+        Err(Error::new(ErrorKind::Conflict, sentence))
     }
 }
 
@@ -299,22 +328,27 @@ impl Store {
         Ok(public)
     }
 
-    fn remove(&self, name: &ImageName) -> Result<()> {
-        self.forget(name)?;
-        self.collect();
-        tracing::info!(image = name.as_str(), "image removed");
-        Ok(())
+    fn remove(&self, name: &ImageName) -> Result<Removal> {
+        let removal = self.forget(name)?;
+        if removal == Removal::Done {
+            self.collect();
+            tracing::info!(image = name.as_str(), "image removed");
+        }
+        Ok(removal)
     }
 
-    fn forget(&self, name: &ImageName) -> Result<()> {
+    fn forget(&self, name: &ImageName) -> Result<Removal> {
         let _commit = self.commit();
         // With its name gone no new lease can begin; with the state locked none does meanwhile.
         let record = {
             let mut state = self.state();
             let record = state.images.get(name).cloned().ok_or_else(|| no_image(name))?;
-            if self.needed(&state, &record.tree) {
-                let sentence = format!("the image {:?} is used by a sandbox", name.as_str());
-                return Err(Error::new(ErrorKind::Conflict, sentence));
+            let leased = state.leases.contains_key(&record.tree);
+            if (self.in_use)(&self.rootfs(&record.tree)) {
+                return Ok(Removal::Used);
+            }
+            if leased {
+                return Ok(Removal::Leased);
             }
             state.images.remove(name);
             record
@@ -327,7 +361,7 @@ impl Store {
             return Err(host("removed", error));
         }
         self.state().retired.insert(record.tree);
-        Ok(())
+        Ok(Removal::Done)
     }
 
     fn collect(&self) -> usize {
@@ -370,63 +404,6 @@ impl Store {
     /// Leases first: one ends only after `in_use` can tell of its runtime.
     fn needed(&self, state: &State, tree: &str) -> bool {
         state.leases.contains_key(tree) || (self.in_use)(&self.rootfs(tree))
-    }
-}
-
-/// An import on its way. Dropped before it is published, it leaves nothing.
-struct Staging<'a> {
-    store: &'a Store,
-    id: String,
-    published: bool,
-}
-
-impl<'a> Staging<'a> {
-    fn new(store: &'a Store) -> Result<Self> {
-        let id = format!("{:016x}", rand::random::<u64>());
-        fs::mkdirat(&store.images, Self::name_of(&id), Mode::RWXU).map_err(|e| host("begun", e))?;
-        Ok(Self { store, id, published: false })
-    }
-
-    fn name_of(id: &str) -> String {
-        format!(".import-{id}")
-    }
-
-    fn name(&self) -> String {
-        Self::name_of(&self.id)
-    }
-
-    fn fill(&self, source: input::Source) -> Result<u64> {
-        let begun = |error: rustix::io::Errno| host("begun", error);
-        let images = self.store.images.as_fd();
-        let staging = tree::open_below(images, OsStr::new(&self.name())).map_err(begun)?;
-        fs::mkdirat(&staging, "rootfs", Mode::RWXU).map_err(begun)?;
-        let root = tree::open_below(staging.as_fd(), OsStr::new("rootfs")).map_err(begun)?;
-        fs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(begun)?;
-        let caps = &self.store.caps;
-        let input = input::unpacked(source, caps.bytes)?;
-        let size = extract::extract(input, root.as_fd(), caps, self.store.owners)?;
-        fs::syncfs(&root).map_err(|e| host("written", e))?;
-        Ok(size)
-    }
-
-    fn publish(mut self) -> Result<()> {
-        fs::renameat(&self.store.images, self.name(), &self.store.trees, &self.id)
-            .map_err(|e| host("put in place", e))?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        if self.published {
-            return;
-        }
-        let name = OsString::from(self.name());
-        if let Err(error) = tree::remove_tree(self.store.images.as_fd(), &name) {
-            tracing::warn!(%error, "a refused import could not be removed yet");
-            self.store.state().leftovers.push(name);
-        }
     }
 }
 
