@@ -55,7 +55,7 @@ impl Leftovers {
 fn runtime_pid(dir: &Path) -> Option<u32> {
     let text = fs::read(dir.join("runtime.json")).ok()?;
     let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    value["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+    value["process"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
 
 /// Processes on the host, by pid, whose command line holds `needle`.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -62,9 +62,10 @@ const fn all_rights(version: u32) -> u64 {
     (1 << rights) - 1
 }
 
-/// Restricts this process to all rights below `/` but `denied`, and, where the kernel can, keeps
-/// signals and abstract sockets within it and its children. Needs `no_new_privs`.
-pub fn restrict_all_but(version: u32, denied: u64) -> io::Result<()> {
+/// Restricts this process to all rights below `/`, and below the roots of mounts that are attached
+/// nowhere, but `denied`; and, where the kernel can, keeps signals and abstract sockets within it
+/// and its children. Needs `no_new_privs`.
+pub fn restrict_all_but(version: u32, denied: u64, detached: &[BorrowedFd<'_>]) -> io::Result<()> {
     let handled = all_rights(version);
     let scoped = if version < 6 { 0 } else { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL };
     let attr = RulesetAttr { handled_access_fs: handled, handled_access_net: 0, scoped };
@@ -82,18 +83,20 @@ pub fn restrict_all_but(version: u32, denied: u64) -> io::Result<()> {
     // SAFETY: a new descriptor that nobody else owns.
     let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset) };
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let rule =
-        PathBeneathAttr { allowed_access: handled & !denied, parent_fd: root.as_fd().as_raw_fd() };
-    // SAFETY: both descriptors are open and `rule` outlives the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_add_rule,
-            ruleset.as_raw_fd(),
-            RULE_PATH_BENEATH,
-            &raw const rule,
-            0u32,
-        )
-    })?;
+    for parent in detached.iter().copied().chain([root.as_fd()]) {
+        let rule =
+            PathBeneathAttr { allowed_access: handled & !denied, parent_fd: parent.as_raw_fd() };
+        // SAFETY: both descriptors are open and `rule` outlives the call.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_landlock_add_rule,
+                ruleset.as_raw_fd(),
+                RULE_PATH_BENEATH,
+                &raw const rule,
+                0u32,
+            )
+        })?;
+    }
     // SAFETY: takes an open rule set and changes this process only.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0u32) })?;
     Ok(())

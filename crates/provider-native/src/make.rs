@@ -29,9 +29,10 @@ use crate::{
 
 /// How long a first process may take to enclose itself.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// One inode for each 8 KiB of writable space, and some for small limits.
+/// One inode for each 8 KiB of writable space, and enough for a source tree in small ones. What
+/// they take of the kernel's memory counts against the sandbox's.
 const BYTES_PER_INODE: u64 = 8 * 1024;
-const MIN_INODES: u64 = 8 * 1024;
+const MIN_INODES: u64 = 256 * 1024;
 
 /// What to make a runtime from.
 pub(crate) struct Wanted {

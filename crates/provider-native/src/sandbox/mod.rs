@@ -56,8 +56,8 @@ const PROC: i32 = 5;
 
 /// Becomes the agent of a sandbox.
 pub(crate) fn begin(birth: &Birth<'_>) -> Infallible {
-    let status = match enclose(birth) {
-        Ok(status) => status,
+    let (status, proc) = match enclose(birth) {
+        Ok(kept) => kept,
         Err(Failed(sentence)) => {
             let mut message = vec![FAILED];
             message.extend_from_slice(sentence.as_bytes());
@@ -74,9 +74,7 @@ pub(crate) fn begin(birth: &Birth<'_>) -> Infallible {
         clone::exit_now(2);
     }
     drop(status);
-    let (Ok(listener), Ok(proc)) = (clone::take(LISTENER), clone::take(PROC)) else {
-        clone::exit_now(3);
-    };
+    let Ok(listener) = clone::take(LISTENER) else { clone::exit_now(3) };
     let setup = stacyvm_agent::Setup { proc: Some(proc), ..stacyvm_agent::Setup::default() };
     stacyvm_agent::run(listener, setup)
 }
@@ -88,7 +86,7 @@ fn recorded(status: &OwnedFd) -> bool {
     matches!(fdpass::receive(status, &mut answer), Ok(Some((1, _)))) && answer == [RECORDED]
 }
 
-fn enclose(birth: &Birth<'_>) -> Result<OwnedFd, Failed> {
+fn enclose(birth: &Birth<'_>) -> Result<(OwnedFd, OwnedFd), Failed> {
     // The spawner lets the kernel reap its children; the agent reaps its own.
     signals::reset();
     // A thread that moves itself through `tasks` takes no lock of the whole cgroup tree, which
@@ -108,17 +106,18 @@ fn enclose(birth: &Birth<'_>) -> Result<OwnedFd, Failed> {
     net::loopback_up().map_err(Failed::at("loopback"))?;
     rustix::process::setsid().map_err(Failed::at("session"))?;
     rustix::net::listen(&birth.listener, 128).map_err(Failed::at("listen"))?;
-    let status = close_descriptors(birth, proc)?;
+    let (status, proc) = close_descriptors(birth, proc)?;
     privileges::limit(birth.order.max_processes).map_err(Failed::at("limits"))?;
     caps::not_dumpable().map_err(Failed::at("dumpable"))?;
     caps::no_new_privs().map_err(Failed::at("no_new_privs"))?;
     caps::keep_only(privileges::KEPT).map_err(Failed::at("capabilities"))?;
     if let Some(version) = birth.landlock {
         let denied = landlock::access::MAKE_CHAR | landlock::access::MAKE_BLOCK;
-        landlock::restrict_all_but(version, denied).map_err(Failed::at("landlock"))?;
+        landlock::restrict_all_but(version, denied, &[proc.as_fd()])
+            .map_err(Failed::at("landlock"))?;
     }
     birth.filter.install().map_err(Failed::at("seccomp"))?;
-    Ok(status)
+    Ok((status, proc))
 }
 
 fn await_release(birth: &Birth<'_>) -> Result<Layers, Failed> {
@@ -132,7 +131,7 @@ fn await_release(birth: &Birth<'_>) -> Result<Layers, Failed> {
 
 /// Keeps the standard streams (on `/dev/null`), the listener, the status channel and the agent's
 /// own view of the processes.
-fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<OwnedFd, Failed> {
+fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<(OwnedFd, OwnedFd), Failed> {
     let null = rustix::fs::open(
         "/dev/null",
         rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
@@ -159,5 +158,6 @@ fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<OwnedFd, Failed
     // What is above goes away below all at once; its owners must not close those numbers again.
     std::mem::forget((moved, null, proc));
     clone::close_from(birth.proof, 6).map_err(Failed::at("descriptors"))?;
-    clone::take(STATUS).map_err(Failed::at("descriptors"))
+    let take = |number| clone::take(number).map_err(Failed::at("descriptors"));
+    Ok((take(STATUS)?, take(PROC)?))
 }

@@ -33,7 +33,9 @@ use crate::Capabilities;
 use crate::{Guest, Provider};
 
 pub use runner::{Subject, run, trials};
-pub use scene::{Done, Restart, Sandbox, Scene, eventually};
+pub use scene::{
+    Done, Restart, Sandbox, Scene, argv, body, collect_from, eventually, fresh_id, shell, soon,
+};
 
 /// One promise and how it is looked at.
 pub struct Case {

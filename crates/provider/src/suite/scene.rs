@@ -78,12 +78,12 @@ fn entropy() -> [u8; 10] {
 }
 
 /// An id that nobody used.
-pub(super) fn fresh_id() -> SandboxId {
+pub fn fresh_id() -> SandboxId {
     SandboxId::from_entropy(entropy())
 }
 
 /// A command that a shell runs, with nothing else asked for.
-pub(super) fn shell(line: &str) -> ExecSpec {
+pub fn shell(line: &str) -> ExecSpec {
     ExecSpec {
         id: ExecId::from_entropy(entropy()),
         program: Program::Shell(line.to_owned()),
@@ -97,7 +97,7 @@ pub(super) fn shell(line: &str) -> ExecSpec {
 }
 
 /// A program and its arguments.
-pub(super) fn argv(words: &[&str]) -> ExecSpec {
+pub fn argv(words: &[&str]) -> ExecSpec {
     let program = Program::Argv(words.iter().map(|word| (*word).to_owned()).collect());
     ExecSpec { program, ..shell("") }
 }
@@ -112,7 +112,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
 }
 
 /// Fails when something takes too long.
-pub(super) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     match time::timeout(PATIENCE, work).await {
         Ok(done) => done,
         Err(_) => panic!("took longer than {PATIENCE:?}: {what}"),
@@ -120,7 +120,7 @@ pub(super) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// A body in pieces.
-pub(super) fn body(bytes: impl Into<Vec<u8>>) -> ByteStream {
+pub fn body(bytes: impl Into<Vec<u8>>) -> ByteStream {
     let bytes = Bytes::from(bytes.into());
     let pieces = (0..bytes.len().div_ceil(60_000)).map(move |index| {
         let start = index * 60_000;
@@ -139,7 +139,7 @@ pub(super) async fn whole(mut body: ByteStream) -> Result<Vec<u8>> {
 }
 
 /// Follows a command to its end, checking that offsets have no gap.
-pub(super) async fn collect_from(exec: Exec, offset: u64) -> Done {
+pub async fn collect_from(exec: Exec, offset: u64) -> Done {
     let Exec { mut events, input, .. } = exec;
     let mut done = Done {
         exit: Exit::Lost,
@@ -254,19 +254,19 @@ impl Sandbox {
     }
 
     /// Writes a file.
-    pub(super) async fn put(&self, path: &str, bytes: impl Into<Vec<u8>>) {
+    pub async fn put(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         let write = self.guest.write(path, WriteOptions::default(), body(bytes));
         soon(path, write).await.unwrap();
     }
 
     /// Reads a file.
-    pub(super) async fn get(&self, path: &str) -> Result<Vec<u8>> {
+    pub async fn get(&self, path: &str) -> Result<Vec<u8>> {
         let read = soon(path, self.guest.read(path, None)).await?;
         soon(path, whole(read.body)).await
     }
 
     /// Waits until a file is there.
-    pub(super) async fn appears(&self, path: &str) {
+    pub async fn appears(&self, path: &str) {
         eventually(path, || async move { self.guest.stat(path).await.is_ok() }).await;
     }
 }
