@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::stats::Samples;
 
 /// One alternative, measured or with the reason why not.
-pub type Measured = Result<Samples, String>;
+pub(crate) type Measured = Result<Samples, String>;
 
 fn one_shot(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output()?;
@@ -42,12 +42,12 @@ fn bwrap_command(program: &Path) -> Command {
 }
 
 /// `bwrap --unshare-all`.
-pub fn bwrap(rounds: usize, program: &Path) -> Measured {
+pub(crate) fn bwrap(rounds: usize, program: &Path) -> Measured {
     measure(rounds, |_| bwrap_command(program))
 }
 
 /// `bwrap` one-shots a second from two threads.
-pub fn bwrap_rate(program: &Path, seconds: f64) -> Result<f64, String> {
+pub(crate) fn bwrap_rate(program: &Path, seconds: f64) -> Result<f64, String> {
     one_shot(&mut bwrap_command(program)).map_err(|error| error.to_string())?;
     let start = Instant::now();
     let done: usize = std::thread::scope(|scope| {
@@ -69,11 +69,36 @@ pub fn bwrap_rate(program: &Path, seconds: f64) -> Result<f64, String> {
     Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 
-/// `crun run` of a bundle that holds nothing but the program.
-pub fn crun(rounds: usize, program: &Path, dir: &Path) -> Measured {
+/// Measures in a child of this binary that prints one time in microseconds a line.
+pub(crate) fn in_child(command: &mut Command) -> Measured {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    let mut samples = Samples::default();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let micros: f64 = line.parse().map_err(|_| format!("not a time: {line:?}"))?;
+        samples.push(Duration::from_secs_f64(micros / 1e6));
+    }
+    Ok(samples)
+}
+
+/// `crun run`, in a mount namespace without the empty v2 hierarchy that a host with both versions
+/// of control groups has beside the others: some versions of crun refuse to start beside it.
+pub(crate) fn crun(rounds: usize, program: &Path, dir: &Path) -> Measured {
+    let me = std::env::current_exe().map_err(|error| error.to_string())?;
+    let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(me);
+    in_child(command.args(["__crun", &rounds.to_string()]).arg(program).arg(dir))
+}
+
+/// The child's side of [`crun`]: a bundle that holds nothing but the program.
+pub(crate) fn crun_here(rounds: usize, program: &Path, dir: &Path) -> Measured {
     let bundle = || -> Result<()> {
         let root = dir.join("rootfs");
         std::fs::create_dir_all(&root)?;
+        std::fs::create_dir_all(root.join("proc"))?;
         std::fs::copy(program, root.join("true"))?;
         let spaces = ["pid", "mount", "network", "ipc", "uts"];
         let config = json!({
@@ -82,6 +107,7 @@ pub fn crun(rounds: usize, program: &Path, dir: &Path) -> Measured {
                 "user": {"uid": 0, "gid": 0}, "args": ["/true"], "cwd": "/", "env": ["PATH=/"],
             },
             "root": {"path": "rootfs", "readonly": true},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
             "linux": {"namespaces": spaces.map(|kind| json!({"type": kind}))},
         });
         std::fs::write(dir.join("config.json"), config.to_string())?;
@@ -99,7 +125,7 @@ pub fn crun(rounds: usize, program: &Path, dir: &Path) -> Measured {
 }
 
 /// `docker run --rm --network none` of an image that holds nothing but the program.
-pub fn docker(rounds: usize, program: &Path, dir: &Path) -> Measured {
+pub(crate) fn docker(rounds: usize, program: &Path, dir: &Path) -> Measured {
     let image = || -> Result<()> {
         one_shot(Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]))?;
         let root = dir.join("docker-root");
@@ -118,6 +144,6 @@ pub fn docker(rounds: usize, program: &Path, dir: &Path) -> Measured {
 }
 
 /// The host's own process start, without any isolation.
-pub fn bare(rounds: usize, program: &Path) -> Measured {
+pub(crate) fn bare(rounds: usize, program: &Path) -> Measured {
     measure(rounds, |_| Command::new(program))
 }

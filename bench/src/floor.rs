@@ -4,11 +4,7 @@
 //! only such a process may clone without an exec; prints one time in microseconds a line.
 
 use std::{
-    convert::Infallible,
-    os::unix::process::CommandExt,
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    convert::Infallible, os::unix::process::CommandExt, path::Path, process::Command, time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +14,7 @@ use rustix::{
 };
 use stacyvm_hostkit::clone::{self, SingleThread};
 
-use crate::{external::Measured, stats::Samples};
+use crate::external::{Measured, in_child};
 
 const NAMESPACES: u64 = clone::NEW_USER
     | clone::NEW_MOUNT
@@ -29,28 +25,14 @@ const NAMESPACES: u64 = clone::NEW_USER
     | clone::NEW_CGROUP;
 
 /// Measures in a child of this binary.
-pub fn measure(rounds: usize, program: &Path) -> Measured {
+pub(crate) fn measure(rounds: usize, program: &Path) -> Measured {
     let me = std::env::current_exe().map_err(|error| error.to_string())?;
-    let output = Command::new(me)
-        .args(["__floor", &rounds.to_string()])
-        .arg(program)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-    }
-    let mut samples = Samples::default();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let micros: f64 = line.parse().map_err(|_| format!("not a time: {line:?}"))?;
-        samples.push(Duration::from_secs_f64(micros / 1e6));
-    }
-    Ok(samples)
+    in_child(Command::new(me).args(["__floor", &rounds.to_string()]).arg(program))
 }
 
 /// The child's side: measures and prints.
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
-pub fn run(rounds: usize, program: &Path) -> Result<()> {
+pub(crate) fn run(rounds: usize, program: &Path) -> Result<()> {
     let alone = SingleThread::check()?;
     for _ in 0..rounds {
         let start = Instant::now();

@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     at: SocketAddr,
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
     /// Connects.
-    pub fn connect(at: SocketAddr) -> Result<Self> {
+    pub(crate) fn connect(at: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(at)?;
         stream.set_nodelay(true)?;
         Ok(Self { at, stream: BufReader::new(stream) })
@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// Creates a sandbox and returns its id.
-    pub fn create(&mut self, request: &Value) -> Result<String> {
+    pub(crate) fn create(&mut self, request: &Value) -> Result<String> {
         let (status, body) = self.call("POST", "/sandboxes", Some(request))?;
         ensure!(status == 201, "create answered {status}: {}", String::from_utf8_lossy(&body));
         let body: Value = serde_json::from_slice(&body)?;
@@ -60,7 +60,7 @@ impl Client {
     }
 
     /// Runs a program and expects exit code 0.
-    pub fn exec(&mut self, id: &str, program: &str) -> Result<()> {
+    pub(crate) fn exec(&mut self, id: &str, program: &str) -> Result<()> {
         let request = json!({ "command": program, "mode": "argv" });
         let (status, body) = self.call("POST", &format!("/sandboxes/{id}/exec"), Some(&request))?;
         let reply: Value = serde_json::from_slice(&body)?;
@@ -69,7 +69,7 @@ impl Client {
     }
 
     /// Destroys a sandbox.
-    pub fn destroy(&mut self, id: &str) -> Result<()> {
+    pub(crate) fn destroy(&mut self, id: &str) -> Result<()> {
         let (status, body) = self.call("DELETE", &format!("/sandboxes/{id}"), None)?;
         ensure!(status == 200, "destroy answered {status}: {}", String::from_utf8_lossy(&body));
         Ok(())

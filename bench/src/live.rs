@@ -13,15 +13,15 @@ use crate::{
 
 /// What holding many sandboxes looked like.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// KiB of the host's memory per sandbox, kernel memory and the server's growth included.
-    pub kib_each: f64,
+    pub(crate) kib_each: f64,
     /// KiB that the server itself grew by, per sandbox.
-    pub server_kib_each: f64,
+    pub(crate) server_kib_each: f64,
     /// The last hundred creates.
-    pub late_creates: Samples,
+    pub(crate) late_creates: Samples,
     /// How long it took until nothing was left.
-    pub cleared_in: Duration,
+    pub(crate) cleared_in: Duration,
 }
 
 /// A figure of `/proc/meminfo` in KiB.
@@ -31,7 +31,7 @@ fn available_kib() -> Result<f64> {
 }
 
 /// The resident memory of a process in KiB.
-pub fn resident_kib(pid: u32) -> Result<f64> {
+pub(crate) fn resident_kib(pid: u32) -> Result<f64> {
     field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmRSS:")
 }
 
@@ -49,7 +49,7 @@ fn settle() {
 }
 
 /// Holds `count` sandboxes, lets them idle, destroys them, and waits until nothing is left.
-pub fn hold(at: SocketAddr, server: u32, data: &Path, count: usize) -> Result<Held> {
+pub(crate) fn hold(at: SocketAddr, server: u32, data: &Path, count: usize) -> Result<Held> {
     let mut client = Client::connect(at)?;
     settle();
     let (before, server_before) = (available_kib()?, resident_kib(server)?);

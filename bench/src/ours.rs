@@ -20,18 +20,23 @@ use crate::{
 
 /// One sandbox's life in three times.
 #[derive(Debug, Default)]
-pub struct Cycle {
+pub(crate) struct Cycle {
     /// From the create request to the first exec's reply.
-    pub create_to_exec: Samples,
+    pub(crate) create_to_exec: Samples,
     /// The create request alone.
-    pub create: Samples,
+    pub(crate) create: Samples,
     /// The destroy request.
-    pub destroy: Samples,
+    pub(crate) destroy: Samples,
 }
 
 /// Creates, runs one program in, and destroys `rounds` sandboxes, one after the other, with a
 /// pause in which a ready pool refills.
-pub fn cycles(at: SocketAddr, program: &str, rounds: usize, pause: Duration) -> Result<Cycle> {
+pub(crate) fn cycles(
+    at: SocketAddr,
+    program: &str,
+    rounds: usize,
+    pause: Duration,
+) -> Result<Cycle> {
     let mut client = Client::connect(at)?;
     let mut cycle = Cycle::default();
     for round in 0..rounds + 5 {
@@ -53,15 +58,15 @@ pub fn cycles(at: SocketAddr, program: &str, rounds: usize, pause: Duration) -> 
 
 /// What many clients at once see.
 #[derive(Debug, Default)]
-pub struct Load {
+pub(crate) struct Load {
     /// From the create request to the first exec's reply.
-    pub create_to_exec: Samples,
+    pub(crate) create_to_exec: Samples,
     /// Whole create, exec, destroy cycles a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
 }
 
 /// `clients` threads that cycle for `seconds` without a pause.
-pub fn load(at: SocketAddr, program: &str, clients: usize, seconds: f64) -> Result<Load> {
+pub(crate) fn load(at: SocketAddr, program: &str, clients: usize, seconds: f64) -> Result<Load> {
     let start = Instant::now();
     let done = AtomicUsize::new(0);
     let parts: Vec<Result<Samples>> = std::thread::scope(|scope| {
@@ -96,7 +101,7 @@ pub fn load(at: SocketAddr, program: &str, clients: usize, seconds: f64) -> Resu
 }
 
 /// Exec round trips in one sandbox from `clients` threads.
-pub fn execs(
+pub(crate) fn execs(
     at: SocketAddr,
     id: &str,
     program: &str,
@@ -125,7 +130,7 @@ pub fn execs(
 }
 
 /// The same exec asked of the agent itself, over its socket.
-pub fn agent_execs(socket: &Path, program: &str, rounds: usize) -> Result<Samples> {
+pub(crate) fn agent_execs(socket: &Path, program: &str, rounds: usize) -> Result<Samples> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let guest = AgentGuest::new(unix(socket));

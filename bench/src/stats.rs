@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 /// Times of one operation, in microseconds.
 #[derive(Debug, Clone, Default)]
-pub struct Samples(Vec<f64>);
+pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
     /// Times `act` `count` times, after `warm` rounds that do not count.
-    pub fn take(
+    pub(crate) fn take(
         warm: usize,
         count: usize,
         mut act: impl FnMut() -> anyhow::Result<Duration>,
@@ -24,17 +24,25 @@ impl Samples {
     }
 
     /// Adds one time.
-    pub fn push(&mut self, took: Duration) {
+    pub(crate) fn push(&mut self, took: Duration) {
         self.0.push(took.as_secs_f64() * 1e6);
     }
 
     /// Adds all of another's times.
-    pub fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
+    /// Prints each time in microseconds on a line of its own.
+    #[expect(clippy::print_stdout, reason = "another process reads it")]
+    pub(crate) fn print(&self) {
+        for micros in &self.0 {
+            println!("{micros:.1}");
+        }
+    }
+
     /// The value below which `share` of the samples lie.
-    pub fn percentile(&self, share: f64) -> f64 {
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         #[expect(
@@ -47,25 +55,25 @@ impl Samples {
     }
 
     /// The median.
-    pub fn p50(&self) -> f64 {
+    pub(crate) fn p50(&self) -> f64 {
         self.percentile(0.5)
     }
 
     /// The 99th percentile.
-    pub fn p99(&self) -> f64 {
+    pub(crate) fn p99(&self) -> f64 {
         self.percentile(0.99)
     }
 }
 
 /// How long `act` took.
-pub fn time(act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
+pub(crate) fn time(act: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
     let start = Instant::now();
     act()?;
     Ok(start.elapsed())
 }
 
 /// Microseconds as people read them.
-pub fn show(micros: f64) -> String {
+pub(crate) fn show(micros: f64) -> String {
     if micros.is_nan() {
         "–".to_owned()
     } else if micros < 1000.0 {

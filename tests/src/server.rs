@@ -27,7 +27,7 @@ pub fn binary() -> PathBuf {
         return path.into();
     }
     let me = std::env::current_exe().unwrap_or_default();
-    let target = me.ancestors().nth(2).unwrap_or(Path::new("."));
+    let target = me.ancestors().nth(2).unwrap_or_else(|| Path::new("."));
     target.join("stacyvm")
 }
 

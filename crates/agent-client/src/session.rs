@@ -47,7 +47,8 @@ impl Inbox {
 pub(crate) struct State {
     pub(crate) mux: Mux,
     pub(crate) inboxes: BTreeMap<StreamId, Inbox>,
-    writer: WriteHalf<Box<dyn Duplex>>,
+    /// Given up when the session closes: only then the channel is closed, too.
+    writer: Option<WriteHalf<Box<dyn Duplex>>>,
     pub(crate) closed: bool,
     idle_since: Instant,
 }
@@ -90,6 +91,7 @@ impl Shared {
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
+        state.writer = None;
         for inbox in state.inboxes.values_mut() {
             inbox.reset = true;
             inbox.wake();
@@ -101,7 +103,8 @@ impl State {
     /// Writes until nothing waits (`Ready`) or the channel takes no more.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.closed && !self.mux.output().is_empty() {
-            match Pin::new(&mut self.writer).poll_write(cx, self.mux.output()) {
+            let Some(writer) = &mut self.writer else { return Poll::Ready(()) };
+            match Pin::new(writer).poll_write(cx, self.mux.output()) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(written)) if 0 < written => {
                     self.mux.written(written);
@@ -165,7 +168,7 @@ impl Session {
         let state = State {
             mux: Mux::new(Role::Client, 0),
             inboxes: BTreeMap::new(),
-            writer,
+            writer: Some(writer),
             closed: false,
             idle_since: Instant::now(),
         };

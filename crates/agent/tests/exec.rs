@@ -289,3 +289,14 @@ async fn many_commands_at_once_all_end() {
         assert_eq!((ran.out(), ran.exit), (&*format!("{n}\n"), Some(Exit::Code(n % 7))));
     }
 }
+
+#[tokio::test]
+async fn an_idle_session_closes_its_connection_and_the_next_call_opens_another() {
+    let Some(sandbox) = Sandbox::start().await else { return };
+    let sockets = "ls -l /proc/1/fd | grep -c socket";
+    assert_eq!(sandbox.sh(sockets).await.out(), "2\n");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let other = sandbox.other_guest();
+    assert_eq!(run(&other, shell(sockets)).await.out(), "2\n");
+    assert_eq!(sandbox.sh(sockets).await.out(), "3\n");
+}
