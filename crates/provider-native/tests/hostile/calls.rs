@@ -181,7 +181,6 @@ pub(crate) fn probes() -> Vec<Probe> {
         "#;
         the_personality_is_changed: r#"
             lambda: call(135, 0x0040000), lambda: call(135, 0x0400000), lambda: call(135, 0x0100000),
-            lambda: call(135, 8),
         "#;
         swap_is_changed: r#"lambda: call(167, b"/workspace/probe.py", 0), lambda: call(168, b"/dev/sda"),"#;
         the_clock_is_set: r#"
@@ -215,22 +214,15 @@ pub(crate) fn probes() -> Vec<Probe> {
         "#;
         the_subreaper_is_changed: "lambda: call(157, 36, 0, 0, 0, 0), lambda: call(157, 36, 1, 0, 0, 0),";
         rights_are_taken_back: r#"
-            lambda: call(157, 24, 21, 0, 0, 0) == 1 or read("/nothing"),
-            lambda: call(157, 38, 0, 0, 0, 0),
-            lambda: call(157, 39, 0, 0, 0, 0) == 0 or read("/nothing"),
-            lambda: call(157, 47, 2, 21, 0, 0),
-            lambda: call(126, buffer(0x20080522), buffer(0xffffffffffffffff, 0xffffffffffffffff, 0)),
+            lambda: call(157, 38, 0, 0, 0, 0), lambda: call(157, 47, 2, 21, 0, 0),
+            lambda: call(157, 39, 0, 0, 0, 0) == 1 and read("/nothing"),
+            lambda: call(157, 23, 21, 0, 0, 0) == 0 and read("/nothing"),
+            lambda: call(126, buffer(0x20080522), buffer(~0 & (1 << 64) - 1, ~0 & (1 << 64) - 1, 0)),
         "#;
         priorities_are_raised: r#"
             lambda: os.setpriority(os.PRIO_PROCESS, 0, -20),
             lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50)),
             lambda: write("/proc/self/oom_score_adj", b"-1000"),
-            lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 40, 1 << 40)),
-        "#;
-        strangers_are_signalled: r#"
-            lambda: none_of(range(2, 2000), lambda p: p in (os.getpid(), os.getppid())
-                and read("/nothing") or open("/proc/%d/comm" % p).read().strip()
-                in ("python3", "sh") and read("/nothing") or os.kill(p, 0)),
         "#;
     }
 }

@@ -55,9 +55,10 @@ fn open(dir: &Path) -> Result<(Arc<dyn Provider>, Work), String> {
 
 /// One provider for all cases, on a directory of its own.
 pub(crate) struct Native {
+    /// Its data directory.
+    pub(crate) dir: TempDir,
     pub(crate) provider: Result<Arc<dyn Provider>, String>,
     work: Option<Work>,
-    _dir: TempDir,
 }
 
 impl Native {
@@ -76,7 +77,7 @@ impl Native {
             },
             Err(reason) => Err(reason),
         };
-        Self { provider, work, _dir: dir }
+        Self { dir, provider, work }
     }
 
     /// Stops as a server does.
@@ -84,6 +85,9 @@ impl Native {
         drop(self.provider);
         if let Some(work) = self.work {
             work.stop().await;
+        }
+        if let Err(error) = self.dir.close() {
+            eprintln!("the data directory stays: {error}");
         }
     }
 }

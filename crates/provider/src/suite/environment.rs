@@ -39,7 +39,7 @@ async fn variables_are_added_to_the_default_ones(scene: Scene) {
 async fn nothing_of_the_servers_environment_is_seen(scene: Scene) {
     let sandbox = scene.sandbox().await;
     let seen = sandbox.run(argv(&["env"])).await.text();
-    let common = ["PATH", "HOME", "LANG", "TERM", "PWD", "OLDPWD", "SHLVL", "_", "USER", "LOGNAME"];
+    let common = ["PATH", "HOME", "LANG", "TERM", "PWD", "SHLVL", "_", "USER", "LOGNAME", "SHELL"];
     let own = std::env::vars().filter(|(name, _)| !common.contains(&&**name));
     let leaked: Vec<String> =
         own.map(|(name, _)| format!("{name}=")).filter(|name| seen.contains(&**name)).collect();

@@ -1,5 +1,7 @@
 //! Names that are unusual, many or deep.
 
+use stacyvm_types::Limits;
+
 use super::{
     Scene, list,
     scene::{argv, body, soon},
@@ -63,7 +65,9 @@ async fn a_directory_of_many_files_is_listed(scene: Scene) {
 }
 
 async fn more_entries_than_can_be_told_are_too_large(scene: Scene) {
-    let sandbox = scene.sandbox().await;
+    // File systems give out numbers of files by their size.
+    let limits = Limits { memory_mb: 1024, vcpus: 1, pids: 64, disk_mb: 2048 };
+    let sandbox = scene.limited(limits).await;
     sandbox.ok("mkdir many; cd many; seq 100001 | xargs touch").await;
     let error = soon("list", sandbox.guest.list("/workspace/many")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::TooLarge);
