@@ -73,7 +73,8 @@ pub(crate) fn bwrap_rate(program: &Path, seconds: f64) -> Result<f64, String> {
 pub(crate) fn in_child(command: &mut Command) -> Measured {
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(said.lines().next().unwrap_or("failed without a word").to_owned());
     }
     let mut samples = Samples::default();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
@@ -98,7 +99,9 @@ pub(crate) fn crun_here(rounds: usize, program: &Path, dir: &Path) -> Measured {
     let bundle = || -> Result<()> {
         let root = dir.join("rootfs");
         std::fs::create_dir_all(&root)?;
-        std::fs::create_dir_all(root.join("proc"))?;
+        for dir in ["proc", "dev"] {
+            std::fs::create_dir_all(root.join(dir))?;
+        }
         std::fs::copy(program, root.join("true"))?;
         let spaces = ["pid", "mount", "network", "ipc", "uts"];
         let config = json!({

@@ -82,6 +82,7 @@ pub(crate) fn serve(channel: Channel, setup: Setup) -> ! {
 
 impl Agent {
     fn new(channel: Channel, setup: Setup) -> std::io::Result<Self> {
+        signals::reset();
         signals::ignore_broken_pipes();
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));

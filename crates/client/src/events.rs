@@ -34,7 +34,7 @@ pub struct EventsFrom {
 
 /// Events as they happen, each with the JSON that the server wrote. A broken connection is taken
 /// up again after the last event that was given, so that none is lost or doubled; it ends only
-/// with an error, after 30 s without a server.
+/// with an error, after `reconnect_timeout` without a server.
 pub struct EventStream(BoxStream<'static, Result<Answer<Event>>>);
 
 impl Stream for EventStream {
@@ -56,7 +56,7 @@ impl Client {
             last: from.after.clone(),
             from,
             lines: None,
-            position: Position::at(0),
+            position: Position::at(0, self.settings.reconnect_timeout),
         };
         state.lines = Some(state.open().await?);
         let events =
@@ -104,7 +104,7 @@ impl Following {
                     Ok(Some(data)) => {
                         let event = Answer::<Event>::parse(data)?;
                         self.last = Some(event.id.clone());
-                        self.position = Position::at(0);
+                        self.position = Position::at(0, self.client.settings.reconnect_timeout);
                         return Ok(event);
                     }
                     Ok(None) => Error::Broken("the event stream ended".into()),

@@ -20,7 +20,7 @@ use crate::{
 
 /// A running command's output as a stream of frames. It ends after [`Frame::Exit`].
 ///
-/// A broken connection is taken up again at the offset that was reached, for 30 s without any
+/// A broken connection is taken up again at the offset that was reached, for `reconnect_timeout` without any
 /// progress. Dropping it leaves the command running: follow it again with [`Client::attach`].
 pub struct ExecStream {
     id: ExecId,
@@ -63,13 +63,13 @@ impl Client {
         let call = call.header(header::ACCEPT, HeaderValue::from_static("application/x-ndjson"));
         let answer = self.send(call).await?;
         let lines = Lines::new(flowing(answer.into_body()));
-        Ok(self.follow(id, exec, Some(lines), Position::at(0)))
+        Ok(self.follow(id, exec, Some(lines), Position::at(0, self.settings.reconnect_timeout)))
     }
 
     /// Follows a command that was started before, from a byte offset.
     pub async fn attach(&self, id: &SandboxId, exec: &ExecId, offset: u64) -> Result<ExecStream> {
         let lines = self.open(id, exec, offset).await?;
-        let position = Position::at(offset);
+        let position = Position::at(offset, self.settings.reconnect_timeout);
         Ok(self.follow(id, exec.clone(), Some(lines), position))
     }
 

@@ -59,8 +59,6 @@ pub(crate) enum Step {
     Skip,
 }
 
-/// How long a broken way is tried again before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -70,11 +68,13 @@ pub(crate) struct Position {
     pub(crate) offset: u64,
     trouble_since: Option<Instant>,
     pause: Duration,
+    patience: Duration,
 }
 
 impl Position {
-    pub(crate) const fn at(offset: u64) -> Self {
-        Self { offset, trouble_since: None, pause: FIRST_PAUSE }
+    /// At an offset; a broken way is tried again for as long as `patience` before it is lost.
+    pub(crate) const fn at(offset: u64, patience: Duration) -> Self {
+        Self { offset, trouble_since: None, pause: FIRST_PAUSE, patience }
     }
 
     /// Takes a frame and moves on.
@@ -110,7 +110,7 @@ impl Position {
     /// Waits before the next try, or gives the trouble back when there was too much of it.
     pub(crate) async fn after(&mut self, trouble: Error) -> Result<()> {
         let since = *self.trouble_since.get_or_insert_with(Instant::now);
-        if !trouble.is_retryable() || PATIENCE < since.elapsed() {
+        if !trouble.is_retryable() || self.patience < since.elapsed() {
             return Err(trouble);
         }
         tokio::time::sleep(self.pause).await;
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_offset_to_resume_at_is_that_of_the_last_frame() {
-        let mut at = Position::at(0);
+        let mut at = Position::at(0, PATIENCE);
         for (text, offset) in [
             (r#"{"stream":"stdout","data":"abc","seq":3}"#, 3),
             (r#"{"stream":"truncated","data":"","seq":90}"#, 90),
@@ -154,16 +154,18 @@ mod tests {
 
     #[test]
     fn an_interrupted_stream_is_resumed_and_an_unknown_frame_is_skipped() {
-        let mut at = Position::at(0);
+        let mut at = Position::at(0, PATIENCE);
         let text = r#"{"stream":"exit","data":"","seq":0,"reason":"interrupted","message":"m"}"#;
         assert_eq!(at.take(wire(text)).unwrap(), Step::Resume("m".to_owned()));
         assert_eq!(at.take(wire(r#"{"stream":"new","data":"x"}"#)).unwrap(), Step::Skip);
         assert!(at.take(wire(r#"{"stream":"exit","reason":"exit"}"#)).is_err());
     }
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[tokio::test(start_paused = true)]
     async fn trouble_without_progress_ends_after_half_a_minute() {
-        let mut at = Position::at(0);
+        let mut at = Position::at(0, PATIENCE);
         let start = Instant::now();
         while at.after(Error::Broken("cut".into())).await.is_ok() {}
         let waited = start.elapsed();

@@ -91,7 +91,7 @@ impl Client {
             sandbox: sandbox.clone(),
             exec: exec_id(&request)?,
             request,
-            position: Position::at(0),
+            position: Position::at(0, self.settings.reconnect_timeout),
             input: Some(receiver),
             connection: None,
             input_was_sent: false,

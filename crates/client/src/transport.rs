@@ -37,10 +37,13 @@ pub struct Settings {
     /// How long the server may take to begin its answer. Commands that are waited for, streams
     /// and uploads that move are not limited by it.
     pub first_byte_timeout: Duration,
+    /// How long a stream whose connection broke tries to go on before it fails.
+    pub reconnect_timeout: Duration,
 }
 
 impl Settings {
-    /// Settings for a server: connect within 5 s, first byte within 30 s, no key.
+    /// Settings for a server: connect within 5 s, first byte within 30 s, broken
+    /// streams tried again for 30 s, no key.
     pub const fn new(server: Server) -> Self {
         Self {
             server,
@@ -48,6 +51,7 @@ impl Settings {
             user: None,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(30),
+            reconnect_timeout: Duration::from_secs(30),
         }
     }
 }

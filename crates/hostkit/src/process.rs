@@ -176,8 +176,7 @@ fn prepare_and_exec(
         become_user(ids)?;
     }
     enter(&command.workdirs)?;
-    keep_subreaper()?;
-    crate::signals::reset();
+    crate::signals::restore();
     Err(exec_first(prepared))
 }
 
@@ -205,16 +204,6 @@ fn become_user(ids: &Ids) -> Result<(), StartFailure> {
         check(Step::Ids, libc::syscall(libc::SYS_setresuid, uid, uid, uid) as i32)?;
     }
     Ok(())
-}
-
-/// Forbids the command to hand its orphans on: the kill at its deadline must find them.
-fn keep_subreaper() -> Result<(), StartFailure> {
-    match crate::seccomp::deny_subreaper_change() {
-        // Only where the launch did not forbid new privileges, which is not the native one.
-        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
-        Err(_) => Err(StartFailure { step: Step::Session, errno: errno() }),
-        Ok(()) => Ok(()),
-    }
 }
 
 fn enter(workdirs: &[CString]) -> Result<(), StartFailure> {

@@ -4,7 +4,7 @@
 //! system call to remember which ones it always allows. So ranges and a binary search, and argument
 //! checks only at the leaves.
 
-use std::{collections::BTreeMap, io, sync::LazyLock};
+use std::{collections::BTreeMap, io};
 
 /// One instruction of a classic BPF program.
 pub use libc::sock_filter as Instruction;
@@ -52,6 +52,13 @@ pub enum Rule {
         argument: u8,
         /// The test.
         test: Test,
+        /// What becomes of the call then.
+        then: Verdict,
+    },
+    /// `then` where each named argument has exactly this value, allowed otherwise.
+    Exactly {
+        /// Which arguments, from 0, and their values.
+        arguments: &'static [(u8, u32)],
         /// What becomes of the call then.
         then: Verdict,
     },
@@ -155,8 +162,18 @@ fn leaf(rule: &Rule, out: &mut Vec<Instruction>) {
     let (argument, test, then) = match *rule {
         Rule::Always(verdict) => return out.push(instruction(RETURN, 0, 0, verdict.code())),
         Rule::When { argument, test, then } => (argument, test, then),
+        Rule::Exactly { arguments, then } => {
+            for (at, (argument, value)) in arguments.iter().enumerate() {
+                out.push(load_argument(*argument));
+                // Past the tests that are left and the refusal.
+                let rest = 2 * (arguments.len() - at - 1) + 1;
+                out.push(instruction(JUMP_EQUAL, 0, distance(rest), *value));
+            }
+            out.push(instruction(RETURN, 0, 0, then.code()));
+            return out.push(instruction(RETURN, 0, 0, Verdict::Allow.code()));
+        }
     };
-    out.push(instruction(LOAD, 0, 0, OFFSET_ARGUMENTS + 8 * u32::from(argument)));
+    out.push(load_argument(argument));
     let (values, hit, miss) = match test {
         Test::AnyBit(bits) => {
             out.push(instruction(JUMP_ANY_BIT, 0, 1, bits));
@@ -173,30 +190,10 @@ fn leaf(rule: &Rule, out: &mut Vec<Instruction>) {
     out.push(instruction(RETURN, 0, 0, hit.code()));
 }
 
+fn load_argument(argument: u8) -> Instruction {
+    instruction(LOAD, 0, 0, OFFSET_ARGUMENTS + 8 * u32::from(argument))
+}
+
 fn distance(instructions: usize) -> u8 {
     u8::try_from(instructions).expect("a jump of at most 255 instructions")
-}
-
-const PR_SET_CHILD_SUBREAPER: u32 = 36;
-
-static KEEP_SUBREAPER: LazyLock<Program> = LazyLock::new(|| {
-    let number = u32::try_from(libc::SYS_prctl).expect("a system call number");
-    let rule = Rule::When {
-        argument: 0,
-        test: Test::OneOf(&[PR_SET_CHILD_SUBREAPER]),
-        then: Verdict::Errno(1),
-    };
-    // Everything else was decided by the sandbox's own filter before.
-    Program::deny(&BTreeMap::from([(number, rule)]), X32)
-});
-
-/// Forbids this process, and what it starts, to change the child-subreaper flag. Needs
-/// `no_new_privs`. Called in a command's process right before its exec.
-pub fn deny_subreaper_change() -> io::Result<()> {
-    KEEP_SUBREAPER.install()
-}
-
-/// Compiles the filter of [`deny_subreaper_change`], so that a fork of this process does not.
-pub fn prepare() {
-    LazyLock::force(&KEEP_SUBREAPER);
 }

@@ -60,8 +60,8 @@ pub fn ignore_broken_pipes() {
     }
 }
 
-/// Restores the default disposition of every signal and empties the mask. Makes system calls only,
-/// so it may run between `fork` and `exec`.
+/// Restores the default disposition of every signal: a process that commands are forked from does
+/// it once, so that each of them need not.
 pub fn reset() {
     // SAFETY: a zeroed sigaction is SIG_DFL with no flags and an empty mask. Numbers that cannot be
     // changed are refused by the kernel, which is fine here.
@@ -70,6 +70,15 @@ pub fn reset() {
         for signal in 1..=MAX_SIGNAL {
             libc::sigaction(signal, &raw const action, ptr::null_mut());
         }
+    }
+}
+
+/// Undoes [`ignore_broken_pipes`] and [`child_events`] for a command. Makes system calls only, so
+/// it may run between `fork` and `exec`.
+pub fn restore() {
+    // SAFETY: SIG_DFL is a valid disposition of SIGPIPE; the set is initialised before its use.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());

@@ -72,7 +72,8 @@ impl World {
 
 pub(crate) fn client(address: SocketAddr) -> Client {
     let server = Server::parse(&format!("http://{address}")).unwrap();
-    Client::new(Settings::new(server)).unwrap()
+    let reconnect_timeout = Duration::from_secs(5);
+    Client::new(Settings { reconnect_timeout, ..Settings::new(server) }).unwrap()
 }
 
 async fn relay(listener: TcpListener, server: SocketAddr, breaks: Vec<usize>) {

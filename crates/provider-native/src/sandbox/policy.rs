@@ -133,6 +133,15 @@ pub(crate) fn rules() -> BTreeMap<u32, Rule> {
     // Linux, its 32-bit view, without address randomisation (debuggers), and the question.
     const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0xffff_ffff];
     rules.insert(number(libc::SYS_personality), when(0, Test::NoneOf(PERSONALITIES), EPERM));
+    // Handing one's orphans on would hide them from the kill at a deadline. Taking them in is fine.
+    const PR_SET_CHILD_SUBREAPER: u32 = 36;
+    rules.insert(
+        number(libc::SYS_prctl),
+        Rule::Exactly {
+            arguments: &[(0, PR_SET_CHILD_SUBREAPER), (1, 0)],
+            then: Verdict::Errno(EPERM),
+        },
+    );
     // Unix, IPv4, IPv6 and netlink. The rest are rare, rich in holes, or, like vsock, reach the
     // hypervisor past every namespace.
     const FAMILIES: &[u32] = &[1, 2, 10, 16];
@@ -227,6 +236,11 @@ mod tests {
                             .unwrap()
                     })
                     .collect(),
+                Rule::Exactly { arguments, .. } => {
+                    let all =
+                        arguments.iter().map(|(a, v)| condition(*a, SeccompCmpOp::Eq, *v).unwrap());
+                    vec![SeccompRule::new(all.collect()).unwrap()]
+                }
                 Rule::When { argument, test: Test::NoneOf(values), .. } => {
                     let all = values.iter().map(|v| condition(argument, SeccompCmpOp::Ne, *v));
                     vec![SeccompRule::new(all.map(Result::unwrap).collect()).unwrap()]
@@ -323,6 +337,14 @@ mod tests {
         for flag in [0x1000_0000u64, 0x2_0000, 0x2000_0000, 0x4000_0000, 0x0200_0000] {
             assert_ne!(decide(clone, [flag | 17, 0, 0, 0, 0, 0]), ALLOW, "{flag:#x}");
         }
+    }
+
+    #[test]
+    fn orphans_may_be_taken_in_and_not_handed_on() {
+        let prctl = number(libc::SYS_prctl);
+        assert_ne!(decide(prctl, [36, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(decide(prctl, [36, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(decide(prctl, [15, 0, 0, 0, 0, 0]), ALLOW);
     }
 
     #[test]

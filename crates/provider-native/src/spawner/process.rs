@@ -43,7 +43,6 @@ pub(crate) fn run() -> io::Result<()> {
     let socket = fdpass_socket()?;
     stacyvm_hostkit::title::set(&proof, "stacyvm: spawner", c"stacyvm-spawner")?;
     clone::forget_children(&proof);
-    stacyvm_hostkit::seccomp::prepare();
     let kept = Kept {
         devices: devices::template().ok(),
         masks: Masks::of_this_kernel(),

@@ -127,7 +127,8 @@ async fn dies(arena: &Arena, line: &str) {
     let done = arena.sandbox.run(ExecSpec { deadline, ..shell(&line) }).await;
     assert_eq!(done.exit, Exit::Timeout, "{}", String::from_utf8_lossy(&done.stderr));
     let free = arena.sandbox.sh("flock -n lock true").await.exit;
-    assert_eq!(free, Exit::Code(0), "something lives on");
+    let left = arena.sandbox.sh("ps -eo pid,ppid,stat,args; sleep 1; flock -n lock true && echo FREE").await;
+    assert_eq!(free, Exit::Code(0), "something lives on: {}", left.text());
 }
 
 async fn a_child_survives_the_deadline_by_a_double_fork(arena: Arena) {
