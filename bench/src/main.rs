@@ -24,6 +24,10 @@ use stats::{Samples, show};
 /// The static `true` of every row, in a place that the image `host` shows.
 const PROGRAM: &str = "/usr/local/bin/stacyvm-bench-true";
 
+/// Between two sandboxes of one client, so that neither the pool's filling nor the kernel's cleaning
+/// up of the last one is measured with the next.
+const PAUSE: Duration = Duration::from_millis(20);
+
 struct Effort {
     rounds: usize,
     seconds: f64,
@@ -99,7 +103,7 @@ fn bench(effort: &Effort, program: &Path) -> Result<()> {
 
     let warm = server(&data, 64)?;
     let idle_mib = live::resident_kib(warm.child.id())? / 1024.0;
-    let ready = ours::cycles(warm.at, &name, rounds, Duration::from_millis(5))?;
+    let ready = ours::cycles(warm.at, &name, rounds, PAUSE)?;
     let bwrap = external::bwrap(rounds, program);
     let bare = external::bare(rounds, program);
     let floor = floor::measure(rounds, program);
@@ -116,7 +120,7 @@ fn bench(effort: &Effort, program: &Path) -> Result<()> {
     let bwrap_rate = external::bwrap_rate(program, effort.seconds);
 
     let cold_server = server(&data, 0)?;
-    let cold = ours::cycles(cold_server.at, &name, rounds, Duration::from_millis(5))?;
+    let cold = ours::cycles(cold_server.at, &name, rounds, PAUSE)?;
     let held = live::hold(cold_server.at, cold_server.child.id(), &data, effort.live)?;
     drop(cold_server);
     let crun = external::crun(rounds.min(50), program, &dir.path().join("crun"));

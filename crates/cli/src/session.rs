@@ -159,7 +159,12 @@ struct Writer {
 
 impl Writer {
     fn new() -> Self {
-        Self { stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), pending: None, in_line: false }
+        Self {
+            stdout: tokio::io::stdout(),
+            stderr: tokio::io::stderr(),
+            pending: None,
+            in_line: false,
+        }
     }
 
     const fn is_idle(&self) -> bool {

@@ -131,6 +131,8 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
         image: wanted.image,
         disk_mb: wanted.limits.disk_mb,
         memory_mb: wanted.limits.memory_mb,
+        vcpus: wanted.limits.vcpus,
+        pids: wanted.limits.pids,
         owner: None,
     };
     record.write(&half.dir).map_err(failed("the sandbox cannot be written down"))?;

@@ -26,7 +26,7 @@ use crate::{
     images::ImageStore,
     make::{Wanted, make},
     probe::{Facts, KeptLimits, decide},
-    record::Owner,
+    record::{Owner, Record},
     rundir::RunDir,
     runtime::{Live, clear},
     skeleton::Skeleton,
@@ -144,7 +144,10 @@ impl Shared {
             return live.describe().ok_or_else(no_owner);
         }
         let _launching = Launching::begin(&self.launching);
-        let live = match self.take_waiting(&spec) {
+        let waiting = self.take_waiting(&spec);
+        // One that waited has answered before, and its first process was just seen alive.
+        let answered = waiting.is_some();
+        let live = match waiting {
             Some(live) => live,
             None => {
                 let wanted = Wanted { image: spec.image.clone(), limits: spec.limits };
@@ -153,7 +156,7 @@ impl Shared {
         };
         let live = Arc::new(self.hand_over(live, &spec).await?);
         self.registry.insert(spec.id.clone(), Arc::clone(&live));
-        if let Err(error) = live.guest.hello().await {
+        if !answered && let Err(error) = live.guest.hello().await {
             self.end(&spec.id, &live).await?;
             return Err(error);
         }
@@ -178,6 +181,17 @@ impl Shared {
         }
     }
 
+    /// Gives a waiting runtime the limits that were asked for, unless it was made with them.
+    fn adjust(&self, live: &mut Live, limits: Limits) -> std::io::Result<()> {
+        if live.record.limits() == limits {
+            return Ok(());
+        }
+        live.groups().adjust(&Kernel, &self.hierarchies, &limits)?;
+        let Limits { memory_mb, vcpus, pids, disk_mb: _ } = limits;
+        live.record = Record { memory_mb, vcpus, pids, ..live.record.clone() };
+        live.record.write(&live.dir)
+    }
+
     /// Makes a runtime the sandbox's: first on paper, then by its place.
     async fn hand_over(self: &Arc<Self>, mut live: Live, spec: &LaunchSpec) -> Result<Live> {
         let cannot = |error| {
@@ -189,12 +203,11 @@ impl Shared {
             generation: spec.generation.0,
             created_us: self.clock.now().as_micros(),
         });
-        record.memory_mb = spec.limits.memory_mb;
         let place = self.run.sandbox(&spec.id);
         failpoint!(failpoints::CLAIM_BEFORE_RECORD);
-        let adjusted = live.groups().adjust(&Kernel, &self.hierarchies, &spec.limits);
+        let adjusted = self.adjust(&mut live, spec.limits);
         let done = adjusted.and_then(|()| {
-            live.record.write(&live.dir)?;
+            live.record.write_owner(&live.dir)?;
             failpoint!(failpoints::CLAIM_BEFORE_RENAME);
             fs::rename(&live.dir, &place)
         });

@@ -11,13 +11,15 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
+use stacyvm_types::Limits;
 
 const FILE: &str = "runtime.json";
 const DRAFT: &str = ".runtime.json";
+const OWNER: &str = "owner.json";
 /// A record is well below this; anything longer is not one.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// A runtime on disk, `runtime.json` in its directory.
+/// A runtime on disk: `runtime.json` in its directory, and `owner.json` once it has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The runtime's own name; also that of its control groups.
@@ -36,7 +38,12 @@ pub(crate) struct Record {
     pub(crate) disk_mb: u32,
     /// Memory in MiB.
     pub(crate) memory_mb: u32,
+    /// Virtual CPUs.
+    pub(crate) vcpus: u32,
+    /// Processes and threads.
+    pub(crate) pids: u32,
     /// Whose it is; nobody's while it waits in the pool.
+    #[serde(skip)]
     pub(crate) owner: Option<Owner>,
 }
 
@@ -63,7 +70,23 @@ pub(crate) struct Process {
 }
 
 impl Record {
-    /// Writes it to `dir`, whole or not at all.
+    /// What its sandbox may use.
+    pub(crate) const fn limits(&self) -> Limits {
+        Limits {
+            memory_mb: self.memory_mb,
+            vcpus: self.vcpus,
+            pids: self.pids,
+            disk_mb: self.disk_mb,
+        }
+    }
+
+    /// Writes the owner to `dir`, which must still lie in the pool: the rename that takes it out
+    /// makes the owner true, so a half-written file is nobody's.
+    pub(crate) fn write_owner(&self, dir: &Path) -> io::Result<()> {
+        fs::write(dir.join(OWNER), serde_json::to_vec(&self.owner)?)
+    }
+
+    /// Writes all but the owner to `dir`, whole or not at all.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         let draft = dir.join(DRAFT);
         fs::write(&draft, serde_json::to_vec(self)?)?;
@@ -72,12 +95,20 @@ impl Record {
 
     /// Reads it back.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
-        let path = dir.join(FILE);
-        if fs::metadata(&path)?.len() > MAX_BYTES {
-            return Err(io::Error::other("larger than any record"));
-        }
-        Ok(serde_json::from_slice(&fs::read(path)?)?)
+        let mut record: Self = serde_json::from_slice(&read(&dir.join(FILE))?)?;
+        record.owner = match read(&dir.join(OWNER)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            bytes => serde_json::from_slice(&bytes?)?,
+        };
+        Ok(record)
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(io::Error::other("larger than any record"));
+    }
+    fs::read(path)
 }
 
 impl Process {
@@ -141,7 +172,7 @@ mod tests {
     #[test]
     fn a_record_reads_back_as_written_and_a_torn_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record {
+        let mut record = Record {
             name: "rt-1".to_owned(),
             process: own(),
             slot: Some(3),
@@ -150,10 +181,17 @@ mod tests {
             image: "host".to_owned(),
             disk_mb: 1,
             memory_mb: 2,
+            vcpus: 3,
+            pids: 4,
             owner: None,
         };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), record);
+        record.owner = Some(Owner { id: "sb-1".to_owned(), generation: 1, created_us: 2 });
+        record.write_owner(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), record);
+        fs::write(dir.path().join(OWNER), b"{\"id\":").unwrap();
+        assert!(Record::read(dir.path()).is_err());
         fs::write(dir.path().join(FILE), b"{\"name\":").unwrap();
         assert!(Record::read(dir.path()).is_err());
     }

@@ -5,7 +5,7 @@
 //! run/instance                  a name that stays: that of our control groups
 //! run/groups                    every directory that ever held our control groups
 //! run/pool/<runtime>/           being made, or waiting for an owner
-//! run/sandboxes/<id>/           a sandbox's: runtime.json, agent.sock
+//! run/sandboxes/<id>/           a sandbox's: runtime.json, owner.json, agent.sock
 //! run/gone/<runtime>/           killed, its leftovers not yet removed
 //! ```
 //!

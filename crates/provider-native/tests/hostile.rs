@@ -5,10 +5,10 @@
 //! As root the probes run on the root rung, and then in a copy of this program as a user without
 //! rights. Probes of system calls run under the host's `python3`, which the image `host` shows.
 
-#[path = "hostile/arena.rs"]
-mod arena;
 #[path = "hostile/agent.rs"]
 mod agent;
+#[path = "hostile/arena.rs"]
+mod arena;
 #[path = "hostile/calls.rs"]
 mod calls;
 #[path = "hostile/files.rs"]

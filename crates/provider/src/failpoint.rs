@@ -20,10 +20,8 @@ pub fn reach(name: &str) {
     static WANTED: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
     let wanted = WANTED.get_or_init(|| std::env::var_os(VARIABLE));
     if wanted.as_deref().is_some_and(|wanted| wanted == name) {
-        let died = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let died =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         unreachable!("SIGKILL to the own process returned {died:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, mkdir, symlink},
+    fs::{CWD, Mode, OFlags, mkdir, openat, symlink},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
@@ -119,7 +119,10 @@ pub(crate) fn unmounted_proc() -> rustix::io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    let mount = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    // What `fsmount` gives is only a place; the list of processes is read from an open directory.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(mount, ".", flags, Mode::empty())
 }
 
 /// A detached read-only copy of a directory's mounts, for those who cannot map ids.
@@ -192,7 +195,7 @@ fn bind_dev() -> rustix::io::Result<()> {
     for (name, _, _) in devices::NODES {
         let node = format!("dev/{name}");
         let mode = Mode::from_raw_mode(0o644);
-        rustix::fs::open(&node, rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC, mode)?;
+        rustix::fs::open(&node, OFlags::CREATE | OFlags::CLOEXEC, mode)?;
         mount_bind(format!("/dev/{name}"), &node)?;
     }
     for (name, target) in devices::LINKS {

@@ -45,7 +45,10 @@ async fn every_signal_is_sent_to_the_agent(arena: Arena) {
     for signal in (1..=31).chain(34..=64) {
         arena.sandbox.sh(&format!("kill -{signal} 1")).await;
     }
-    arena.sandbox.sh("(while :; do kill -9 1; kill -STOP 1; kill -QUIT 1; done) 2>&- >&- & sleep 1").await;
+    arena
+        .sandbox
+        .sh("(while :; do kill -9 1; kill -STOP 1; kill -QUIT 1; done) 2>&- >&- & sleep 1")
+        .await;
     arena.lives().await;
 }
 
@@ -66,10 +69,8 @@ async fn the_socket_of_the_agent_is_looked_for(arena: Arena) {
 async fn descriptors_are_inherited(arena: Arena) {
     let listed = arena.sandbox.ok("exec 3<&-; cd /proc/self/fd && echo *").await;
     let open = arena.sandbox.ok("sh -c 'for f in /proc/$$/fd/*; do echo ${f##*/}; done'").await;
-    let extra: Vec<&str> = open
-        .lines()
-        .filter(|fd| fd.parse::<u32>().is_ok_and(|fd| 2 < fd && fd != 10))
-        .collect();
+    let extra: Vec<&str> =
+        open.lines().filter(|fd| fd.parse::<u32>().is_ok_and(|fd| 2 < fd && fd != 10)).collect();
     assert!(extra.is_empty(), "{extra:?} besides {listed}");
     let pipes = arena.sandbox.ok("readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2").await;
     assert!(!pipes.contains("socket:"), "{pipes}");
@@ -127,13 +128,19 @@ async fn dies(arena: &Arena, line: &str) {
     let done = arena.sandbox.run(ExecSpec { deadline, ..shell(&line) }).await;
     assert_eq!(done.exit, Exit::Timeout, "{}", String::from_utf8_lossy(&done.stderr));
     let free = arena.sandbox.sh("flock -n lock true").await.exit;
-    let left = arena.sandbox.sh("ps -eo pid,ppid,stat,args; sleep 1; flock -n lock true && echo FREE").await;
+    let left = arena
+        .sandbox
+        .sh("ps -eo pid,ppid,stat,args; sleep 1; flock -n lock true && echo FREE")
+        .await;
     assert_eq!(free, Exit::Code(0), "something lives on: {}", left.text());
 }
 
 async fn a_child_survives_the_deadline_by_a_double_fork(arena: Arena) {
-    dies(&arena, "(setsid setsid sh -c '(setsid sh -c \"sleep 1000 & sleep 1000\" &)' &); sleep 1000")
-        .await;
+    dies(
+        &arena,
+        "(setsid setsid sh -c '(setsid sh -c \"sleep 1000 & sleep 1000\" &)' &); sleep 1000",
+    )
+    .await;
     let line = "perl -MPOSIX -e 'for (1..5) { if (!fork) { setsid; if (!fork) { setsid; \
                 sleep 1000 } exit } } sleep 1000'";
     dies(&arena, line).await;
@@ -147,7 +154,8 @@ async fn a_child_survives_the_deadline_by_ignoring_everything(arena: Arena) {
 }
 
 async fn a_child_survives_the_deadline_by_stopping(arena: Arena) {
-    dies(&arena, "setsid sh -c 'kill -STOP $$' & (setsid sh -c 'kill -STOP $$' &) ; kill -STOP $$").await;
+    dies(&arena, "setsid sh -c 'kill -STOP $$' & (setsid sh -c 'kill -STOP $$' &) ; kill -STOP $$")
+        .await;
 }
 
 async fn a_child_survives_the_deadline_by_vfork(arena: Arena) {
@@ -160,8 +168,11 @@ async fn a_child_survives_the_deadline_by_vfork(arena: Arena) {
 }
 
 async fn children_are_born_faster_than_they_are_killed(arena: Arena) {
-    dies(&arena, "f() { while :; do (setsid sh -c 'sleep 0.01; (sleep 5 &)' &) ; done; }; f & f & f")
-        .await;
+    dies(
+        &arena,
+        "f() { while :; do (setsid sh -c 'sleep 0.01; (sleep 5 &)' &) ; done; }; f & f & f",
+    )
+    .await;
 }
 
 async fn an_environment_of_ten_megabytes_is_asked_for(arena: Arena) {
@@ -200,10 +211,8 @@ async fn zombies_are_left_behind(arena: Arena) {
         let deadline = Some(Duration::from_secs(2));
         arena.sandbox.run(ExecSpec { deadline, ..shell(line) }).await;
     }
-    eventually("commands run", || async {
-        arena.sandbox.guest.exec(shell("true")).await.is_ok()
-    })
-    .await;
+    eventually("commands run", || async { arena.sandbox.guest.exec(shell("true")).await.is_ok() })
+        .await;
 }
 
 async fn as_user(arena: &Arena, prepare: &str) {
@@ -227,8 +236,11 @@ async fn the_accounts_become_a_pipe(arena: Arena) {
 }
 
 async fn the_accounts_become_ten_megabytes_of_one_line(arena: Arena) {
-    as_user(&arena, "head -c 10000000 /dev/zero | tr '\\0' a > /etc/passwd; cp /etc/passwd /etc/group")
-        .await;
+    as_user(
+        &arena,
+        "head -c 10000000 /dev/zero | tr '\\0' a > /etc/passwd; cp /etc/passwd /etc/group",
+    )
+    .await;
 }
 
 async fn the_accounts_become_endless(arena: Arena) {

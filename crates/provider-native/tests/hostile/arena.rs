@@ -94,16 +94,16 @@ async fn play(probe: Probe, provider: Arc<dyn Provider>) -> Result<Completion, F
     set.spawn((probe.run)(arena));
     let outcome = match time::timeout(LONGEST, set.join_next()).await {
         Ok(Some(Ok(()))) => Ok(()),
-        Ok(Some(Err(error))) => Err(error.try_into_panic().map_or_else(
-            |_| "was cancelled".to_owned(),
-            |payload| words(&*payload),
-        )),
+        Ok(Some(Err(error))) => Err(error
+            .try_into_panic()
+            .map_or_else(|_| "was cancelled".to_owned(), |payload| words(&*payload))),
         Ok(None) => Err("did not run".to_owned()),
         Err(_) => Err(format!("took longer than {LONGEST:?}")),
     };
     set.shutdown().await;
     let aftermath = {
-        let (provider, neighbour, id) = (Arc::clone(&provider), neighbour.clone(), sandbox.id.clone());
+        let (provider, neighbour, id) =
+            (Arc::clone(&provider), neighbour.clone(), sandbox.id.clone());
         set.spawn(async move { still_there(&*provider, &neighbour, &id).await });
         set.join_next().await
     };

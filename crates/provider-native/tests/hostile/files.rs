@@ -66,7 +66,10 @@ async fn a_link_to_a_secret_of_the_host_is_read(arena: Arena) {
     let secret = Secret::plant();
     let path = secret.0.display();
     let climb = "../".repeat(40);
-    let line = format!("ln -s {path} a; ln -s {climb}{path} b; ln -s {} d; ln -s /proc/1/root{path} e", secret.directory());
+    let line = format!(
+        "ln -s {path} a; ln -s {climb}{path} b; ln -s {} d; ln -s /proc/1/root{path} e",
+        secret.directory()
+    );
     arena.sandbox.ok(&line).await;
     for link in ["a", "b", "e", &format!("d/{}", secret.name())] {
         assert!(arena.sandbox.get(&format!("/workspace/{link}")).await.is_err(), "{link}");
@@ -82,7 +85,9 @@ async fn a_link_to_a_secret_of_the_host_is_read(arena: Arena) {
 async fn a_directory_becomes_a_link_while_files_are_read_and_written(arena: Arena) {
     let (secret, sandbox) = (Secret::plant(), &arena.sandbox);
     let (name, outside) = (secret.name(), secret.directory());
-    sandbox.ok(&format!("mkdir real; echo inside > real/{name}; ln -s {outside} link; ln -s real d")).await;
+    sandbox
+        .ok(&format!("mkdir real; echo inside > real/{name}; ln -s {outside} link; ln -s real d"))
+        .await;
     let flip = "perl -e 'while (1) { rename q(link), q(x); rename q(d), q(link); rename q(x), q(d); \
                 rename q(real), q(y); symlink q(..), q(real); unlink q(real); rename q(y), q(real); }'";
     let exec = sandbox.guest.exec(shell(flip)).await.unwrap();
@@ -122,7 +127,10 @@ async fn a_hard_link_to_a_file_of_the_host_is_made(arena: Arena) {
     arena.sandbox.sh("ln /usr/bin/env e; ln /usr/lib/os-release r; ln /proc/self/exe x").await;
     for name in ["e", "r", "x"] {
         let path = format!("/workspace/{name}");
-        drop(soon("write", arena.sandbox.guest.write(&path, WriteOptions::default(), body("x"))).await);
+        drop(
+            soon("write", arena.sandbox.guest.write(&path, WriteOptions::default(), body("x")))
+                .await,
+        );
         drop(soon("chmod", arena.sandbox.guest.chmod(&path, 0o4777)).await);
     }
     assert!(fs::read("/usr/bin/env").unwrap() == before);
@@ -133,10 +141,23 @@ async fn proc_is_reached_by_the_file_calls(arena: Arena) {
     sandbox.ok("ln -s /proc/self/environ e; ln -s /proc/self/mem m; ln -s /proc p; \
                 ln -s /proc/self/fd/0 zero; ln -s /proc/1/root r; ln -s /dev/fd fds; ln -s /dev/stdin in").await;
     for path in [
-        "/proc/self/environ", "/proc/self/mem", "/proc/1/root/etc/passwd", "/proc/1/environ",
-        "/proc/thread-self/root/etc/passwd", "/workspace/e", "/workspace/m", "/workspace/p/version",
-        "/workspace/zero", "/workspace/r/etc/passwd", "/workspace/fds/0", "/workspace/in",
-        "/dev/fd/0", "/dev/stdin", "//proc//version", "/./proc/version", "/workspace/../proc/version",
+        "/proc/self/environ",
+        "/proc/self/mem",
+        "/proc/1/root/etc/passwd",
+        "/proc/1/environ",
+        "/proc/thread-self/root/etc/passwd",
+        "/workspace/e",
+        "/workspace/m",
+        "/workspace/p/version",
+        "/workspace/zero",
+        "/workspace/r/etc/passwd",
+        "/workspace/fds/0",
+        "/workspace/in",
+        "/dev/fd/0",
+        "/dev/stdin",
+        "//proc//version",
+        "/./proc/version",
+        "/workspace/../proc/version",
     ] {
         assert!(sandbox.get(path).await.is_err(), "{path} was read");
         let write = sandbox.guest.write(path, WriteOptions::default(), body("x"));
@@ -144,7 +165,10 @@ async fn proc_is_reached_by_the_file_calls(arena: Arena) {
     }
     for pattern in ["/proc/*", "/proc/self/*", "/workspace/p/*", "/**/environ"] {
         let found = soon("glob", sandbox.guest.glob(pattern)).await.unwrap_or_default();
-        assert!(found.iter().all(|path| !path.contains("/proc/") && !path.contains("/p/")), "{found:?}");
+        assert!(
+            found.iter().all(|path| !path.contains("/proc/") && !path.contains("/p/")),
+            "{found:?}"
+        );
     }
 }
 
@@ -163,11 +187,12 @@ async fn the_name_of_an_unfinished_upload_is_taken_over(arena: Arena) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         (sent < 40).then(|| (Ok(Bytes::from(vec![b'u'; 10_000])), sent + 1))
     });
-    let upload =
-        sandbox.guest.write("/workspace/f", WriteOptions::default(), slowly.boxed());
+    let upload = sandbox.guest.write("/workspace/f", WriteOptions::default(), slowly.boxed());
     let path = secret.0.display();
-    let attack = format!("i=0; while [ $i -lt 60 ]; do for t in .[!.]*; do [ -f \"$t\" ] && \
-                          ln -sf {path} \"$t\"; done; sleep 0.01; i=$((i+1)); done");
+    let attack = format!(
+        "i=0; while [ $i -lt 60 ]; do for t in .[!.]*; do [ -f \"$t\" ] && \
+                          ln -sf {path} \"$t\"; done; sleep 0.01; i=$((i+1)); done"
+    );
     let (outcome, _) = tokio::join!(soon("upload", upload), sandbox.sh(&attack));
     secret.is_untouched();
     if outcome.is_ok() {
@@ -242,7 +267,10 @@ async fn a_hundred_thousand_links_are_followed(arena: Arena) {
     assert!(arena.sandbox.get("/workspace/l0").await.is_err());
     let deep = format!("/workspace/d/{}x", "s/".repeat(1500));
     let read = arena.sandbox.get(&deep).await.err().unwrap();
-    assert!(matches!(read.kind, ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict), "{read:?}");
+    assert!(
+        matches!(read.kind, ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict),
+        "{read:?}"
+    );
     let write = arena.sandbox.guest.write("/workspace/l0", WriteOptions::default(), body("x"));
     drop(soon("write", write).await);
 }

@@ -51,7 +51,8 @@ impl Planted {
         let content = format!("planted secret {id}");
         let mut places: Vec<PathBuf> = vec![std::env::temp_dir()];
         if geteuid().is_root() {
-            places.extend(["/etc", "/root", "/home", "/opt", "/var", "/srv", "/mnt"].map(Into::into));
+            places
+                .extend(["/etc", "/root", "/home", "/opt", "/var", "/srv", "/mnt"].map(Into::into));
         }
         let name = format!("stacyvm-probe-{}", &id.as_str()[3..]);
         let files = places.iter().map(|place| place.join(&name));
@@ -74,11 +75,15 @@ async fn secrets_of_the_host_are_read_by_path(arena: Arena) {
     assert!(!planted.files.is_empty());
     for file in &planted.files {
         let path = file.display().to_string();
-        let line = format!("cat {path} ../../../../../..{path} /proc/1/root{path} /proc/1/cwd{path} \
-                            /proc/self/root{path} /proc/self/cwd/../../..{path}");
+        let line = format!(
+            "cat {path} ../../../../../..{path} /proc/1/root{path} /proc/1/cwd{path} \
+                            /proc/self/root{path} /proc/self/cwd/../../..{path}"
+        );
         let said = arena.sandbox.sh(&line).await;
         assert!(!said.text().contains("planted"), "{path}");
-        for climb in ["", "/workspace/../../../..", "/proc/1/root", "/proc/self/root", "/dev/fd/../../../.."] {
+        for climb in
+            ["", "/workspace/../../../..", "/proc/1/root", "/proc/self/root", "/dev/fd/../../../.."]
+        {
             assert!(arena.sandbox.get(&format!("{climb}{path}")).await.is_err(), "{climb}{path}");
         }
     }
@@ -88,21 +93,29 @@ async fn secrets_of_the_host_are_searched_for(arena: Arena) {
     let planted = Planted::new();
     let found = arena.sandbox.sh("find / -xdev -name 'stacyvm-probe-*' 2>/dev/null").await;
     assert_eq!(found.text(), "");
-    let line = format!("grep -rl '{}' /etc /root /home /opt /var /srv /mnt /tmp /run 2>/dev/null", planted.content);
+    let line = format!(
+        "grep -rl '{}' /etc /root /home /opt /var /srv /mnt /tmp /run 2>/dev/null",
+        planted.content
+    );
     assert_eq!(arena.sandbox.sh(&line).await.text(), "");
     let globbed = arena.sandbox.guest.glob("/*/stacyvm-probe-*").await.unwrap();
     assert_eq!(globbed, Vec::<String>::new());
 }
 
 async fn the_hosts_own_accounts_are_read(arena: Arena) {
-    let said = arena.sandbox.sh("cat /etc/shadow /etc/gshadow /etc/sudoers /etc/ssh/*key* /etc/machine-id").await;
+    let said = arena
+        .sandbox
+        .sh("cat /etc/shadow /etc/gshadow /etc/sudoers /etc/ssh/*key* /etc/machine-id")
+        .await;
     for file in ["/etc/shadow", "/etc/machine-id"] {
         let Ok(own) = fs::read_to_string(file) else { continue };
         for line in own.lines().filter(|line| 20 < line.len()) {
             assert!(!said.text().contains(line), "{file}: {line}");
         }
     }
-    for path in ["/root/.ssh", "/root/.bash_history", "/root/.cargo", "/var/lib/dpkg", "/var/log", "/boot"] {
+    for path in
+        ["/root/.ssh", "/root/.bash_history", "/root/.cargo", "/var/lib/dpkg", "/var/log", "/boot"]
+    {
         let listed = arena.sandbox.guest.list(path).await.unwrap_or_default();
         assert!(listed.is_empty(), "{path}: {listed:?}");
     }
@@ -113,11 +126,13 @@ async fn the_hosts_account_file_is_changed_through_its_copy(arena: Arena) {
     let line = "echo owned::0:0::/:/bin/sh >> /etc/passwd; ln /etc/passwd hard; echo x > hard; \
                 ln -s /etc/passwd soft; echo y > soft; mv hard /etc/passwd; chmod 777 /etc/passwd";
     arena.sandbox.sh(line).await;
-    drop(arena.sandbox.guest.write(
-        "/workspace/soft",
-        Default::default(),
-        stacyvm_provider::suite::body("z"),
-    ).await);
+    drop(
+        arena
+            .sandbox
+            .guest
+            .write("/workspace/soft", Default::default(), stacyvm_provider::suite::body("z"))
+            .await,
+    );
     assert!(fs::read("/etc/passwd").unwrap() == before, "the host's accounts changed");
 }
 
@@ -178,7 +193,12 @@ async fn a_socket_file_of_the_host_is_called(arena: Arena) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    for path in [&*path.display().to_string(), "/run/docker.sock", "/var/run/docker.sock", "/run/dbus/system_bus_socket"] {
+    for path in [
+        &*path.display().to_string(),
+        "/run/docker.sock",
+        "/var/run/docker.sock",
+        "/run/dbus/system_bus_socket",
+    ] {
         let code = format!("socket.socket(socket.AF_UNIX).connect(\"{path}\")");
         assert!(!connects(&arena, &code).await, "{path}");
     }
@@ -205,10 +225,14 @@ async fn shared_memory_is_left_for_the_next_sandbox(arena: Arena) {
     arena.sandbox.sh(line).await;
     arena.provider.destroy(&arena.sandbox.id).await.unwrap();
     let next = arena.another().await;
-    let seen = next.sh("tail -n +2 -q /proc/sysvipc/*; ls -A /dev/shm /tmp /dev/mqueue").await.text();
+    let seen =
+        next.sh("tail -n +2 -q /proc/sysvipc/*; ls -A /dev/shm /tmp /dev/mqueue").await.text();
     arena.provider.destroy(&next.id).await.unwrap();
     assert!(!seen.contains("22444") && !seen.contains("stacyvm-left"), "{seen}");
-    assert_eq!(fs::read_to_string("/proc/sysvipc/shm").unwrap().lines().count(), before.lines().count());
+    assert_eq!(
+        fs::read_to_string("/proc/sysvipc/shm").unwrap().lines().count(),
+        before.lines().count()
+    );
     assert!(!fs::exists("/dev/shm/stacyvm-left").unwrap());
 }
 

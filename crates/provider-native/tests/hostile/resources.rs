@@ -71,30 +71,41 @@ async fn threads_without_end(arena: Arena) {
 
 async fn a_memory_bomb(arena: Arena) {
     for _ in 0..3 {
-        let done = arena.sandbox.run(argv(&["perl", "-e", "push @x, 'x' x 10_000_000 while 1"])).await;
+        let done =
+            arena.sandbox.run(argv(&["perl", "-e", "push @x, 'x' x 10_000_000 while 1"])).await;
         assert_ne!(done.exit, Exit::Code(0));
     }
     arena.lives().await;
 }
 
 async fn a_memory_bomb_of_many_processes(arena: Arena) {
-    rage(&arena, "for i in $(seq 20); do perl -e 'push @x, q(x) x 1_000_000 while 1' & done; wait").await;
+    rage(&arena, "for i in $(seq 20); do perl -e 'push @x, q(x) x 1_000_000 while 1' & done; wait")
+        .await;
     recovers(&arena).await;
 }
 
 async fn a_memory_bomb_in_shared_memory(arena: Arena) {
-    rage(&arena, "head -c 1000000000 /dev/zero > /dev/shm/x; head -c 1000000000 /dev/zero > /tmp/x; \
+    rage(
+        &arena,
+        "head -c 1000000000 /dev/zero > /dev/shm/x; head -c 1000000000 /dev/zero > /tmp/x; \
                   python3 -c 'import mmap\na = [mmap.mmap(-1, 1 << 26) for i in range(40)]\n\
-                  [m.write(b\"x\" * (1 << 26)) for m in a]'").await;
+                  [m.write(b\"x\" * (1 << 26)) for m in a]'",
+    )
+    .await;
     recovers(&arena).await;
     arena.sandbox.sh("rm -f /dev/shm/x /tmp/x").await;
     arena.sandbox.put("/workspace/f", "fits again").await;
 }
 
 async fn a_disk_filler(arena: Arena) {
-    rage(&arena, "for d in . /tmp /root /dev/shm /run /var/tmp /home; do cat /dev/zero > $d/f; done").await;
+    rage(
+        &arena,
+        "for d in . /tmp /root /dev/shm /run /var/tmp /home; do cat /dev/zero > $d/f; done",
+    )
+    .await;
     arena.lives().await;
-    let write = arena.sandbox.guest.write("/workspace/x", Default::default(), body(vec![1; 5_000_000]));
+    let write =
+        arena.sandbox.guest.write("/workspace/x", Default::default(), body(vec![1; 5_000_000]));
     drop(soon("write on a full disk", write).await);
     drop(soon("exec on a full disk", arena.sandbox.sh("echo x > y")).await);
     arena.sandbox.sh("rm -f f /tmp/f /root/f /dev/shm/f /run/f /var/tmp/f /home/f").await;
@@ -166,11 +177,15 @@ async fn the_processor_is_used_up(arena: Arena) {
 }
 
 async fn file_locks_and_watches_are_used_up(arena: Arena) {
-    rage(&arena, "python3 -c 'import ctypes, fcntl, os, signal\nlibc = ctypes.CDLL(None)\n\
+    rage(
+        &arena,
+        "python3 -c 'import ctypes, fcntl, os, signal\nlibc = ctypes.CDLL(None)\n\
                   f = os.open(\"l\", os.O_RDWR | os.O_CREAT)\nn = 0\nwhile True:\n try:\n  \
                   fcntl.lockf(f, fcntl.LOCK_EX, 1, n * 2); n += 1\n  \
                   libc.inotify_init(); libc.eventfd(0, 0); libc.timerfd_create(0, 0); \
-                  libc.memfd_create(b\"x\", 0)\n except OSError: pass'").await;
+                  libc.memfd_create(b\"x\", 0)\n except OSError: pass'",
+    )
+    .await;
     recovers(&arena).await;
 }
 

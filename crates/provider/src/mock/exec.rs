@@ -45,11 +45,7 @@ pub(super) struct Running {
 impl Running {
     /// Follows the command from an offset.
     pub(super) fn follow(&self, offset: u64) -> Exec {
-        Exec {
-            id: self.id.clone(),
-            events: self.journal.follow(offset),
-            input: self.input.clone(),
-        }
+        Exec { id: self.id.clone(), events: self.journal.follow(offset), input: self.input.clone() }
     }
 }
 

@@ -254,8 +254,7 @@ impl Tree {
         let source = self.directory(from_parent).map_err(|errno| error(errno, from.as_str()))?;
         rustix::fs::statat(&source, from_name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| error(errno, from.as_str()))?;
-        let target =
-            self.make_directories(to_parent).map_err(|errno| error(errno, to.as_str()))?;
+        let target = self.make_directories(to_parent).map_err(|errno| error(errno, to.as_str()))?;
         rustix::fs::renameat(&source, from_name, &target, to_name)
             .map_err(|errno| error(errno, to.as_str()))
     }
@@ -355,12 +354,7 @@ pub(super) fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<(), Errno> {
     }
 }
 
-fn new_draft(
-    directory: OwnedFd,
-    name: &str,
-    mode: u32,
-    path: &GuestPath,
-) -> Result<Draft, Errno> {
+fn new_draft(directory: OwnedFd, name: &str, mode: u32, path: &GuestPath) -> Result<Draft, Errno> {
     let temporary = format!(".stacyvm-{:016x}", super::entropy());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, &*temporary, flags, Mode::from_raw_mode(0o600))?;

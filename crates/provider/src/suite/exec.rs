@@ -139,12 +139,9 @@ async fn input_for_a_command_that_does_not_read_is_held_back(scene: Scene) {
     let exec = sandbox.guest.exec(spec).await.unwrap();
     let mut sent = 0_u64;
     let piece = Bytes::from(vec![0; 64 << 10]);
-    while time::timeout(
-        Duration::from_millis(500),
-        exec.input.send(ExecInput::Data(piece.clone())),
-    )
-    .await
-    .is_ok()
+    while time::timeout(Duration::from_millis(500), exec.input.send(ExecInput::Data(piece.clone())))
+        .await
+        .is_ok()
     {
         sent += piece.len() as u64;
         assert!(sent < 64 << 20, "{sent} bytes were taken for a command that reads nothing");

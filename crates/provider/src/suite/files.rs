@@ -31,7 +31,10 @@ async fn a_file_comes_back_byte_for_byte(scene: Scene) {
     for bytes in [Vec::new(), b"x".to_vec(), binary] {
         sandbox.put("/workspace/file", bytes.clone()).await;
         let read = sandbox.guest.read("/workspace/file", None).await.unwrap();
-        assert_eq!((read.info.size, read.range.clone()), (bytes.len() as u64, 0..bytes.len() as u64));
+        assert_eq!(
+            (read.info.size, read.range.clone()),
+            (bytes.len() as u64, 0..bytes.len() as u64)
+        );
         assert!(soon("the body", whole(read.body)).await.unwrap() == bytes);
     }
 }
@@ -110,12 +113,15 @@ async fn a_directory_lists_its_entries_by_name(scene: Scene) {
     sandbox.ok("mkdir d; cd d; mkdir sub; printf abc > b; touch .hidden; ln -s b link").await;
     let entries = sandbox.guest.list("/workspace/d").await.unwrap();
     let seen: Vec<_> = entries.iter().map(|entry| (&*entry.path, entry.kind)).collect();
-    assert_eq!(seen, [
-        ("/workspace/d/.hidden", FileKind::File),
-        ("/workspace/d/b", FileKind::File),
-        ("/workspace/d/link", FileKind::Symlink),
-        ("/workspace/d/sub", FileKind::Directory),
-    ]);
+    assert_eq!(
+        seen,
+        [
+            ("/workspace/d/.hidden", FileKind::File),
+            ("/workspace/d/b", FileKind::File),
+            ("/workspace/d/link", FileKind::Symlink),
+            ("/workspace/d/sub", FileKind::Directory),
+        ]
+    );
     assert_eq!(entries[1].size, 3);
 }
 

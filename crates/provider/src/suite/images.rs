@@ -21,7 +21,8 @@ list! {
 /// One entry of a tar archive; names and links are written as they are given.
 fn entry(kind: u8, name: &str, link: &str, mode: u32, bytes: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
-    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, name);
     put(100, &format!("{mode:07o}"));
     put(108, "0000000");
@@ -83,7 +84,10 @@ async fn an_imported_image_can_be_launched_and_removed(scene: Scene) {
     import(images, &image, root).await;
     let spec = LaunchSpec { image: image.clone(), ..scene.spec(&fresh_id()) };
     let sandbox = scene.launch(spec).await;
-    assert_eq!(sandbox.ok("cat /etc/greeting; echo x > /workspace/f; ls /workspace").await, "hello\nf");
+    assert_eq!(
+        sandbox.ok("cat /etc/greeting; echo x > /workspace/f; ls /workspace").await,
+        "hello\nf"
+    );
     assert_eq!(scene.provider().status(&sandbox.id).await.unwrap().image, image);
     assert_eq!(sandbox.get("/etc/greeting").await.unwrap(), b"hello\n");
     sandbox.ok("rm /etc/greeting; echo changed > /bin/new").await;
@@ -180,6 +184,9 @@ async fn a_bad_image_name_is_invalid(scene: Scene) {
     for name in ["", "../up", "/absolute", "a b", "host", "a\0b", "a/../b", "."] {
         let archive = archive(&[entry(b'5', "etc/", "", 0o755, b"")]);
         let error = soon(name, images.import(name, body(archive))).await.unwrap_err();
-        assert!(matches!(error.kind, ErrorKind::Invalid | ErrorKind::Conflict), "{name:?}: {error:?}");
+        assert!(
+            matches!(error.kind, ErrorKind::Invalid | ErrorKind::Conflict),
+            "{name:?}: {error:?}"
+        );
     }
 }

@@ -52,7 +52,9 @@ async fn files_of_the_host_are_not_seen(scene: Scene) {
 async fn system_directories_are_writable_inside_only(scene: Scene) {
     let sandbox = scene.sandbox().await;
     let name = format!("/usr/bin/stacyvm-{}", sandbox.id);
-    sandbox.ok(&format!("printf '#!/bin/sh\\necho mine\\n' > {name}; chmod 755 {name}; {name}")).await;
+    sandbox
+        .ok(&format!("printf '#!/bin/sh\\necho mine\\n' > {name}; chmod 755 {name}; {name}"))
+        .await;
     assert!(!std::path::Path::new(&name).exists());
 }
 

@@ -84,7 +84,10 @@ async fn stats_are_plausible(scene: Scene) {
     let first = sandbox.guest.stats().await.unwrap();
     assert!(first.pids.is_none_or(|pids| (1..1000).contains(&pids)), "{first:?}");
     assert!(first.memory_bytes.is_none_or(|bytes| (10_000..1 << 33).contains(&bytes)), "{first:?}");
-    assert!(first.disk_bytes.is_none_or(|bytes| (4_500_000..1 << 33).contains(&bytes)), "{first:?}");
+    assert!(
+        first.disk_bytes.is_none_or(|bytes| (4_500_000..1 << 33).contains(&bytes)),
+        "{first:?}"
+    );
     let busy = "(i=0; while :; do i=$((i+1)); done) > /dev/null 2>&1 &";
     sandbox.ok(busy).await;
     eventually("processor time rises", || async {

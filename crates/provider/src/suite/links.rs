@@ -31,7 +31,10 @@ async fn a_write_follows_a_last_link(scene: Scene) {
     let sandbox = scene.sandbox().await;
     sandbox.ok("echo old > target; chmod 600 target; ln -s target link; ln -s link link2").await;
     sandbox.put("/workspace/link2", "new").await;
-    assert_eq!(sandbox.ok("cat target; stat -c ' %a' target; readlink link").await, "new 600\ntarget");
+    assert_eq!(
+        sandbox.ok("cat target; stat -c ' %a' target; readlink link").await,
+        "new 600\ntarget"
+    );
 }
 
 async fn a_dangling_link_is_not_found_and_can_be_written_through(scene: Scene) {

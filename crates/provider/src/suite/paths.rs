@@ -84,7 +84,10 @@ async fn a_port_inside_answers(scene: Scene) {
         write.write_all(&sent).await.unwrap();
         write.shutdown().await.unwrap();
     };
-    soon("the echo", async { tokio::join!(send, read.read_to_end(&mut received)) }).await.1.unwrap();
+    soon("the echo", async { tokio::join!(send, read.read_to_end(&mut received)) })
+        .await
+        .1
+        .unwrap();
     assert!(received == sent);
 }
 

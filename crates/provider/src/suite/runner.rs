@@ -1,11 +1,6 @@
 //! Makes tests out of cases and providers.
 
-use std::{
-    any::Any,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{any::Any, process::ExitCode, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::{runtime::Runtime, task::JoinSet, time};

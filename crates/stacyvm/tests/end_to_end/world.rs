@@ -80,8 +80,11 @@ impl World {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(stdin).unwrap();
-        child.wait_with_output().unwrap().into()
+        let mut input = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || input.write_all(stdin).unwrap());
+            child.wait_with_output().unwrap().into()
+        })
     }
 
     /// Runs what must work, and gives its standard output.
