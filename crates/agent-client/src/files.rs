@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use stacyvm_agent_proto::{Input, MAX_CHUNK, Reply};
+use stacyvm_agent_proto::{Input, MAX_CHUNK, Reply, encode};
 use stacyvm_provider::{ByteStream, Error, ErrorKind, FileInfo, FileRead, Result};
 
 use crate::{
@@ -61,17 +61,10 @@ pub(crate) async fn write(mut messages: Messages, mut body: ByteStream) -> Resul
     while let Some(piece) = body.next().await {
         let piece = piece?;
         for piece in piece.chunks(MAX_CHUNK) {
-            if let Err(error) =
-                say(&messages, &Input::Data(stacyvm_agent_proto::Bytes(piece))).await
-            {
-                // An agent that stopped listening said why.
-                return Err(stopped(&mut messages, error).await);
-            }
+            say(&mut messages, &Input::Data(stacyvm_agent_proto::Bytes(piece))).await?;
         }
     }
-    if let Err(error) = say(&messages, &Input::Eof).await {
-        return Err(stopped(&mut messages, error).await);
-    }
+    say(&mut messages, &Input::Eof).await?;
     messages
         .answer(|reply| match reply {
             Reply::Stat(entry) => reply::info(entry),
@@ -80,8 +73,20 @@ pub(crate) async fn write(mut messages: Messages, mut body: ByteStream) -> Resul
         .await
 }
 
-async fn say(messages: &Messages, input: &Input<'_>) -> Result<()> {
-    tokio::time::timeout(ANSWER, messages.say(input)).await.map_err(|_| late())?
+/// Sends a part of a body. An agent that takes no more of it has said why, and is heard at once.
+async fn say(messages: &mut Messages, input: &Input<'_>) -> Result<()> {
+    let mut bytes = Vec::new();
+    encode(input, &mut bytes);
+    let line = messages.stream.line().clone();
+    let sent = tokio::select! {
+        biased;
+        sent = tokio::time::timeout(ANSWER, line.send_all(&bytes)) => sent.map_err(|_| late())?,
+        early = messages.answer(|_| Ok(())) => return early.and_then(|()| Err(nonsense())),
+    };
+    match sent {
+        Ok(()) => Ok(()),
+        Err(error) => Err(stopped(messages, error).await),
+    }
 }
 
 async fn stopped(messages: &mut Messages, otherwise: Error) -> Error {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use stacyvm_agent_proto::{Decoder, Input, Reply, Request, StreamId, decode, encode};
+use stacyvm_agent_proto::{Decoder, Reply, Request, StreamId, decode, encode};
 use stacyvm_provider::{Error, ErrorKind, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -204,13 +204,6 @@ impl Messages {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(late()),
         }
-    }
-
-    /// Sends one more message; waits for as long as the agent does not take it.
-    pub(crate) async fn say(&self, input: &Input<'_>) -> Result<()> {
-        let mut bytes = Vec::new();
-        encode(input, &mut bytes);
-        self.stream.line().send_all(&bytes).await
     }
 
     /// Goes on with bare bytes.

@@ -8,41 +8,41 @@ use std::{
     time::Duration,
 };
 
-use crate::{HOST_IMAGE, make::Wanted, provider::Shared};
+use crate::{HOST_IMAGE, make::Wanted, provider::Shared, runtime::Live};
 
 /// How long a launch under way holds up the filling, at a time.
 const LAUNCHING: Duration = Duration::from_millis(2);
 /// How long to wait after a runtime could not be made.
 const FAILED: Duration = Duration::from_secs(5);
 
-/// Keeps the pool full until the server stops.
+/// Keeps the pool full until the server stops. A runtime that is on its way by then is waited for:
+/// dropped half-way it would have no owner.
 pub(crate) async fn keep_full(shared: Arc<Shared>) {
     let stopping = shared.stopping.clone();
-    stopping.run_until_cancelled(fill_for_ever(&shared)).await;
+    while stopping.run_until_cancelled(room(&shared)).await.is_some() {
+        if let Err(error) = add_one(&shared).await {
+            tracing::warn!(?error, "the ready pool cannot be filled");
+            stopping.run_until_cancelled(tokio::time::sleep(FAILED)).await;
+        }
+    }
     let left: Vec<_> = shared.pool().drain(..).collect();
     for live in left {
-        match live.kill(&shared.tasks).await {
-            Ok(()) => shared.forget(live),
-            Err(error) => tracing::warn!(%error, "a waiting runtime is left to the next server"),
-        }
+        end(&shared, live).await;
     }
 }
 
-async fn fill_for_ever(shared: &Arc<Shared>) {
+/// Waits until another runtime is wanted and no launch is under way.
+async fn room(shared: &Shared) {
     loop {
         let wanted = shared.pool_wanted.notified();
         if shared.pool_size <= shared.pool().len() {
             wanted.await;
             continue;
         }
-        if 0 < shared.launching.load(Ordering::SeqCst) {
-            tokio::time::sleep(LAUNCHING).await;
-            continue;
+        if shared.launching.load(Ordering::SeqCst) == 0 {
+            return;
         }
-        if let Err(error) = add_one(shared).await {
-            tracing::warn!(?error, "the ready pool cannot be filled");
-            tokio::time::sleep(FAILED).await;
-        }
+        tokio::time::sleep(LAUNCHING).await;
     }
 }
 
@@ -50,7 +50,17 @@ async fn add_one(shared: &Arc<Shared>) -> stacyvm_provider::Result<()> {
     let wanted = Wanted { image: HOST_IMAGE.to_owned(), limits: shared.pool_limits };
     let live = shared.make(wanted).await?;
     // Its agent answers before it counts as ready.
-    live.guest.hello().await?;
+    if let Err(error) = live.guest.hello().await {
+        end(shared, live).await;
+        return Err(error);
+    }
     shared.pool().push_back(live);
     Ok(())
+}
+
+async fn end(shared: &Shared, live: Live) {
+    match live.kill(&shared.tasks).await {
+        Ok(()) => shared.forget(live),
+        Err(error) => tracing::warn!(%error, "a waiting runtime is left to the next server"),
+    }
 }

@@ -67,11 +67,9 @@ async fn the_socket_of_the_agent_is_looked_for(arena: Arena) {
 }
 
 async fn descriptors_are_inherited(arena: Arena) {
-    let listed = arena.sandbox.ok("exec 3<&-; cd /proc/self/fd && echo *").await;
-    let open = arena.sandbox.ok("sh -c 'for f in /proc/$$/fd/*; do echo ${f##*/}; done'").await;
-    let extra: Vec<&str> =
-        open.lines().filter(|fd| fd.parse::<u32>().is_ok_and(|fd| 2 < fd && fd != 10)).collect();
-    assert!(extra.is_empty(), "{extra:?} besides {listed}");
+    // The fourth is the directory that is being listed.
+    let open = arena.sandbox.ok("ls /proc/self/fd").await;
+    assert_eq!(open, "0\n1\n2\n3");
     let pipes = arena.sandbox.ok("readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2").await;
     assert!(!pipes.contains("socket:"), "{pipes}");
 }
@@ -126,13 +124,9 @@ async fn dies(arena: &Arena, line: &str) {
     let line = format!("exec 9>lock; flock 9; {line}");
     let deadline = Some(Duration::from_millis(700));
     let done = arena.sandbox.run(ExecSpec { deadline, ..shell(&line) }).await;
-    assert_eq!(done.exit, Exit::Timeout, "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(done.exit, Exit::Timeout);
     let free = arena.sandbox.sh("flock -n lock true").await.exit;
-    let left = arena
-        .sandbox
-        .sh("ps -eo pid,ppid,stat,args; sleep 1; flock -n lock true && echo FREE")
-        .await;
-    assert_eq!(free, Exit::Code(0), "something lives on: {}", left.text());
+    assert_eq!(free, Exit::Code(0), "something lives on");
 }
 
 async fn a_child_survives_the_deadline_by_a_double_fork(arena: Arena) {
@@ -168,11 +162,10 @@ async fn a_child_survives_the_deadline_by_vfork(arena: Arena) {
 }
 
 async fn children_are_born_faster_than_they_are_killed(arena: Arena) {
-    dies(
-        &arena,
-        "f() { while :; do (setsid sh -c 'sleep 0.01; (sleep 5 &)' &) ; done; }; f & f & f",
-    )
-    .await;
+    // Perl goes on where a shell gives up because it may not fork.
+    let line = "perl -MPOSIX -e 'fork; fork; while (1) { if (defined($p = fork) && !$p) { setsid; \
+                fork; select(undef, undef, undef, 0.02); exit } waitpid(-1, WNOHANG) }'";
+    dies(&arena, line).await;
 }
 
 async fn an_environment_of_ten_megabytes_is_asked_for(arena: Arena) {

@@ -54,7 +54,7 @@ pub(crate) fn probes() -> Vec<Probe> {
             lambda: write("/proc/sys/fs/protected_symlinks", b"0"),
             lambda: write("/proc/sys/fs/binfmt_misc/register", b":x:M::x::/workspace/x:F"),
             lambda: write("/proc/sys/fs/suid_dumpable", b"2"),
-            lambda: write("/proc/sysrq-trigger", b"h"), lambda: write("/proc/timer_list", b"0"),
+            lambda: write("/proc/sysrq-trigger", b"h"),
             lambda: write("/proc/irq/default_smp_affinity", b"1"),
         "#;
         sysfs_and_control_groups_are_written: r#"
@@ -142,7 +142,6 @@ pub(crate) fn probes() -> Vec<Probe> {
             lambda: write("/proc/self/uid_map", b"0 0 1\n"),
             lambda: write("/proc/self/gid_map", b"0 0 1\n"),
             lambda: write("/proc/1/uid_map", b"0 0 1\n"),
-            lambda: write("/proc/self/projid_map", b"0 0 1\n"),
         "#;
         keyrings_are_used: r#"
             lambda: call(250, 0, -3, 1), lambda: call(250, 1, b"x"), lambda: call(250, 11, 1, 0, 0),
@@ -180,7 +179,7 @@ pub(crate) fn probes() -> Vec<Probe> {
             lambda: call(154, 1, PAGE, 16) and read("/nothing"),
         "#;
         the_personality_is_changed: r#"
-            lambda: call(135, 0x0040000), lambda: call(135, 0x0400000), lambda: call(135, 0x0100000),
+            lambda: call(135, 0x0400000), lambda: call(135, 0x0100000),
         "#;
         swap_is_changed: r#"lambda: call(167, b"/workspace/probe.py", 0), lambda: call(168, b"/dev/sda"),"#;
         the_clock_is_set: r#"

@@ -82,6 +82,14 @@ impl Native {
 
     /// Stops as a server does.
     pub(crate) async fn stop(self) {
+        if let Ok(provider) = &self.provider {
+            // A test that failed may have left something.
+            for runtime in provider.list().await.unwrap_or_default() {
+                if let Err(error) = provider.destroy(&runtime.id).await {
+                    eprintln!("{} stays: {error:?}", runtime.id);
+                }
+            }
+        }
         drop(self.provider);
         if let Some(work) = self.work {
             work.stop().await;

@@ -10,11 +10,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{Said, World, command, port, serve, wait_for};
 
-pub(crate) fn signal(child: &Child, signal: Signal) {
+fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-pub(crate) fn ended(child: &mut Child) -> i32 {
+fn ended(child: &mut Child) -> i32 {
     let status = wait_for("the end of a process", || child.try_wait().unwrap());
     status.code().unwrap_or(-1)
 }

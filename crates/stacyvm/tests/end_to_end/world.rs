@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    io::Write,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -57,10 +56,6 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
 }
 
 impl World {
-    pub(crate) fn mock() -> Self {
-        Self::start(&["--provider", "mock", "--store", "memory"])
-    }
-
     pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = serve(dir.path(), args);
@@ -70,21 +65,6 @@ impl World {
 
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Said {
         command(args).env("STACYVM_SERVER", &self.url).output().unwrap().into()
-    }
-
-    pub(crate) fn run_with(&self, args: &[&str], stdin: &[u8]) -> Said {
-        let mut child = command(args)
-            .env("STACYVM_SERVER", &self.url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(move || input.write_all(stdin).unwrap());
-            child.wait_with_output().unwrap().into()
-        })
     }
 
     /// Runs what must work, and gives its standard output.
