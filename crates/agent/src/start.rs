@@ -156,6 +156,11 @@ pub(crate) fn explain(failure: StartFailure, program: &str, workdir: &str) -> Fa
     match failure.step {
         Step::Exec => Fail::new(FailKind::NotExecutable, not_executable(errno, program)),
         Step::Workdir => Fail::os(errno, &format!("workdir {workdir}")),
+        // The kernel's word for a number that is not mapped into the sandbox.
+        Step::Ids if errno == Errno::INVAL || errno == Errno::PERM => Fail::new(
+            FailKind::Unsupported,
+            "this sandbox has no such user: the number is not mapped into it",
+        ),
         Step::Ids => Fail::new(
             FailKind::Denied,
             format!("the sandbox cannot run commands as this user: error {}", failure.errno),

@@ -3,11 +3,20 @@
 
 mod subject;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use libtest_mimic::Arguments;
-use stacyvm_provider::suite::{self, Restart, Subject};
-use subject::{Native, Restarts};
+use stacyvm_provider::{
+    Provider, Result,
+    suite::{self, Restart, Subject},
+};
+use subject::{Native, Work};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// R7.1, R7.2.
@@ -29,5 +38,39 @@ fn main() -> ExitCode {
     match subject::rootless_run() {
         Some(rootless) if outcome == ExitCode::SUCCESS => rootless,
         _ => outcome,
+    }
+}
+
+/// Providers that follow each other over one directory.
+struct Restarts {
+    dir: TempDir,
+    work: Mutex<Option<Work>>,
+}
+
+impl Restarts {
+    fn new() -> io::Result<Self> {
+        Ok(Self { dir: tempfile::tempdir()?, work: Mutex::new(None) })
+    }
+}
+
+impl Restart for Restarts {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Provider>>> {
+        async {
+            let (provider, work) = subject::open(self.dir.path()).unwrap();
+            *self.work.lock().unwrap() = Some(work);
+            Ok(provider)
+        }
+        .boxed()
+    }
+
+    fn close(&self, provider: Arc<dyn Provider>) -> BoxFuture<'_, ()> {
+        async {
+            let work = self.work.lock().unwrap().take();
+            drop(provider);
+            if let Some(work) = work {
+                work.stop().await;
+            }
+        }
+        .boxed()
     }
 }

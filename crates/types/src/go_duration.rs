@@ -129,7 +129,7 @@ mod tests {
         }
         assert_eq!(parse_duration("-5s"), Err(InvalidDuration::Negative));
         assert_eq!(parse_duration("9999999999h"), Err(InvalidDuration::TooLong));
-        assert_eq!(parse_duration(&"9".repeat(400)), Err(InvalidDuration::TooLong));
+        assert_eq!(parse_duration(&format!("{}h", "9".repeat(400))), Err(InvalidDuration::TooLong));
     }
 
     #[test]

@@ -25,7 +25,9 @@ pub(crate) fn probes() -> Vec<Probe> {
         a_child_survives_the_deadline_by_ignoring_everything if |_| true;
         a_child_survives_the_deadline_by_stopping if |_| true;
         a_child_survives_the_deadline_by_vfork if |_| true;
-        children_are_born_faster_than_they_are_killed if |_| true;
+        a_child_survives_the_deadline_by_taking_orphans_in if |c| c.isolation;
+        // Without control groups the watchdog may end the sandbox first.
+        children_are_born_faster_than_they_are_killed if |c| c.memory_limit;
         an_environment_of_ten_megabytes_is_asked_for if |_| true;
         arguments_of_ten_megabytes_are_asked_for if |_| true;
         hundreds_of_commands_are_left_running if |_| true;
@@ -158,6 +160,17 @@ async fn a_child_survives_the_deadline_by_vfork(arena: Arena) {
     }
     let line = "python3 -c 'import ctypes, time\nlibc = ctypes.CDLL(None)\nlibc.setsid()\n\
                 if libc.vfork() == 0: libc.sleep(1000)\ntime.sleep(1000)'";
+    dies(&arena, line).await;
+}
+
+async fn a_child_survives_the_deadline_by_taking_orphans_in(arena: Arena) {
+    if arena.sandbox.sh("command -v python3").await.exit != Exit::Code(0) {
+        return arena.skip("there is no python3 on this host");
+    }
+    let line = "python3 -c 'import ctypes, os, time\nlibc = ctypes.CDLL(None)\nlibc.prctl(36, 1)\n\
+                for i in range(5):\n if os.fork() == 0:\n  os.setsid(); libc.prctl(36, 1)\n  \
+                if os.fork(): os._exit(0)\n  time.sleep(1000)\n\
+                if os.fork(): os._exit(0)\ntime.sleep(1000)'; sleep 1000";
     dies(&arena, line).await;
 }
 

@@ -44,7 +44,14 @@ pub(crate) struct Arena {
 impl Arena {
     /// Another sandbox, which the caller destroys.
     pub(crate) async fn another(&self) -> Sandbox {
-        launch(&self.provider).await
+        launch(&self.provider, LIMITS).await
+    }
+
+    /// The same probe on a sandbox with other limits.
+    pub(crate) async fn limited(mut self, limits: Limits) -> Self {
+        soon("destroy", self.provider.destroy(&self.sandbox.id)).await.unwrap();
+        self.sandbox = launch(&self.provider, limits).await;
+        self
     }
 
     /// Says why this host cannot run the probe.
@@ -60,10 +67,10 @@ impl Arena {
 
 pub(crate) const LIMITS: Limits = Limits { memory_mb: 128, vcpus: 1, pids: 64, disk_mb: 64 };
 
-async fn launch(provider: &Arc<dyn Provider>) -> Sandbox {
+async fn launch(provider: &Arc<dyn Provider>, limits: Limits) -> Sandbox {
     let id = fresh_id();
     let image = "host".to_owned();
-    let spec = LaunchSpec { id: id.clone(), generation: Generation(1), image, limits: LIMITS };
+    let spec = LaunchSpec { id: id.clone(), generation: Generation(1), image, limits };
     soon("launch", provider.launch(&spec)).await.unwrap();
     Sandbox { guest: provider.guest(&id).await.unwrap(), id }
 }
@@ -86,7 +93,7 @@ pub(crate) fn trial(
 }
 
 async fn play(probe: Probe, provider: Arc<dyn Provider>) -> Result<Completion, Failed> {
-    let (sandbox, neighbour) = tokio::join!(launch(&provider), launch(&provider));
+    let (sandbox, neighbour) = tokio::join!(launch(&provider, LIMITS), launch(&provider, LIMITS));
     let arena =
         Arena { provider: Arc::clone(&provider), sandbox: sandbox.clone(), skip: Arc::default() };
     let skip = Arc::clone(&arena.skip);

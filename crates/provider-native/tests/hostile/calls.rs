@@ -211,7 +211,7 @@ pub(crate) fn probes() -> Vec<Probe> {
             lambda: call(0x40000000 | 39),
             lambda: old_call(20),
         "#;
-        the_subreaper_is_changed: "lambda: call(157, 36, 0, 0, 0, 0), lambda: call(157, 36, 1, 0, 0, 0),";
+        orphans_are_handed_on: "lambda: call(157, 36, 0, 0, 0, 0),";
         rights_are_taken_back: r#"
             lambda: call(157, 38, 0, 0, 0, 0), lambda: call(157, 47, 2, 21, 0, 0),
             lambda: call(157, 39, 0, 0, 0, 0) == 1 and read("/nothing"),

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use stacyvm_provider::{
-    ExecSpec, Exit,
+    ExecSpec, Exit, RuntimeState,
     suite::{argv, body, eventually, shell, soon},
 };
+use stacyvm_types::Limits;
 
-use crate::arena::{Arena, Probe, probes};
+use crate::arena::{Arena, LIMITS, Probe, probes};
 
 pub(crate) fn probes() -> Vec<Probe> {
     probes! {
@@ -18,6 +19,7 @@ pub(crate) fn probes() -> Vec<Probe> {
         a_memory_bomb_of_many_processes if |c| c.memory_limit;
         a_memory_bomb_in_shared_memory if |c| c.memory_limit && c.disk_limit;
         a_disk_filler if |c| c.disk_limit;
+        a_disk_filler_on_a_disk_larger_than_memory if |c| c.disk_limit && c.memory_limit;
         an_inode_filler if |c| c.disk_limit;
         a_filler_of_small_writable_places if |c| c.disk_limit;
         descriptors_are_used_up if |_| true;
@@ -112,13 +114,27 @@ async fn a_disk_filler(arena: Arena) {
     arena.sandbox.put("/workspace/x", vec![1; 5_000_000]).await;
 }
 
+async fn a_disk_filler_on_a_disk_larger_than_memory(arena: Arena) {
+    let arena = arena.limited(Limits { memory_mb: 64, disk_mb: 512, ..LIMITS }).await;
+    rage(&arena, "cat /dev/zero > f").await;
+    // Files are memory here: the sandbox lives at its limit, or has died of it and says so.
+    let status = soon("status", arena.provider.status(&arena.sandbox.id)).await.unwrap();
+    if status.state == RuntimeState::Running {
+        drop(soon("remove", arena.sandbox.guest.remove("/workspace/f", false)).await);
+    }
+    soon("destroy", arena.provider.destroy(&arena.sandbox.id)).await.unwrap();
+}
+
 async fn an_inode_filler(arena: Arena) {
+    // Each file costs the kernel some memory of the sandbox's, too.
+    let arena = arena.limited(Limits { memory_mb: 512, ..LIMITS }).await;
     let line = "perl -e 'mkdir q(i); for (1..2_000_000) { open(F, q(>), qq(i/$_)) or exit }'";
     arena.sandbox.sh(line).await;
     arena.lives().await;
     drop(soon("list", arena.sandbox.guest.list("/workspace/i")).await);
     soon("remove", arena.sandbox.guest.remove("/workspace/i", true)).await.unwrap();
     arena.sandbox.put("/workspace/f", "fits again").await;
+    soon("destroy", arena.provider.destroy(&arena.sandbox.id)).await.unwrap();
 }
 
 async fn a_filler_of_small_writable_places(arena: Arena) {

@@ -5,12 +5,11 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use rustix::process::geteuid;
-use stacyvm_provider::{Provider, Result, suite::Restart};
+use stacyvm_provider::Provider;
 use stacyvm_provider_native::{NativeProvider, NativeSettings, Spawner, UID_BASE};
 use stacyvm_types::{Limits, time::SystemClock};
 use tempfile::TempDir;
@@ -24,20 +23,21 @@ const NOBODYS_UID: u32 = 54_321;
 
 /// What stops the background work of a provider.
 #[derive(Clone)]
-struct Work {
+pub(crate) struct Work {
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
 impl Work {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-fn open(dir: &Path) -> Result<(Arc<dyn Provider>, Work), String> {
+/// Opens a provider over a directory.
+pub(crate) fn open(dir: &Path) -> Result<(Arc<dyn Provider>, Work), String> {
     let work = Work { tasks: TaskTracker::new(), stopping: CancellationToken::new() };
     let settings = NativeSettings {
         data_dir: dir.to_owned(),
@@ -97,40 +97,6 @@ impl Native {
         if let Err(error) = self.dir.close() {
             eprintln!("the data directory stays: {error}");
         }
-    }
-}
-
-/// Providers that follow each other over one directory.
-pub(crate) struct Restarts {
-    dir: TempDir,
-    work: Mutex<Option<Work>>,
-}
-
-impl Restarts {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { dir: tempfile::tempdir()?, work: Mutex::new(None) })
-    }
-}
-
-impl Restart for Restarts {
-    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Provider>>> {
-        async {
-            let (provider, work) = open(self.dir.path()).unwrap();
-            *self.work.lock().unwrap() = Some(work);
-            Ok(provider)
-        }
-        .boxed()
-    }
-
-    fn close(&self, provider: Arc<dyn Provider>) -> BoxFuture<'_, ()> {
-        async {
-            let work = self.work.lock().unwrap().take();
-            drop(provider);
-            if let Some(work) = work {
-                work.stop().await;
-            }
-        }
-        .boxed()
     }
 }
 

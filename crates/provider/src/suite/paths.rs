@@ -20,6 +20,7 @@ list! {
 async fn refused_everywhere(scene: &Scene, path: &str, allowed: &[ErrorKind]) {
     let sandbox = scene.sandbox().await;
     let guest = &sandbox.guest;
+    sandbox.put("/workspace/source", "x").await;
     let outcomes = [
         ("read", guest.read(path, None).await.err()),
         ("write", guest.write(path, WriteOptions::default(), body("x")).await.err()),
@@ -28,7 +29,7 @@ async fn refused_everywhere(scene: &Scene, path: &str, allowed: &[ErrorKind]) {
         ("chmod", guest.chmod(path, 0o777).await.err()),
         ("remove", guest.remove(path, true).await.err()),
         ("rename from", guest.rename(path, "/workspace/x").await.err()),
-        ("rename to", guest.rename("/workspace", path).await.err()),
+        ("rename to", guest.rename("/workspace/source", path).await.err()),
     ];
     for (what, error) in outcomes {
         let kind = error.as_ref().map(|error| error.kind);
