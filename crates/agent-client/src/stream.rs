@@ -116,15 +116,17 @@ impl Line {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let sent = state.mux.send(self.id, bytes);
+        if matches!(sent, Ok(0))
+            && !bytes.is_empty()
+            && let Some(inbox) = state.inboxes.get_mut(&self.id)
+        {
+            // Before the flush: the room that it makes is told once, to those who wait by then.
+            inbox.writer = Some(cx.waker().clone());
+        }
         self.shared.flush(state);
         match sent {
             Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Ok(0) if !bytes.is_empty() => {
-                if let Some(inbox) = state.inboxes.get_mut(&self.id) {
-                    inbox.writer = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
+            Ok(0) if !bytes.is_empty() => Poll::Pending,
             Ok(sent) => Poll::Ready(Ok(sent)),
         }
     }

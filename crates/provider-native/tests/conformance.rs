@@ -56,8 +56,8 @@ impl Restarts {
 impl Restart for Restarts {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Provider>>> {
         async {
-            let (provider, work) = subject::open(self.dir.path()).unwrap();
-            *self.work.lock().unwrap() = Some(work);
+            let (provider, work) = subject::open(self.dir.path()).expect("the provider opens");
+            *self.work.lock().expect("not poisoned") = Some(work);
             Ok(provider)
         }
         .boxed()
@@ -65,7 +65,7 @@ impl Restart for Restarts {
 
     fn close(&self, provider: Arc<dyn Provider>) -> BoxFuture<'_, ()> {
         async {
-            let work = self.work.lock().unwrap().take();
+            let work = self.work.lock().expect("not poisoned").take();
             drop(provider);
             if let Some(work) = work {
                 work.stop().await;
