@@ -49,8 +49,7 @@ async fn a_path_with_a_zero_byte_is_invalid(scene: Scene) {
 
 async fn proc_and_sys_are_not_files(scene: Scene) {
     // Where a sandbox has no /sys at all there is nothing to find in it.
-    let refused =
-        [ErrorKind::Denied, ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Conflict];
+    let refused = [ErrorKind::Denied, ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Conflict];
     for path in ["/proc/self/environ", "/proc/1/root/etc/passwd", "/sys/kernel", "//proc/version"] {
         refused_everywhere(&scene, path, &refused).await;
     }
