@@ -39,6 +39,12 @@ impl Leftovers {
             }
             found.directories.insert(entry.path());
         }
+        let waiting = names(&data.join("run/pool"));
+        for base in fs::read_to_string(data.join("run/groups")).unwrap_or_default().lines() {
+            for name in names(Path::new(base)).difference(&waiting) {
+                found.cgroups.insert(Path::new(base).join(name));
+            }
+        }
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let needle = data.display().to_string();
         found.mounts =
@@ -52,24 +58,17 @@ impl Leftovers {
     }
 }
 
+/// The directories in a directory, by name.
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 fn runtime_pid(dir: &Path) -> Option<u32> {
     let text = fs::read(dir.join("runtime.json")).ok()?;
     let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
     value["process"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
-}
-
-/// Processes on the host, by pid, whose command line holds `needle`.
-pub fn processes_with(needle: &str) -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let cmdline: Vec<u8> = cmdline.into_iter().map(|b| if b == 0 { b' ' } else { b }).collect();
-        if String::from_utf8_lossy(&cmdline).contains(needle) {
-            found.insert(pid);
-        }
-    }
-    found
 }

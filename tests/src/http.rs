@@ -62,6 +62,22 @@ pub fn raw(at: SocketAddr, request: &[u8]) -> Result<Reply> {
     parse(&bytes)
 }
 
+/// Like [`raw`], for a body that the server may refuse before it has read all of it.
+pub fn raw_while_writing(at: SocketAddr, request: &[u8]) -> Result<Reply> {
+    let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut writer = stream.try_clone()?;
+    let mut bytes = Vec::new();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(move || drop(writer.write_all(request)));
+        // A connection that is reset after the reply has delivered the reply.
+        drop(stream.read_to_end(&mut bytes));
+        drop(stream.shutdown(std::net::Shutdown::Both));
+        drop(writing.join());
+    });
+    parse(&bytes)
+}
+
 /// `GET`s an endless stream and leaves after `limit`, with what came until then.
 pub fn peek(at: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;

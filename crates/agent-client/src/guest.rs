@@ -26,6 +26,9 @@ use crate::{
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Sessions that a request tries before it counts as one too many.
+const SESSIONS_TRIED: usize = 8;
+
 /// Lines of a log that are asked for at most.
 const MAX_LINES: usize = 100_000;
 
@@ -46,13 +49,19 @@ pub struct HelloInfo {
 pub struct AgentGuest {
     connect: Connector,
     session: Mutex<Option<Arc<Session>>>,
+    connecting: tokio::sync::Mutex<()>,
     host_stats: Option<HostStats>,
 }
 
 impl AgentGuest {
     /// A guest whose agent answers on the channels that `connect` yields. Nothing is connected yet.
     pub fn new(connect: Connector) -> Self {
-        Self { connect, session: Mutex::new(None), host_stats: None }
+        Self {
+            connect,
+            session: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+            host_stats: None,
+        }
     }
 
     /// Figures that only the host knows; where it has one, it wins over the agent's.
@@ -85,7 +94,15 @@ impl AgentGuest {
         slot.clone()
     }
 
-    async fn connect(&self) -> Result<Arc<Session>> {
+    /// The open session, unless it is the one that takes no more; then a new one in its place. A
+    /// session that lost its place lives on for as long as it has streams.
+    async fn other_than(&self, full: Option<&Arc<Session>>) -> Result<Arc<Session>> {
+        let _one_connects = self.connecting.lock().await;
+        if let Some(session) = self.current()
+            && !full.is_some_and(|full| Arc::ptr_eq(full, &session))
+        {
+            return Ok(session);
+        }
         let unreachable =
             || Error::new(ErrorKind::Unavailable, "the sandbox's agent cannot be reached");
         let channel = tokio::time::timeout(CONNECT, (self.connect)())
@@ -94,24 +111,22 @@ impl AgentGuest {
             .map_err(|error| unreachable().because(error))?;
         let session = Session::start(channel);
         let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another call may have connected meanwhile; one session is enough.
-        match slot.as_ref().filter(|other| !other.is_closed()) {
-            Some(other) => Ok(Arc::clone(other)),
-            None => Ok(Arc::clone(slot.insert(session))),
-        }
+        *slot = Some(Arc::clone(&session));
+        Ok(session)
     }
 
     /// Sends a request on a new stream, over a new session when the old one takes no more.
     async fn request(&self, request: &Request<'_>) -> Result<Messages> {
-        if let Some(session) = self.current()
-            && let Some(messages) = Messages::request(&session, request).await
-        {
-            return messages;
+        let mut session = self.current();
+        for _ in 0..SESSIONS_TRIED {
+            if let Some(session) = &session
+                && let Some(messages) = Messages::request(session, request).await
+            {
+                return messages;
+            }
+            session = Some(self.other_than(session.as_ref()).await?);
         }
-        let session = self.connect().await?;
-        Messages::request(&session, request).await.ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "the sandbox's agent takes no more requests")
-        })?
+        Err(Error::new(ErrorKind::Exhausted, "the sandbox's agent takes no more requests"))
     }
 
     async fn call<T>(

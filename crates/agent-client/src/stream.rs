@@ -21,6 +21,10 @@ use crate::{
 /// How long an agent may take for an answer, or to take what it is sent.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
+/// Streams of one session; more go to another one. Agents refuse the 257th, also while they still
+/// have to hear that an older one was dropped.
+const MAX_OPEN: usize = 224;
+
 /// A stream; dropping it tells the agent to drop it, too.
 pub(crate) struct Stream {
     line: Line,
@@ -59,7 +63,7 @@ impl Stream {
     /// Opens a stream and sends its first bytes; `None` when the session takes no more streams.
     pub(crate) fn open(session: &Arc<Session>, first: &[u8]) -> Option<(Self, usize)> {
         let mut state = session.shared.lock();
-        if state.closed {
+        if state.closed || MAX_OPEN <= state.inboxes.len() {
             return None;
         }
         let (id, sent) = state.mux.open(first)?;

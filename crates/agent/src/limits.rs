@@ -9,7 +9,7 @@ pub const MAX_CONNECTIONS: usize = 16;
 pub const MAX_STREAMS: usize = 256;
 
 /// Commands that run at a time.
-pub const MAX_RUNNING: usize = 256;
+pub const MAX_RUNNING: usize = 192;
 
 /// A command's id in bytes.
 pub const MAX_EXEC_ID: usize = 64;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use stacyvm_agent_proto::{
     Bytes, Exec as ExecRequest, FailKind, HelloReply, Input, MAX_CHUNK, PROTOCOL_VERSION, Program,
-    Reply, Request, StreamId, Usage, decode,
+    Reply, Request, StreamId, Usage, decode, mux::OUTPUT_LIMIT,
 };
 use stacyvm_hostkit::process;
 
@@ -315,11 +315,13 @@ impl Agent {
             progress |= self.pump_stream((id, stream));
         }
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        // A stream that found no room made no progress, and nothing else would wake it.
+        let full = OUTPUT_LIMIT <= connection.mux.output().len();
         if connection.write().is_err() {
             self.disconnect(id);
             return;
         }
-        self.busy |= progress && connection.mux.output().is_empty();
+        self.busy |= (progress || full) && connection.mux.output().is_empty();
         connection.watch(&self.poll);
     }
 

@@ -13,7 +13,7 @@ use stacyvm_provider::{
     self as provider, Exec, ExecEvent, ExecSpec, Exit, Guest, Output, Program, Stdin, failpoint,
 };
 use stacyvm_store::{ExecLog, Sandbox};
-use stacyvm_types::{EventKind, ExecId, SandboxId};
+use stacyvm_types::{Cause, CauseKind, EventKind, ExecId, Phase, SandboxId};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -77,6 +77,11 @@ impl Control {
                 }
             };
         };
+        if exit == Exit::Lost
+            && let Some(cause) = self.ended(&meta.row).await
+        {
+            return Err(Error::Ended { id: id.clone(), cause });
+        }
         let late = meta.deadline.is_some_and(|deadline| deadline <= begun.elapsed());
         if exit == Exit::Timeout || (exit == Exit::Lost && late) {
             return Err(Error::ExecTimeout(id.clone()));
@@ -150,7 +155,10 @@ impl Control {
             deadline,
         };
         let exec = match self.guest(row).await {
-            Ok(guest) => guest.exec(spec).await.map_err(|error| self.of_guest(row, error)),
+            Ok(guest) => match guest.exec(spec).await {
+                Ok(exec) => Ok(exec),
+                Err(error) => Err(self.of_ended(row, self.of_guest(row, error)).await),
+            },
             Err(error) => Err(error),
         };
         match exec {
@@ -172,7 +180,29 @@ impl Control {
             Ok(worker) => worker.guest(&row.spec.provider, &row.spec.id, row.generation).await,
             Err(error) => Err(error),
         };
-        guest.map_err(|error| self.of_guest(row, error))
+        match guest {
+            Ok(guest) => Ok(guest),
+            Err(error) => Err(self.of_ended(row, self.of_guest(row, error)).await),
+        }
+    }
+
+    /// The error of a sandbox that ended while something in it was under way, with the cause that
+    /// its row names; any other error as it is.
+    pub(crate) async fn of_ended(&self, row: &Sandbox, error: Error) -> Error {
+        match self.ended(row).await {
+            Some(cause) => Error::Ended { id: row.spec.id.clone(), cause },
+            None => error,
+        }
+    }
+
+    /// Why a sandbox that lived a moment ago is ending or has ended, if it is.
+    pub(crate) async fn ended(&self, row: &Sandbox) -> Option<Cause> {
+        match self.store().sandbox(&row.spec.id).await {
+            Ok(Some(Sandbox { phase: Phase::Stopping(cause) | Phase::Ended(cause), .. })) => {
+                Some(cause)
+            }
+            _ => None,
+        }
     }
 
     /// What a guest's error means for the caller. A runtime that is gone or silent wakes the
@@ -183,8 +213,7 @@ impl Control {
             K::NoSandbox => {
                 self.0.reconcile.wake();
                 let detail = "its runtime ended by itself";
-                let cause =
-                    stacyvm_types::Cause::new(stacyvm_types::CauseKind::RuntimeDied, detail);
+                let cause = Cause::new(CauseKind::RuntimeDied, detail);
                 Error::Ended { id: row.spec.id.clone(), cause }
             }
             K::Unavailable | K::Timeout => {

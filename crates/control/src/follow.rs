@@ -93,7 +93,14 @@ impl Watched {
             let overdue = self.overdue;
             tokio::select! {
                 biased;
-                item = self.events.next() => break item?,
+                item = self.events.next() => match item? {
+                    // A sandbox that is being ended takes its commands with it: that is their end,
+                    // not a channel that may be taken up again.
+                    Err(_) if self.control.ended(&self.meta.row).await.is_some() => {
+                        break Ok(ExecEvent::Exit(Exit::Lost));
+                    }
+                    item => break item,
+                },
                 () = optional(&mut self.feed) => self.feed = None,
                 () = until(overdue) => {
                     self.control.wake_reconciler();

@@ -55,10 +55,11 @@ pub enum Rule {
         /// What becomes of the call then.
         then: Verdict,
     },
-    /// `then` where each named argument has exactly this value, allowed otherwise.
+    /// `then` where, in any of the cases, each named argument has exactly this value; allowed
+    /// otherwise.
     Exactly {
         /// Which arguments, from 0, and their values.
-        arguments: &'static [(u8, u32)],
+        cases: &'static [&'static [(u8, u32)]],
         /// What becomes of the call then.
         then: Verdict,
     },
@@ -162,14 +163,16 @@ fn leaf(rule: &Rule, out: &mut Vec<Instruction>) {
     let (argument, test, then) = match *rule {
         Rule::Always(verdict) => return out.push(instruction(RETURN, 0, 0, verdict.code())),
         Rule::When { argument, test, then } => (argument, test, then),
-        Rule::Exactly { arguments, then } => {
-            for (at, (argument, value)) in arguments.iter().enumerate() {
-                out.push(load_argument(*argument));
-                // Past the tests that are left and the refusal.
-                let rest = 2 * (arguments.len() - at - 1) + 1;
-                out.push(instruction(JUMP_EQUAL, 0, distance(rest), *value));
+        Rule::Exactly { cases, then } => {
+            for arguments in cases {
+                for (at, (argument, value)) in arguments.iter().enumerate() {
+                    out.push(load_argument(*argument));
+                    // Past this case's tests that are left and its refusal.
+                    let rest = 2 * (arguments.len() - at - 1) + 1;
+                    out.push(instruction(JUMP_EQUAL, 0, distance(rest), *value));
+                }
+                out.push(instruction(RETURN, 0, 0, then.code()));
             }
-            out.push(instruction(RETURN, 0, 0, then.code()));
             return out.push(instruction(RETURN, 0, 0, Verdict::Allow.code()));
         }
     };

@@ -68,6 +68,14 @@ impl Drop for Half<'_> {
     }
 }
 
+/// The writable space of a sandbox in MiB.
+///
+/// Files are held in memory and count against the memory limit, so the space ends before the
+/// memory does: a full disk must be an error for who writes, not the end of the sandbox.
+pub(crate) fn writable_mb(limits: &Limits) -> u32 {
+    limits.disk_mb.min(limits.memory_mb - limits.memory_mb / 8)
+}
+
 fn failed(sentence: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| {
         let kind = match error.kind() {
@@ -97,7 +105,8 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
         .map_err(failed("the sandbox's limits cannot be set"))?;
     let listener = bind_socket(&half.dir).map_err(failed("the agent's socket cannot be made"))?;
     let (status, their_status) = fdpass::pair().map_err(failed("no status channel"))?;
-    let disk_bytes = u64::from(wanted.limits.disk_mb) << 20;
+    let disk_mb = writable_mb(&wanted.limits);
+    let disk_bytes = u64::from(disk_mb) << 20;
     let ids = match (&slot, shared.rootless) {
         (Some(slot), _) => Ids::Range { base: slot.base() },
         (None, Some(ids)) => ids,
@@ -129,7 +138,7 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
         groups: half.groups.0.clone(),
         lower,
         image: wanted.image,
-        disk_mb: wanted.limits.disk_mb,
+        disk_mb,
         memory_mb: wanted.limits.memory_mb,
         vcpus: wanted.limits.vcpus,
         pids: wanted.limits.pids,

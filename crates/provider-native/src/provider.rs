@@ -24,7 +24,7 @@ use crate::{
     cgroup::{Hierarchy, Kernel},
     failpoints,
     images::ImageStore,
-    make::{Wanted, make},
+    make::{Wanted, make, writable_mb},
     probe::{Facts, KeptLimits, decide},
     record::{Owner, Record},
     rundir::RunDir,
@@ -170,7 +170,7 @@ impl Shared {
             return None;
         }
         loop {
-            let at = self.pool().iter().position(|l| l.record.disk_mb == spec.limits.disk_mb)?;
+            let at = self.pool().iter().position(|l| l.record.disk_mb == writable_mb(&spec.limits))?;
             let live = self.pool().remove(at);
             self.pool_wanted.notify_one();
             match live {
@@ -183,11 +183,12 @@ impl Shared {
 
     /// Gives a waiting runtime the limits that were asked for, unless it was made with them.
     fn adjust(&self, live: &mut Live, limits: Limits) -> std::io::Result<()> {
-        if live.record.limits() == limits {
+        let Limits { memory_mb, vcpus, pids, disk_mb: _ } = limits;
+        let Record { memory_mb: memory, vcpus: cpus, pids: processes, .. } = live.record;
+        if (memory, cpus, processes) == (memory_mb, vcpus, pids) {
             return Ok(());
         }
         live.groups().adjust(&Kernel, &self.hierarchies, &limits)?;
-        let Limits { memory_mb, vcpus, pids, disk_mb: _ } = limits;
         live.record = Record { memory_mb, vcpus, pids, ..live.record.clone() };
         live.record.write(&live.dir)
     }

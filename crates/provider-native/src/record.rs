@@ -11,7 +11,6 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
-use stacyvm_types::Limits;
 
 const FILE: &str = "runtime.json";
 const DRAFT: &str = ".runtime.json";
@@ -70,16 +69,6 @@ pub(crate) struct Process {
 }
 
 impl Record {
-    /// What its sandbox may use.
-    pub(crate) const fn limits(&self) -> Limits {
-        Limits {
-            memory_mb: self.memory_mb,
-            vcpus: self.vcpus,
-            pids: self.pids,
-            disk_mb: self.disk_mb,
-        }
-    }
-
     /// Writes the owner to `dir`, which must still lie in the pool: the rename that takes it out
     /// makes the owner true, so a half-written file is nobody's.
     pub(crate) fn write_owner(&self, dir: &Path) -> io::Result<()> {

@@ -56,7 +56,7 @@ fn above_limit(all: Vec<Arc<Live>>) -> Vec<Arc<Live>> {
     all.into_iter().filter(|live| above(live)).collect()
 }
 
-/// Every process's parent and resident bytes.
+/// Every process's parent and the resident bytes that are its own.
 fn processes() -> BTreeMap<i32, (i32, u64)> {
     let page = rustix::param::page_size() as u64;
     let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
@@ -66,9 +66,12 @@ fn processes() -> BTreeMap<i32, (i32, u64)> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
             let parent = fields.nth(1)?.parse().ok()?;
-            // Resident pages are field 24; after the parent (4) come 5 to 23.
-            let resident: u64 = fields.nth(19)?.parse().ok()?;
-            Some((pid, (parent, resident * page)))
+            // Pages of files and libraries are shared by all who use them; counting them for each
+            // would end a sandbox of many small processes.
+            let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            let mut pages = statm.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+            let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+            Some((pid, (parent, resident.saturating_sub(shared) * page)))
         })
         .collect()
 }

@@ -110,6 +110,21 @@ const DENIED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[libc::c_long] = &[];
 
+/// The agent's process, group and session number inside.
+const AGENT: u32 = 1;
+/// All processes of a user, the agent among them.
+const PRIO_USER: u32 = 2;
+const IOPRIO_USER: u32 = 3;
+
+/// Calls that change the process of their first argument.
+const ON_A_PROCESS: &[libc::c_long] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+];
+
 fn number(call: libc::c_long) -> u32 {
     u32::try_from(call).expect("a system call number")
 }
@@ -138,10 +153,18 @@ pub(crate) fn rules() -> BTreeMap<u32, Rule> {
     rules.insert(
         number(libc::SYS_prctl),
         Rule::Exactly {
-            arguments: &[(0, PR_SET_CHILD_SUBREAPER), (1, 0)],
+            cases: &[&[(0, PR_SET_CHILD_SUBREAPER), (1, 0)]],
             then: Verdict::Errno(EPERM),
         },
     );
+    // The agent is the sandbox's first process and has its root's ids, so the kernel would let
+    // commands change its limits and its share of the processor, and with them its power over them.
+    let of_agent = |cases| Rule::Exactly { cases, then: Verdict::Errno(EPERM) };
+    for call in ON_A_PROCESS {
+        rules.insert(number(*call), of_agent(&[&[(0, AGENT)]]));
+    }
+    rules.insert(number(libc::SYS_setpriority), of_agent(&[&[(1, AGENT)], &[(0, PRIO_USER)]]));
+    rules.insert(number(libc::SYS_ioprio_set), of_agent(&[&[(1, AGENT)], &[(0, IOPRIO_USER)]]));
     // Unix, IPv4, IPv6 and netlink. The rest are rare, rich in holes, or, like vsock, reach the
     // hypervisor past every namespace.
     const FAMILIES: &[u32] = &[1, 2, 10, 16];
@@ -236,11 +259,14 @@ mod tests {
                             .unwrap()
                     })
                     .collect(),
-                Rule::Exactly { arguments, .. } => {
-                    let all =
-                        arguments.iter().map(|(a, v)| condition(*a, SeccompCmpOp::Eq, *v).unwrap());
-                    vec![SeccompRule::new(all.collect()).unwrap()]
-                }
+                Rule::Exactly { cases, .. } => cases
+                    .iter()
+                    .map(|arguments| {
+                        let all =
+                            arguments.iter().map(|(a, v)| condition(*a, SeccompCmpOp::Eq, *v));
+                        SeccompRule::new(all.map(Result::unwrap).collect()).unwrap()
+                    })
+                    .collect(),
                 Rule::When { argument, test: Test::NoneOf(values), .. } => {
                     let all = values.iter().map(|v| condition(argument, SeccompCmpOp::Ne, *v));
                     vec![SeccompRule::new(all.map(Result::unwrap).collect()).unwrap()]
@@ -260,10 +286,12 @@ mod tests {
     }
 
     /// Argument values on both sides of every test in the rules.
-    const SAMPLES: [u32; 24] = [
+    const SAMPLES: [u32; 26] = [
         0,
         1,
         2,
+        36,
+        3,
         8,
         10,
         16,
@@ -348,7 +376,22 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_cannot_be_limited_or_slowed() {
+        for call in ON_A_PROCESS {
+            assert_ne!(decide(number(*call), [1, 0, 0, 0, 0, 0]), ALLOW, "{call}");
+            assert_eq!(decide(number(*call), [0, 0, 0, 0, 0, 0]), ALLOW, "{call}");
+            assert_eq!(decide(number(*call), [7, 1, 0, 0, 0, 0]), ALLOW, "{call}");
+        }
+        for (call, user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {
+            assert_ne!(decide(number(call), [0, 1, 0, 0, 0, 0]), ALLOW);
+            assert_ne!(decide(number(call), [1, 1, 0, 0, 0, 0]), ALLOW);
+            assert_ne!(decide(number(call), [user, 0, 0, 0, 0, 0]), ALLOW);
+            assert_eq!(decide(number(call), [1, 0, 0, 0, 0, 0]), ALLOW);
+        }
+    }
+
+    #[test]
     fn the_program_is_short() {
-        assert!(program().instructions().len() < 240, "{}", program().instructions().len());
+        assert!(program().instructions().len() < 300, "{}", program().instructions().len());
     }
 }
