@@ -39,6 +39,17 @@ pub(crate) fn probes() -> Vec<Probe> {
             lambda: call(312, 1, os.getpid(), 0, 0, 0),
             lambda: call(440, call(434, 1, 0), buffer(0x400000, 4096), 1, 20, 0),
         "#;
+        limits_and_priority_of_the_agent_are_changed: r#"
+            lambda: call(302, 1, 7, ctypes.create_string_buffer(struct.pack("QQ", 3, 3)), 0),
+            lambda: call(302, 1, 0, ctypes.create_string_buffer(struct.pack("QQ", 0, 0)), 0),
+            lambda: call(144, 1, 5, ctypes.create_string_buffer(struct.pack("i", 0))),
+            lambda: call(142, 1, ctypes.create_string_buffer(struct.pack("i", 0))),
+            lambda: call(203, 1, 8, ctypes.create_string_buffer(struct.pack("Q", 1))),
+            lambda: call(314, 1, ctypes.create_string_buffer(struct.pack("IIQiIQQQ", 48, 5, 0, 0, 0, 0, 0, 0)), 0),
+            lambda: call(141, 0, 1, 19), lambda: call(141, 1, 1, 19), lambda: call(141, 2, 0, 19),
+            lambda: call(251, 1, 1, 3 << 13), lambda: call(251, 2, 1, 3 << 13),
+            lambda: call(251, 3, 0, 3 << 13),
+        "#;
         descriptors_of_the_agent_are_taken: r#"
             lambda: call(438, call(434, 1, 0), 0, 0), lambda: call(438, call(434, 1, 0), 3, 0),
             lambda: call(438, call(434, 1, 0), 4, 0), lambda: call(438, call(434, 1, 0), 5, 0),
