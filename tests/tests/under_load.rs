@@ -113,3 +113,34 @@ fn a_destroy_ends_running_commands_and_says_so() -> Result<()> {
     ensure!(last["stream"] == "exit" && last["reason"] == "lost", "{last}");
     Ok(())
 }
+
+/// R1.8: a server that is told to stop hands back what it waits for, and leaves sandboxes alone.
+#[test]
+fn a_stopping_server_hands_back_the_command_it_waits_for() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut server = serve(dir.path())?;
+    let id = server.spawn()?;
+    let path = format!("/api/v1/sandboxes/{id}/exec");
+    let line = "touch /workspace/started; sleep 6; echo done";
+    let (at, request) = (server.at, json!({ "command": line }));
+    let waited = std::thread::spawn(move || http::call(at, "POST", &path, Some(&request)));
+    let stat = format!("/api/v1/sandboxes/{id}/files/stat?path=/workspace/started");
+    wait_for("the command's start", Duration::from_secs(20), || {
+        Ok((server.get(&stat)?.status == 200).then_some(()))
+    })?;
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    let reply = waited.join().expect("no panic")?;
+    ensure!(reply.status == 503, "{}: {}", reply.status, reply.json());
+    let message = reply.json()["message"].as_str().unwrap_or_default().to_owned();
+    let exec = message.rsplit(' ').next().unwrap_or_default().to_owned();
+    ensure!(exec.starts_with("ex-"), "{message}");
+    let status = server.wait(Duration::from_secs(11))?;
+    ensure!(status.success(), "the server ended with {status}");
+
+    let server = serve(dir.path())?;
+    let lines = server.get(&format!("/api/v1/sandboxes/{id}/exec/{exec}?offset=0"))?.lines();
+    ensure!(lines[0]["data"] == "done\n", "{lines:?}");
+    ensure!(server.delete(&format!("/api/v1/sandboxes/{id}"))?.status == 200);
+    Ok(())
+}

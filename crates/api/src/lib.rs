@@ -68,6 +68,8 @@ pub struct Timing {
     pub first_message: Duration,
     /// The time between WebSocket pings; three without an answer end the session.
     pub ping: Duration,
+    /// How long a stopping server waits for a command before it answers that the command goes on.
+    pub hand_back: Duration,
 }
 
 impl Default for Timing {
@@ -79,6 +81,7 @@ impl Default for Timing {
             event_poll: Duration::from_secs(1),
             first_message: Duration::from_secs(10),
             ping: Duration::from_secs(30),
+            hand_back: Duration::from_secs(2),
         }
     }
 }

@@ -170,7 +170,8 @@ impl Shared {
             return None;
         }
         loop {
-            let at = self.pool().iter().position(|l| l.record.disk_mb == writable_mb(&spec.limits))?;
+            let at =
+                self.pool().iter().position(|l| l.record.disk_mb == writable_mb(&spec.limits))?;
             let live = self.pool().remove(at);
             self.pool_wanted.notify_one();
             match live {

@@ -8,7 +8,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use stacyvm_api_types::{ExecRequest, TtySize};
+use stacyvm_api_types::{Code, ExecRequest, TtySize};
 use stacyvm_control as control;
 use stacyvm_provider::{Exec, Program, Size, Stdin};
 use stacyvm_types::{ExecId, SandboxId};
@@ -121,14 +121,29 @@ pub(super) async fn run(
     let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains(NDJSON));
     let streams =
         request.stream == Some(true) || headers.get_all(header::ACCEPT).iter().any(accepts);
-    let wanted = wanted(request)?;
+    let mut wanted = wanted(request)?;
     if streams {
         let exec = api.control.exec(&id, wanted).await?;
         Ok(lines(&api, started(&api, &id, exec)))
     } else {
-        let done = api.control.exec_collect(&id, wanted).await?;
+        let fresh = || ExecId::from_entropy(rand::random());
+        let exec_id = wanted.id.get_or_insert_with(fresh).clone();
+        let done = tokio::select! {
+            biased;
+            done = api.control.exec_collect(&id, wanted) => done?,
+            () = stopped_waiting(&api) => return Err(Problem::new(
+                Code::Unavailable,
+                format!("the server is stopping; the command goes on as {exec_id}"),
+            )),
+        };
         Ok(ok(views::collected(&done)).into_response())
     }
+}
+
+/// Returns when the server has been stopping for so long that what is waited for is handed back.
+async fn stopped_waiting(api: &Api) {
+    api.config.stopping.cancelled().await;
+    tokio::time::sleep(api.config.timing.hand_back).await;
 }
 
 /// R1.2: takes a stream up again at an offset.

@@ -1,6 +1,6 @@
 //! What a sandbox sees of its host: nothing.
 
-use super::{Scene, list};
+use super::{Scene, list, scene::Planted};
 
 list! {
     there_is_no_network_but_loopback if |c| c.network_none;
@@ -40,11 +40,9 @@ async fn processes_of_the_host_are_not_seen(scene: Scene) {
 
 async fn files_of_the_host_are_not_seen(scene: Scene) {
     let sandbox = scene.sandbox().await;
-    let secret = std::env::temp_dir().join(format!("stacyvm-suite-{}", sandbox.id));
-    std::fs::write(&secret, "of the host").unwrap();
-    let path = secret.display();
+    let secret = Planted::new();
+    let path = secret.0.display();
     let seen = sandbox.sh(&format!("cat {path}")).await;
-    std::fs::remove_file(&secret).unwrap();
     assert_ne!(seen.exit, crate::Exit::Code(0));
     assert!(sandbox.get(&path.to_string()).await.is_err());
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Scene, list,
-    scene::{body, soon},
+    scene::{Planted, body, soon},
 };
 use crate::{ErrorKind, FileKind, WriteOptions};
 
@@ -59,10 +59,9 @@ async fn a_loop_of_links_is_refused(scene: Scene) {
 
 async fn a_link_to_outside_reads_what_the_sandbox_has_there(scene: Scene) {
     let sandbox = scene.sandbox().await;
-    let secret = std::env::temp_dir().join(format!("stacyvm-suite-{}", sandbox.id));
-    std::fs::write(&secret, "of the host").unwrap();
+    let secret = Planted::new();
     let climb = "../".repeat(30);
-    let path = secret.display();
+    let path = secret.0.display();
     sandbox.ok(&format!("ln -s {path} absolute; ln -s {climb}{path} relative")).await;
     for link in ["/workspace/absolute", "/workspace/relative"] {
         let read = sandbox.get(link).await;
@@ -72,18 +71,15 @@ async fn a_link_to_outside_reads_what_the_sandbox_has_there(scene: Scene) {
         sandbox.put(link, "of the sandbox").await;
         assert_eq!(sandbox.get(link).await.unwrap(), b"of the sandbox");
     }
-    assert_eq!(std::fs::read(&secret).unwrap(), b"of the host");
-    std::fs::remove_file(&secret).unwrap();
+    assert_eq!(std::fs::read(&secret.0).unwrap(), b"of the host");
 }
 
 async fn climbing_paths_stay_inside(scene: Scene) {
     let sandbox = scene.sandbox().await;
-    let secret = std::env::temp_dir().join(format!("stacyvm-suite-{}", sandbox.id));
-    std::fs::write(&secret, "of the host").unwrap();
-    let path = format!("/workspace{}{}", "/..".repeat(30), secret.display());
+    let secret = Planted::new();
+    let path = format!("/workspace{}{}", "/..".repeat(30), secret.0.display());
     let read = sandbox.get(&path).await;
     assert!(read.is_err(), "{path} was read");
-    std::fs::remove_file(&secret).unwrap();
     sandbox.put("/workspace/f", "inside").await;
     match sandbox.get("/../../workspace/../workspace/f").await {
         Ok(bytes) => assert_eq!(bytes, b"inside"),

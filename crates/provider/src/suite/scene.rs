@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     hash::{BuildHasher, RandomState},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -100,6 +101,24 @@ pub fn shell(line: &str) -> ExecSpec {
 pub fn argv(words: &[&str]) -> ExecSpec {
     let program = Program::Argv(words.iter().map(|word| (*word).to_owned()).collect());
     ExecSpec { program, ..shell("") }
+}
+
+/// A file of the host that nobody in a sandbox may see. It goes when this is dropped.
+pub(super) struct Planted(pub(super) PathBuf);
+
+impl Planted {
+    pub(super) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("stacyvm-suite-{}", fresh_id()));
+        std::fs::write(&path, "of the host").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        // There is nothing more to be done about one that cannot be removed.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Waits until something holds, and fails when it does not in reasonable time.

@@ -107,10 +107,10 @@ async fn tree(
                 continue;
             };
             let target = join(&target, name);
-            let is_link = path.is_symlink();
-            match fs::metadata(&path) {
-                Ok(found) if found.is_dir() && is_link => {
-                    tally.leave_out(&path.to_string_lossy(), "it is a link to a directory");
+            // What a link points to may lie anywhere on this machine, and was not asked for.
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_symlink() => {
+                    tally.leave_out(&path.to_string_lossy(), "it is a symbolic link");
                 }
                 Ok(found) if found.is_dir() => waiting.push((path, target)),
                 Ok(found) if found.is_file() => match file(context, &path, id, &target).await {
