@@ -29,7 +29,7 @@ use crate::{
         exec::{self, Running},
         faults::Faults,
         logs::Logs,
-        processes,
+        processes, remove,
         tree::{self, GuestPath, Tree},
     },
 };
@@ -139,7 +139,7 @@ impl Sandbox {
             return Ok(());
         };
         let removed = std::fs::File::open(parent).map_err(Error::from_io).and_then(|parent| {
-            tree::remove_tree(&parent, name.as_encoded_bytes())
+            remove::remove_tree(&parent, name.as_encoded_bytes())
                 .map_err(|errno| tree::error(errno, "the sandbox's directory"))
         });
         match removed {

@@ -18,6 +18,7 @@ mod guest;
 mod journal;
 mod logs;
 mod processes;
+mod remove;
 mod tree;
 
 use std::{
@@ -71,7 +72,7 @@ impl MockProvider {
         for entry in std::fs::read_dir(&base).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             if name.to_str().is_some_and(|name| SandboxId::parse(name).is_ok()) {
-                tree::remove_tree(&parent, name.as_encoded_bytes())
+                remove::remove_tree(&parent, name.as_encoded_bytes())
                     .map_err(|errno| tree::error(errno, "what was left"))?;
             }
         }

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::{fd::AsFd, fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
 use rustix::{
@@ -14,7 +14,13 @@ use rustix::{
 };
 use stacyvm_types::Timestamp;
 
-use crate::{Error, ErrorKind, FileInfo, FileKind, Result, mock::glob};
+use crate::{
+    Error, ErrorKind, FileInfo, FileKind, Result,
+    mock::{
+        glob,
+        remove::{names, remove_tree},
+    },
+};
 
 /// Above this many entries an answer is refused.
 const MOST_ENTRIES: usize = 100_000;
@@ -306,54 +312,6 @@ impl Tree {
     }
 }
 
-/// Removes a directory and all below it with two descriptors and no recursion: what is not empty
-/// is first moved up, so that depth costs nothing.
-pub(super) fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |at: &OwnedFd, name: &[u8]| {
-        rustix::fs::openat(at, name, flags, Mode::empty()).or_else(|errno| {
-            if errno != Errno::ACCESS {
-                return Err(errno);
-            }
-            let all = Mode::from_raw_mode(0o700);
-            rustix::fs::chmodat(at, name, all, AtFlags::empty())?;
-            rustix::fs::openat(at, name, flags, Mode::empty())
-        })
-    };
-    let parent = parent.as_fd().try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-    let top = open(&parent, name)?;
-    let mut moved = 0_u64;
-    loop {
-        let entries = names(&top)?;
-        if entries.is_empty() {
-            return rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
-        }
-        for entry in entries {
-            match rustix::fs::unlinkat(&top, &*entry, AtFlags::empty()) {
-                Err(Errno::ISDIR) => {}
-                done => {
-                    done?;
-                    continue;
-                }
-            }
-            let below = open(&top, &entry)?;
-            for child in names(&below)? {
-                match rustix::fs::unlinkat(&below, &*child, AtFlags::empty()) {
-                    Err(Errno::ISDIR) => {}
-                    done => {
-                        done?;
-                        continue;
-                    }
-                }
-                moved += 1;
-                let target = format!(".stacyvm-removed-{moved}-{}", super::entropy());
-                rustix::fs::renameat(&below, &*child, &top, target)?;
-            }
-            rustix::fs::unlinkat(&top, &*entry, AtFlags::REMOVEDIR)?;
-        }
-    }
-}
-
 fn new_draft(directory: OwnedFd, name: &str, mode: u32, path: &GuestPath) -> Result<Draft, Errno> {
     let temporary = format!(".stacyvm-{:016x}", super::entropy());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -368,17 +326,6 @@ fn new_draft(directory: OwnedFd, name: &str, mode: u32, path: &GuestPath) -> Res
     };
     rustix::fs::fchmod(&draft.file, Mode::from_raw_mode(mode))?;
     Ok(draft)
-}
-
-fn names(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 fn is_directory(directory: &OwnedFd, name: &[u8]) -> bool {
