@@ -29,10 +29,9 @@ use crate::{
 
 /// How long a first process may take to enclose itself.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// One inode for each 8 KiB of writable space, and enough for a source tree in small ones. What
-/// they take of the kernel's memory counts against the sandbox's.
-const BYTES_PER_INODE: u64 = 8 * 1024;
-const MIN_INODES: u64 = 256 * 1024;
+/// One inode for each 12 KiB of memory: what files without content take of the kernel's memory
+/// counts against the sandbox's, and must fit into the eighth that their content leaves.
+const MEMORY_PER_INODE: u64 = 12 * 1024;
 
 /// What to make a runtime from.
 pub(crate) struct Wanted {
@@ -119,7 +118,7 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
         lower: lower.to_string_lossy().into_owned(),
         binds,
         disk_bytes,
-        disk_inodes: (disk_bytes / BYTES_PER_INODE).max(MIN_INODES),
+        disk_inodes: (u64::from(wanted.limits.memory_mb) << 20) / MEMORY_PER_INODE,
         into_cgroup: cgroup.is_some(),
         max_processes: shared.rootless.map(|_| u64::from(wanted.limits.pids) + 1),
     };
