@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::stats::Samples;
+use crate::stats::{PAUSE, Samples};
 
 /// One alternative, measured or with the reason why not.
 pub(crate) type Measured = Result<Samples, String>;
@@ -27,6 +27,7 @@ fn measure(rounds: usize, mut make: impl FnMut(usize) -> Command) -> Measured {
         round += 1;
         let mut command = make(round);
         command.stderr(Stdio::piped()).stdout(Stdio::null());
+        std::thread::sleep(PAUSE);
         let start = Instant::now();
         one_shot(&mut command)?;
         Ok(start.elapsed())

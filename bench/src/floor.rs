@@ -14,7 +14,10 @@ use rustix::{
 };
 use stacyvm_hostkit::clone::{self, SingleThread};
 
-use crate::external::{Measured, in_child};
+use crate::{
+    external::{Measured, in_child},
+    stats::PAUSE,
+};
 
 const NAMESPACES: u64 = clone::NEW_USER
     | clone::NEW_MOUNT
@@ -35,6 +38,7 @@ pub(crate) fn measure(rounds: usize, program: &Path) -> Measured {
 pub(crate) fn run(rounds: usize, program: &Path) -> Result<()> {
     let alone = SingleThread::check()?;
     for _ in 0..rounds {
+        std::thread::sleep(PAUSE);
         let start = Instant::now();
         let child = clone::start(&alone, NAMESPACES, None, || inside(program))?;
         let pid = Pid::from_raw(child.pid).context("a pid")?;

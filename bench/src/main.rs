@@ -19,14 +19,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use external::Measured;
 use stacyvm_tests::{Options, Server};
-use stats::{Samples, show};
+use stats::{PAUSE, Samples, show};
 
 /// The static `true` of every row, in a place that the image `host` shows.
 const PROGRAM: &str = "/usr/local/bin/stacyvm-bench-true";
-
-/// Between two sandboxes of one client, so that neither the pool's filling nor the kernel's cleaning
-/// up of the last one is measured with the next.
-const PAUSE: Duration = Duration::from_millis(20);
 
 struct Effort {
     rounds: usize,

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// Before each one-shot, ours and theirs alike: neither the filling of a pool nor the kernel's
+/// cleaning up of the last one is measured with the next, and nobody profits from a warm processor.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
 /// Times of one operation, in microseconds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<f64>);

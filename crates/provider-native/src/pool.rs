@@ -1,7 +1,7 @@
 //! Runtimes made before anybody asks: the default image with the default limits.
 //!
-//! One task fills the pool while no launch is under way, and empties it when the server stops. What
-//! a killed server leaves in it is removed by the next one.
+//! One task fills the pool while nothing was launched for a moment, or when half of it is gone, and
+//! empties it when the server stops. What a killed server leaves in it is removed by the next one.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -12,6 +12,9 @@ use crate::{HOST_IMAGE, make::Wanted, provider::Shared, runtime::Live};
 
 /// How long a launch under way holds up the filling, at a time.
 const LAUNCHING: Duration = Duration::from_millis(2);
+/// How long nothing may have been launched before a pool that is not half empty is filled: what a
+/// client does first in its new sandbox then has the processors to itself.
+const QUIET: Duration = Duration::from_millis(15);
 /// How long to wait after a runtime could not be made.
 const FAILED: Duration = Duration::from_secs(5);
 
@@ -39,10 +42,14 @@ async fn room(shared: &Shared) {
             wanted.await;
             continue;
         }
-        if shared.launching.load(Ordering::SeqCst) == 0 {
+        let begun = shared.launches.load(Ordering::SeqCst);
+        let waiting = shared.pool().len();
+        let pause = if waiting * 2 < shared.pool_size { LAUNCHING } else { QUIET };
+        tokio::time::sleep(pause).await;
+        let quiet = pause == LAUNCHING || begun == shared.launches.load(Ordering::SeqCst);
+        if quiet && shared.launching.load(Ordering::SeqCst) == 0 {
             return;
         }
-        tokio::time::sleep(LAUNCHING).await;
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) pool_limits: Limits,
     pub(crate) pool_wanted: Notify,
     pub(crate) launching: AtomicUsize,
+    /// Launches that ever began.
+    pub(crate) launches: AtomicUsize,
     pub(crate) permits: Semaphore,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
@@ -144,6 +146,7 @@ impl Shared {
             return live.describe().ok_or_else(no_owner);
         }
         let _launching = Launching::begin(&self.launching);
+        self.launches.fetch_add(1, Ordering::SeqCst);
         let waiting = self.take_waiting(&spec);
         // One that waited has answered before, and its first process was just seen alive.
         let answered = waiting.is_some();

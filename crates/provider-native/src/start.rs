@@ -112,6 +112,7 @@ impl NativeProvider {
             pool_limits: settings.pool_limits,
             pool_wanted: Notify::new(),
             launching: AtomicUsize::new(0),
+            launches: AtomicUsize::new(0),
             permits: Semaphore::new(LAUNCHES),
             tasks: settings.tasks.clone(),
             stopping: settings.stopping,
