@@ -106,7 +106,9 @@ impl Problem {
         let code = self.code.as_str();
         let message = &self.message;
         let cause = self.cause.as_deref().map(chain).unwrap_or_default();
-        if status < 500 {
+        // What a provider cannot do and a full disk are refusals too, whatever their number.
+        let refused = matches!(self.code, Code::Unsupported | Code::DiskFull);
+        if status < 500 || refused {
             tracing::info!(http.status = status, code, cause, "refused: {message}");
         } else {
             tracing::error!(http.status = status, code, cause, "failed: {message}");
