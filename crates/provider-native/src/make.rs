@@ -29,9 +29,9 @@ use crate::{
 
 /// How long a first process may take to enclose itself.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// One inode for each 12 KiB of memory: what files without content take of the kernel's memory
-/// counts against the sandbox's, and must fit into the eighth that their content leaves.
-const MEMORY_PER_INODE: u64 = 12 * 1024;
+/// One inode for each 8 KiB of memory: a file without content takes about one KiB of the kernel's
+/// memory, which counts against the sandbox's and must fit into the eighth that content leaves.
+const MEMORY_PER_INODE: u64 = 8 * 1024;
 
 /// What to make a runtime from.
 pub(crate) struct Wanted {
