@@ -7,11 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Whether isolation as root can be tested here.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// Everything of the native provider over `data` that lives outside of it and should be gone when
 /// no sandbox is left.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
