@@ -1,7 +1,7 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N]` builds and runs it. Needs root: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N]` builds and runs it. Needs root: it compares the root rung.
 
 mod external;
 mod floor;
@@ -44,17 +44,22 @@ fn main() -> Result<()> {
         return samples.map_err(anyhow::Error::msg).map(|samples| samples.print());
     }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
+    let mut load = None;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
-            other => bail!("unknown argument {other}; known are --quick and --live N"),
+            "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
+            other => bail!("unknown argument {other}; known are --quick, --live N and --load N"),
         }
     }
     ensure!(rustix::process::geteuid().is_root(), "the bench compares the root rung: run as root");
     let program = StaticTrue::build()?;
-    bench(&effort, Path::new(&program.0))
+    match load {
+        Some(clients) => only_load(clients, &effort, Path::new(&program.0)),
+        None => bench(&effort, Path::new(&program.0)),
+    }
 }
 
 /// A program that does nothing but exit with 0; removed when dropped.
@@ -88,6 +93,17 @@ fn server(data: &Path, pool: usize) -> Result<Server> {
     let server = Server::start(data, &Options { args, failpoint: None })?;
     std::thread::sleep(Duration::from_secs(1));
     Ok(server)
+}
+
+/// Nothing but cycles without a pause, to look at with a profiler.
+#[expect(clippy::print_stdout, reason = "the figures are the output")]
+fn only_load(clients: usize, effort: &Effort, program: &Path) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = server(&dir.path().join("data"), 64)?;
+    let load = ours::load(server.at, &program.display().to_string(), clients, effort.seconds)?;
+    let (p50, p99) = (show(load.create_to_exec.p50()), show(load.create_to_exec.p99()));
+    println!("{clients} clients: {:.0} cycles a second, create → first exec {p50}, p99 {p99}", load.rate);
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the table is the output")]
