@@ -13,7 +13,7 @@ use rustix::{
 };
 use stacyvm_agent_proto::{Event, StreamId};
 use stacyvm_hostkit::{
-    process::{self, StartFailure},
+    process::{self, Starter},
     signals,
 };
 
@@ -21,15 +21,13 @@ use crate::{
     Setup,
     connection::{Broken, Connection},
     console::Console,
-    exec::{Exec, Phase},
+    exec::Exec,
     files::Root,
     limits::{
-        ENDED_BYTES, ENDED_FOR, MAX_CONNECTIONS, MAX_ENDED, MAX_LEFTOVERS, OOM_SCORE, READ_SIZE,
+        ENDED_BYTES, ENDED_FOR, MAX_CONNECTIONS, MAX_ENDED, MAX_LEFTOVERS, READ_SIZE,
         READS_PER_TURN,
     },
     poll::{Interest, Poll, Source, Watched},
-    procfs,
-    start::explain,
     stream::{Stream, Work},
 };
 
@@ -55,6 +53,7 @@ pub(crate) struct Context {
 pub(crate) struct Agent {
     pub(crate) poll: Poll,
     pub(crate) context: Context,
+    pub(crate) starter: Starter,
     pub(crate) execs: BTreeMap<u64, Exec>,
     pub(crate) console: Console,
     pub(crate) connections: BTreeMap<u32, Connection>,
@@ -109,6 +108,7 @@ impl Agent {
         let mut agent = Self {
             poll,
             context,
+            starter: Starter::new()?,
             execs: BTreeMap::new(),
             console: Console::default(),
             connections: BTreeMap::new(),
@@ -160,7 +160,6 @@ impl Agent {
             Source::Listener => self.accept(),
             Source::Children => self.reap(),
             Source::Connection(id) => self.read_connection(id),
-            Source::Report(serial) => self.read_report(serial),
             Source::Output(serial, stderr) => {
                 self.lend_buffer();
                 if let Some(exec) = self.execs.get_mut(&serial) {
@@ -277,7 +276,6 @@ impl Agent {
     fn on_child(&mut self, pid: Pid, status: WaitStatus) {
         let found = self.execs.values().find(|exec| exec.pid == pid && !exec.is_over());
         let Some(serial) = found.map(Exec::serial) else { return };
-        self.read_report(serial);
         self.lend_buffer();
         let Some(exec) = self.execs.get_mut(&serial) else { return };
         let leftovers =
@@ -286,38 +284,6 @@ impl Agent {
             self.keep_leftover(leftover);
         }
         self.forget_old();
-    }
-
-    /// Whether a command's program runs.
-    fn read_report(&mut self, serial: u64) {
-        let Some(exec) = self.execs.get_mut(&serial) else { return };
-        let Phase::Starting(report) = &exec.phase else { return };
-        match process::read_report(report) {
-            None => {}
-            Some(Ok(())) => {
-                let phase = std::mem::replace(&mut exec.phase, Phase::Running);
-                if let Phase::Starting(report) = phase {
-                    drop(self.poll.release(report));
-                }
-                // Where the kernel does not let us, the default score has to do.
-                let path = format!("{}/oom_score_adj", exec.pid.as_raw_nonzero());
-                let _ = procfs::write(&self.context.proc, &path, OOM_SCORE);
-            }
-            Some(Err(failure)) => self.start_failed(serial, failure),
-        }
-    }
-
-    fn start_failed(&mut self, serial: u64, failure: StartFailure) {
-        let Some(exec) = self.execs.remove(&serial) else { return };
-        let fail = explain(failure, &exec.program, &exec.workdir);
-        for (connection, stream) in exec.reader_keys() {
-            let connection = self.connections.get_mut(&connection);
-            if let Some(stream) = connection.and_then(|c| c.streams.get_mut(&stream)) {
-                stream.work = Work::Over;
-                stream.fail(&fail);
-            }
-        }
-        exec.abandon(&mut self.poll);
     }
 
     /// Keeps a pipe open that something a command left behind still holds, so that its writes do
@@ -351,15 +317,16 @@ impl Agent {
 
     fn until_timer(&self) -> Option<Duration> {
         let forget = self.execs.values().filter_map(Exec::forgettable_since).min();
-        let next = self.execs.values().filter_map(Exec::next_timer).min();
+        let now = Instant::now();
+        let next = self.execs.values().filter_map(|exec| exec.next_timer(now)).min();
         let next = [next, forget.map(|since| since + ENDED_FOR)].into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        Some(next.saturating_duration_since(now))
     }
 
     fn on_timers(&mut self) {
         let now = Instant::now();
         for exec in self.execs.values_mut() {
-            if exec.next_timer().is_some_and(|at| at <= now) {
+            if exec.next_timer(now).is_some_and(|at| at <= now) {
                 exec.on_timer(&self.context.proc, now);
             }
         }

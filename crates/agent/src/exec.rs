@@ -15,7 +15,7 @@ use stacyvm_hostkit::{pty, signals};
 use crate::{
     console::Console,
     journal::Journal,
-    limits::{JOURNAL, KILL_PAUSE, LAST_OUTPUT, READ_SIZE, READER_GRACE},
+    limits::{GREETING, JOURNAL, KILL_PAUSE, LAST_OUTPUT, READ_SIZE, READER_GRACE},
     poll::{Interest, Poll, Source, Watched},
     start::Launched,
     stdio::{Output, Stdin},
@@ -42,10 +42,8 @@ enum Company {
 
 /// Where a command is in its life.
 pub(crate) enum Phase {
-    /// Forked; its report will say whether the program runs.
-    Starting(Watched),
-    /// It runs.
-    Running,
+    /// Its program runs since then.
+    Running(Instant),
     /// It ended, and all its output is in the journal.
     Ended(End, Instant),
 }
@@ -65,9 +63,6 @@ pub(crate) struct Exec {
     pub(crate) id: Box<str>,
     pub(crate) pid: Pid,
     pub(crate) phase: Phase,
-    /// What it was asked to run and where, for the sentence when it cannot.
-    pub(crate) program: Box<str>,
-    pub(crate) workdir: Box<str>,
     pub(crate) journal: Journal,
     serial: u64,
     terminal: bool,
@@ -85,8 +80,6 @@ pub(crate) struct Exec {
 pub(crate) struct Identity<'a> {
     pub(crate) id: &'a str,
     pub(crate) serial: u64,
-    pub(crate) program: &'a str,
-    pub(crate) workdir: &'a str,
     pub(crate) terminal: bool,
     pub(crate) deadline: Option<Instant>,
 }
@@ -94,17 +87,13 @@ pub(crate) struct Identity<'a> {
 impl Exec {
     pub(crate) fn new(identity: &Identity<'_>, launched: Launched, poll: &mut Poll) -> Self {
         let serial = identity.serial;
-        let mut report = poll.adopt(launched.child.report, Source::Report(serial));
-        poll.set(&mut report, Interest::IN);
         let stdout = poll.adopt(launched.stdout, Source::Output(serial, false));
         let stderr = launched.stderr.map(|fd| poll.adopt(fd, Source::Output(serial, true)));
         let stdin = launched.stdin.map(|fd| poll.adopt(fd, Source::Stdin(serial)));
         Self {
             id: identity.id.into(),
-            pid: launched.child.pid,
-            phase: Phase::Starting(report),
-            program: identity.program.into(),
-            workdir: identity.workdir.into(),
+            pid: launched.pid,
+            phase: Phase::Running(Instant::now()),
             journal: Journal::default(),
             serial,
             terminal: identity.terminal,
@@ -127,7 +116,7 @@ impl Exec {
     pub(crate) fn forgettable_since(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended(_, at) if self.readers.is_empty() => Some(at),
-            Phase::Starting(_) | Phase::Running | Phase::Ended(..) => None,
+            Phase::Running(_) | Phase::Ended(..) => None,
         }
     }
 
@@ -143,20 +132,26 @@ impl Exec {
         }
     }
 
-    /// Who follows it.
-    pub(crate) fn reader_keys(&self) -> Vec<(u32, StreamId)> {
-        self.readers.iter().map(|reader| reader.key).collect()
+    /// When readers are told that it runs, if it neither said something nor ended before: most
+    /// short commands then cost their reader one wake-up instead of two.
+    fn greet_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running(since) => Some(since + GREETING),
+            Phase::Ended(..) => None,
+        }
     }
 
     /// Writes what a reader has not seen yet, a bounded part of it.
     pub(crate) fn produce(&mut self, key: (u32, StreamId), out: &mut Vec<u8>) -> Produced {
+        let greet_later = self.journal.end() == 0
+            && self.greet_at().is_some_and(|greet_at| Instant::now() < greet_at);
         let Some(reader) = self.readers.iter_mut().find(|reader| reader.key == key) else {
             return Produced::Nothing;
         };
-        if matches!(self.phase, Phase::Starting(_)) {
-            return Produced::Nothing;
-        }
         if !reader.greeted {
+            if greet_later {
+                return Produced::Nothing;
+            }
             reader.greeted = true;
             encode(&Reply::Started, out);
         }
@@ -316,22 +311,8 @@ impl Exec {
         self.journal.settle();
         self.deadline = None;
         self.kill = None;
-        if let Phase::Starting(report) = std::mem::replace(&mut self.phase, Phase::Ended(end, now))
-        {
-            drop(poll.release(report));
-        }
+        self.phase = Phase::Ended(end, now);
         leftovers
-    }
-
-    /// Gives up every descriptor of a command that never ran.
-    pub(crate) fn abandon(mut self, poll: &mut Poll) {
-        self.close_stdin(poll);
-        for output in [self.stdout.take(), self.stderr.take()].into_iter().flatten() {
-            drop(poll.release(output.pipe));
-        }
-        if let Phase::Starting(report) = self.phase {
-            drop(poll.release(report));
-        }
     }
 
     /// What a reader sends.
@@ -385,13 +366,15 @@ impl Exec {
     }
 
     /// When something must happen without an event.
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
+    pub(crate) fn next_timer(&self, now: Instant) -> Option<Instant> {
+        let ungreeted = self.readers.iter().any(|reader| !reader.greeted);
+        let greet = self.greet_at().filter(|at| ungreeted && now < *at);
         let kill = self.kill.as_ref().map(|(_, at)| *at);
         let alone = match self.company {
             Company::Alone(since) if !self.is_over() => Some(since + READER_GRACE),
             Company::Followed | Company::Alone(_) | Company::Abandoned => None,
         };
-        [self.deadline, kill, alone].into_iter().flatten().min()
+        [self.deadline, kill, alone, greet].into_iter().flatten().min()
     }
 
     /// Does what is due.

@@ -17,8 +17,6 @@ pub(crate) enum Source {
     Listener,
     Children,
     Connection(u32),
-    /// A command's report of its start.
-    Report(u64),
     /// Standard output (`false`) or error (`true`) of a command.
     Output(u64, bool),
     Stdin(u64),

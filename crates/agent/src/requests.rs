@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use stacyvm_agent_proto::{
-    Bytes, Exec as ExecRequest, FailKind, HelloReply, Input, MAX_CHUNK, PROTOCOL_VERSION, Program,
-    Reply, Request, StreamId, Usage, decode, mux::OUTPUT_LIMIT,
+    Bytes, Exec as ExecRequest, FailKind, HelloReply, Input, MAX_CHUNK, PROTOCOL_VERSION, Reply,
+    Request, StreamId, Usage, decode, mux::OUTPUT_LIMIT,
 };
 use stacyvm_hostkit::process;
 
@@ -225,18 +225,12 @@ impl Agent {
             let message = format!("{MAX_RUNNING} commands run in this sandbox already");
             return Err(Fail::new(FailKind::Exhausted, message));
         }
-        let launched = launch(&self.context, request)?;
+        let launched = launch(&self.context, &mut self.starter, request)?;
         self.next_serial += 1;
         let deadline = request.deadline_ms.map(Duration::from_millis);
-        let program = match &request.program {
-            Program::Shell(_) => "sh",
-            Program::Argv(argv) => argv.first().copied().unwrap_or_default(),
-        };
         let identity = Identity {
             id: request.id,
             serial: self.next_serial,
-            program,
-            workdir: request.workdir.unwrap_or(&self.context.workspace),
             terminal: request.terminal.is_some(),
             deadline: deadline.and_then(|after| Instant::now().checked_add(after)),
         };

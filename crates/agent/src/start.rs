@@ -8,11 +8,11 @@ use std::{
 use rustix::{
     io::Errno,
     pipe::PipeFlags,
-    process::{Gid, Uid},
+    process::{Gid, Pid, Uid},
 };
 use stacyvm_agent_proto::{Exec, FailKind, Program};
 use stacyvm_hostkit::{
-    process::{self, Child, Command, StartFailure, Step},
+    process::{Command, StartFailure, Starter, Step},
     pty,
 };
 
@@ -20,12 +20,14 @@ use crate::{
     agent::Context,
     env::{Environment, c_string},
     fail::{Fail, Result},
+    limits::OOM_SCORE,
+    procfs,
     users::{self, User},
 };
 
-/// A forked command and our ends of its streams.
+/// A command that runs, and our ends of its streams.
 pub(crate) struct Launched {
-    pub(crate) child: Child,
+    pub(crate) pid: Pid,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: Option<OwnedFd>,
@@ -39,8 +41,12 @@ struct Streams {
     stderr: Option<OwnedFd>,
 }
 
-/// Prepares a command and forks it. Whether its program runs is told later by the report.
-pub(crate) fn launch(context: &Context, request: &Exec<'_>) -> Result<Launched> {
+/// Prepares a command and starts it.
+pub(crate) fn launch(
+    context: &Context,
+    starter: &mut Starter,
+    request: &Exec<'_>,
+) -> Result<Launched> {
     let user = users::find(&context.root, request.user)?;
     let terminal = request.terminal.is_some();
     let env = Environment::new(&user, terminal, &context.env, &request.env)?;
@@ -63,7 +69,7 @@ pub(crate) fn launch(context: &Context, request: &Exec<'_>) -> Result<Launched> 
         terminal,
         ids: user.ids,
     };
-    let child = process::spawn(&command).map_err(|error| {
+    let started = starter.start(&command).map_err(|error| {
         let message = match error.raw_os_error() {
             Some(errno) if errno == Errno::AGAIN.raw_os_error() => {
                 "the sandbox's process limit is reached"
@@ -72,8 +78,18 @@ pub(crate) fn launch(context: &Context, request: &Exec<'_>) -> Result<Launched> 
         };
         Fail::new(FailKind::Exhausted, message)
     })?;
+    let pid = started.map_err(|failure| {
+        let program = match &request.program {
+            Program::Shell(_) => "sh",
+            Program::Argv(argv) => argv.first().copied().unwrap_or_default(),
+        };
+        explain(failure, program, request.workdir.unwrap_or(&context.workspace))
+    })?;
+    // Where the kernel does not let us, the default score has to do.
+    let path = format!("{}/oom_score_adj", pid.as_raw_nonzero());
+    let _ = procfs::write(&context.proc, &path, OOM_SCORE);
     let Streams { theirs: _, stdin, stdout, stderr } = streams;
-    Ok(Launched { child, stdin, stdout, stderr })
+    Ok(Launched { pid, stdin, stdout, stderr })
 }
 
 fn program(env: &Environment, program: &Program<'_>) -> Result<(Vec<CString>, Vec<CString>)> {
@@ -151,7 +167,7 @@ fn is_null(fd: &OwnedFd) -> bool {
 }
 
 /// The sentence for a command that did not start.
-pub(crate) fn explain(failure: StartFailure, program: &str, workdir: &str) -> Fail {
+fn explain(failure: StartFailure, program: &str, workdir: &str) -> Fail {
     let errno = Errno::from_raw_os_error(failure.errno);
     match failure.step {
         Step::Exec => Fail::new(FailKind::NotExecutable, not_executable(errno, program)),

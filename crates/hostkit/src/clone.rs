@@ -27,6 +27,8 @@ pub const NEW_UTS: u64 = 0x0400_0000;
 /// A cgroup namespace of its own.
 pub const NEW_CGROUP: u64 = 0x0200_0000;
 
+/// No handlers of the parent's; what the parent ignores stays ignored.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -100,7 +102,7 @@ pub fn start(
 ) -> io::Result<Started> {
     let mut pidfd: libc::c_int = -1;
     let mut args = CloneArgs {
-        flags: flags | CLONE_PIDFD,
+        flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()

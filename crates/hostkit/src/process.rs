@@ -1,15 +1,19 @@
-//! Starting a command: everything is prepared before the fork, and between fork and exec the child
+//! Starting a command: everything is prepared before the clone, and between clone and exec the child
 //! makes system calls only.
 
 use std::{
     convert::Infallible,
-    ffi::{CStr, CString, c_char},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    ptr,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicI32, Ordering},
 };
 
-use rustix::process::Pid;
+use rustix::{
+    io::Errno,
+    process::{Pid, WaitOptions},
+};
 
 /// Who a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +46,10 @@ pub struct Command<'a> {
 
 /// Which step a command failed at before it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Step {
     /// Its session, terminal or standard streams.
-    Session,
+    Session = 1,
     /// Changing user or groups.
     Ids,
     /// Entering the directory.
@@ -62,37 +67,6 @@ pub struct StartFailure {
     pub errno: i32,
 }
 
-/// A forked command: it runs once `report` closed without a word.
-pub struct Child {
-    /// Its process id, which is also its process group and session.
-    pub pid: Pid,
-    /// Closed by a successful exec; before that it carries one [`StartFailure`]. Non-blocking.
-    pub report: OwnedFd,
-}
-
-const REPORT: usize = 5;
-
-/// Reads what [`Child::report`] says: `None` when it is not known yet, `Some(Ok)` when the program
-/// runs.
-pub fn read_report(report: impl AsFd) -> Option<Result<(), StartFailure>> {
-    let mut buffer = [0_u8; REPORT];
-    match rustix::io::read(report, &mut buffer) {
-        Ok(0) => Some(Ok(())),
-        Ok(REPORT) => {
-            let step = match buffer[0] {
-                0 => Step::Session,
-                1 => Step::Ids,
-                2 => Step::Workdir,
-                _ => Step::Exec,
-            };
-            let errno = i32::from_le_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]);
-            Some(Err(StartFailure { step, errno }))
-        }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
-        Ok(_) | Err(_) => Some(Err(StartFailure { step: Step::Session, errno: libc::EIO })),
-    }
-}
-
 /// The prepared pointers of a command; they point into it.
 struct Prepared<'a> {
     command: &'a Command<'a>,
@@ -104,70 +78,149 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Forks a command into a session of its own. Must be called from a single-threaded process.
-///
-/// The child is a subreaper, so that what it leaves behind stays below it for as long as it lives;
-/// it has default signal dispositions, an empty mask, and no descriptors beyond its three.
-pub fn spawn(command: &Command<'_>) -> io::Result<Child> {
-    let prepared = Prepared { command, argv: pointers(&command.argv), env: pointers(&command.env) };
-    let (report, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&report, true)?;
-    // SAFETY: the caller is single-threaded, so no lock can be held by a thread that the child
-    // lacks; the child calls `run`, which makes system calls on memory prepared above and never
-    // returns.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        run(&prepared, &write);
+/// Bytes of the child's stack, with what it leaves for us at the top and a page that nobody may
+/// touch at the bottom.
+const STACK: usize = 64 * 1024;
+const GUARD: usize = 4096;
+
+/// What a child leaves when it could not become its command: the step and the error number. Zero
+/// means that nothing went wrong.
+#[repr(C, align(64))]
+struct Outcome {
+    step: AtomicI32,
+    errno: AtomicI32,
+}
+
+/// What a child needs to know; it lives on the starter's stack while that waits.
+struct Order<'a> {
+    prepared: &'a Prepared<'a>,
+    outcome: &'a Outcome,
+}
+
+/// Where commands are started from: a stack for the child between clone and exec, and a word that
+/// it leaves there. The memory stays shared with a child that has a copy of all other memory.
+#[derive(Debug)]
+pub struct Starter {
+    memory: NonNull<c_void>,
+}
+
+impl Starter {
+    /// Reserves the memory.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping, at an address that the kernel chooses.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                STACK,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        let memory = match NonNull::new(memory) {
+            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => Self { memory },
+            _ => return Err(io::Error::last_os_error()),
+        };
+        // SAFETY: the lowest page of our own mapping, which nothing uses yet.
+        match unsafe { libc::mprotect(memory.memory.as_ptr(), GUARD, libc::PROT_NONE) } {
+            0 => Ok(memory),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
+
+    /// Starts a command in a session of its own, and waits until its program runs or cannot. Must
+    /// be called from a single-threaded process.
+    ///
+    /// The child is a subreaper, so that what it leaves behind stays below it for as long as it
+    /// lives; it has default signal dispositions, an empty mask, and no descriptors beyond its
+    /// three.
+    pub fn start(&mut self, command: &Command<'_>) -> io::Result<Result<Pid, StartFailure>> {
+        let prepared =
+            Prepared { command, argv: pointers(&command.argv), env: pointers(&command.env) };
+        // SAFETY: the top of the mapping, aligned and large enough; only this call and its child
+        // use it, both through atomics.
+        let outcome = unsafe {
+            &*self.memory.byte_add(STACK - size_of::<Outcome>()).cast::<Outcome>().as_ptr()
+        };
+        outcome.step.store(0, Ordering::Relaxed);
+        outcome.errno.store(0, Ordering::Relaxed);
+        let order = Order { prepared: &prepared, outcome };
+        // A child that becomes another user while it has our memory would make that memory
+        // readable for this user on hosts where `fs.suid_dumpable` is 1: it gets a copy.
+        let memory = if command.ids.is_none() { libc::CLONE_VM } else { 0 };
+        // SAFETY: the child runs `run` on the mapping below `outcome`, which it has for itself:
+        // this thread sleeps (CLONE_VFORK) until the child has another program's memory or none.
+        // The caller is single-threaded, so no lock is held by anyone else. `order` outlives the
+        // sleep. Descriptors, dispositions and directories are the child's own copies.
+        let pid = unsafe {
+            libc::clone(
+                run,
+                ptr::from_ref(outcome).cast_mut().cast(),
+                libc::CLONE_VFORK | memory | libc::SIGCHLD,
+                ptr::from_ref(&order).cast_mut().cast(),
+            )
+        };
+        let Some(pid) = Pid::from_raw(pid).filter(|_| 0 < pid) else {
+            return Err(io::Error::last_os_error());
+        };
+        let step = match outcome.step.load(Ordering::Relaxed) {
+            0 => return Ok(Ok(pid)),
+            1 => Step::Session,
+            2 => Step::Ids,
+            3 => Step::Workdir,
+            _ => Step::Exec,
+        };
+        // It is on its way out. Whoever reaps all children then finds one less.
+        while matches!(rustix::process::waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR))
+        {
+        }
+        Ok(Err(StartFailure { step, errno: outcome.errno.load(Ordering::Relaxed) }))
     }
-    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
-    Ok(Child { pid, report })
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; a child that uses it keeps `start` from returning.
+        unsafe {
+            libc::munmap(self.memory.as_ptr(), STACK);
+        }
+    }
 }
 
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-fn run(prepared: &Prepared<'_>, report: &OwnedFd) -> ! {
-    let mut report = report.as_raw_fd();
-    let Err(failure) = prepare_and_exec(prepared, &mut report);
-    let mut message = [failure.step as u8, 0, 0, 0, 0];
-    message[1..].copy_from_slice(&failure.errno.to_le_bytes());
-    // SAFETY: the message is valid for reads of its length; the report descriptor is open until
-    // here. `_exit` runs no handlers of the parent's copy.
-    unsafe {
-        libc::write(report, message.as_ptr().cast(), message.len());
-        libc::_exit(127)
-    }
+extern "C" fn run(order: *mut c_void) -> c_int {
+    // SAFETY: `start` passes its `Order`, which outlives this process's use of it.
+    let order = unsafe { &*order.cast::<Order<'_>>().cast_const() };
+    let Err(failure) = prepare_and_exec(order.prepared);
+    order.outcome.errno.store(failure.errno, Ordering::Relaxed);
+    order.outcome.step.store(failure.step as i32, Ordering::Relaxed);
+    // SAFETY: `_exit` runs no handlers, which would be the parent's.
+    unsafe { libc::_exit(127) }
 }
 
 fn check(step: Step, result: i32) -> Result<i32, StartFailure> {
     if result < 0 { Err(StartFailure { step, errno: errno() }) } else { Ok(result) }
 }
 
-fn prepare_and_exec(
-    prepared: &Prepared<'_>,
-    report: &mut RawFd,
-) -> Result<Infallible, StartFailure> {
+fn prepare_and_exec(prepared: &Prepared<'_>) -> Result<Infallible, StartFailure> {
     let command = prepared.command;
     // SAFETY: integers only; descriptors are the child's own copies and stay open meanwhile.
     unsafe {
         check(Step::Session, libc::setsid())?;
         check(Step::Session, libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))?;
-        // The sources are moved out of the way first: any of them may itself be 0 to 3.
-        *report = check(Step::Session, libc::fcntl(*report, libc::F_DUPFD_CLOEXEC, 10))?;
-        let mut moved = [0; 3];
-        for (to, from) in moved.iter_mut().zip(&command.stdio) {
-            let from = from.as_raw_fd();
-            *to = check(Step::Session, libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 10))?;
+        // A source that is itself one of 0 to 2 is moved out of the way first.
+        let mut sources = command.stdio.map(|fd| fd.as_raw_fd());
+        for source in sources.iter_mut().filter(|source| **source < 3) {
+            *source = check(Step::Session, libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, 3))?;
         }
-        for (to, from) in (0..).zip(moved) {
+        for (to, from) in (0..).zip(sources) {
             check(Step::Session, libc::dup2(from, to))?;
         }
-        *report = check(Step::Session, libc::dup3(*report, 3, libc::O_CLOEXEC))?;
-        check(Step::Session, close_from(4))?;
+        check(Step::Session, close_from(3))?;
         if command.terminal {
             check(Step::Session, libc::ioctl(0, libc::TIOCSCTTY, 0))?;
         }
@@ -278,6 +331,8 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn c(text: &str) -> CString {
@@ -288,6 +343,7 @@ mod tests {
         candidates: &[&str],
         argv: &[&str],
         workdir: &str,
+        ids: Option<Ids>,
     ) -> (String, Option<StartFailure>) {
         let null = rustix::fs::open(
             "/dev/null",
@@ -303,22 +359,23 @@ mod tests {
             workdirs: vec![c(workdir)],
             stdio: [null.as_fd(), write.as_fd(), null.as_fd()],
             terminal: false,
-            ids: None,
+            ids,
         };
-        let child = spawn(&command).unwrap();
+        let started = Starter::new().unwrap().start(&command).unwrap();
         drop(write);
         let mut text = Vec::new();
         io::Read::read_to_end(&mut std::fs::File::from(read), &mut text).unwrap();
-        rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty()).unwrap();
-        let report = read_report(&child.report).unwrap();
-        (String::from_utf8(text).unwrap(), report.err())
+        if let Ok(pid) = started {
+            rustix::process::waitpid(Some(pid), WaitOptions::empty()).unwrap();
+        }
+        (String::from_utf8(text).unwrap(), started.err())
     }
 
     #[test]
     fn a_command_gets_its_environment_directory_and_only_three_descriptors() {
         let script = "echo $GREETING; pwd; ls /proc/$$/fd | tr '\\n' ' '";
         let (text, failure) =
-            outcome(&["/nonexistent/sh", "/bin/sh"], &["sh", "-c", script], "/usr");
+            outcome(&["/nonexistent/sh", "/bin/sh"], &["sh", "-c", script], "/usr", None);
         assert_eq!(failure, None);
         assert!(text.starts_with("hello\n/usr\n0 1 2"), "{text}");
     }
@@ -327,14 +384,45 @@ mod tests {
     fn a_command_leads_its_own_session() {
         let script = "read -r pid name state ppid group session rest < /proc/$$/stat; \
                       test $pid = $group && test $pid = $session && echo yes";
-        assert_eq!(outcome(&["/bin/sh"], &["sh", "-c", script], "/").0, "yes\n");
+        assert_eq!(outcome(&["/bin/sh"], &["sh", "-c", script], "/", None).0, "yes\n");
     }
 
     #[test]
     fn each_failure_names_its_step() {
         let failed = |step, errno| Some(StartFailure { step, errno });
-        assert_eq!(outcome(&["/nonexistent"], &["x"], "/").1, failed(Step::Exec, libc::ENOENT));
-        assert_eq!(outcome(&["/etc/passwd"], &["x"], "/").1, failed(Step::Exec, libc::EACCES));
-        assert_eq!(outcome(&["/bin/sh"], &["x"], "/absent").1, failed(Step::Workdir, libc::ENOENT));
+        let me = Ids {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            groups: vec![],
+        };
+        // Without a change of user the child has our memory, with one it has a copy.
+        for ids in [None, Some(me)] {
+            let run = |program, workdir| outcome(&[program], &["x"], workdir, ids.clone()).1;
+            assert_eq!(run("/nonexistent", "/"), failed(Step::Exec, libc::ENOENT));
+            assert_eq!(run("/etc/passwd", "/"), failed(Step::Exec, libc::EACCES));
+            assert_eq!(run("/bin/sh", "/absent"), failed(Step::Workdir, libc::ENOENT));
+            assert_eq!(run("/bin/true", "/"), None);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_our_own_standard_stream_is_not_lost_to_another() {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let command = Command {
+            candidates: vec![c("/bin/readlink")],
+            argv: ["readlink", "/proc/self/fd/2"].map(c).to_vec(),
+            env: vec![],
+            workdirs: vec![c("/")],
+            stdio: [rustix::stdio::stdin(), write.as_fd(), rustix::stdio::stdout()],
+            terminal: false,
+            ids: None,
+        };
+        let pid = Starter::new().unwrap().start(&command).unwrap().unwrap();
+        drop(write);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut std::fs::File::from(read), &mut text).unwrap();
+        rustix::process::waitpid(Some(pid), WaitOptions::empty()).unwrap();
+        let ours = std::fs::read_link("/proc/self/fd/1").unwrap();
+        assert_eq!(text.trim_end(), ours.to_str().unwrap());
     }
 }

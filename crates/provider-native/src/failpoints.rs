@@ -18,8 +18,6 @@ pub(crate) const CLAIM_BEFORE_RECORD: &str = "native.claim.before_record";
 pub(crate) const CLAIM_BEFORE_RENAME: &str = "native.claim.before_rename";
 /// It lies with the sandboxes.
 pub(crate) const CLAIM_AFTER_RENAME: &str = "native.claim.after_rename";
-/// It answered.
-pub(crate) const LAUNCH_AFTER_HELLO: &str = "native.launch.after_hello";
 /// A runtime is to be destroyed and lives.
 pub(crate) const DESTROY_BEFORE_KILL: &str = "native.destroy.before_kill";
 /// Its processes are gone.
@@ -40,7 +38,6 @@ pub const FAILPOINTS: &[&str] = &[
     CLAIM_BEFORE_RECORD,
     CLAIM_BEFORE_RENAME,
     CLAIM_AFTER_RENAME,
-    LAUNCH_AFTER_HELLO,
     DESTROY_BEFORE_KILL,
     DESTROY_AFTER_KILL,
     DESTROY_AFTER_RENAME,

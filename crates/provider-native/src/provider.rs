@@ -148,7 +148,7 @@ impl Shared {
         let _launching = Launching::begin(&self.launching);
         self.launches.fetch_add(1, Ordering::SeqCst);
         let waiting = self.take_waiting(&spec);
-        // One that waited has answered before, and its first process was just seen alive.
+        // One that waited has answered before.
         let answered = waiting.is_some();
         let live = match waiting {
             Some(live) => live,
@@ -159,11 +159,12 @@ impl Shared {
         };
         let live = Arc::new(self.hand_over(live, &spec).await?);
         self.registry.insert(spec.id.clone(), Arc::clone(&live));
-        if !answered && let Err(error) = live.guest.hello().await {
-            self.end(&spec.id, &live).await?;
-            return Err(error);
+        if !answered {
+            // Its first process said that it is ready, so this is only to have a connection by the
+            // time somebody wants one; what goes wrong with it, goes wrong again then.
+            let guest = Arc::clone(&live.guest);
+            self.tasks.spawn(async move { guest.hello().await.map(drop) });
         }
-        failpoint!(failpoints::LAUNCH_AFTER_HELLO);
         live.describe().ok_or_else(no_owner)
     }
 

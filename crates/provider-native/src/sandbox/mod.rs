@@ -17,7 +17,8 @@ use std::{
 use stacyvm_hostkit::{
     caps,
     clone::{self, SingleThread},
-    fdpass, landlock, net, seccomp, signals, title,
+    fdpass, landlock, net, seccomp,
+    title::Title,
 };
 
 use crate::spawner::protocol::{FAILED, Order, READY, RECORDED};
@@ -37,6 +38,9 @@ pub(crate) struct Birth<'a> {
     pub(crate) masks: &'a Masks,
     pub(crate) filter: &'a seccomp::Program,
     pub(crate) landlock: Option<u32>,
+    /// Whether the network namespace is its own and still empty; else the spawner prepared it.
+    pub(crate) raw_network: bool,
+    pub(crate) title: Title,
     pub(crate) proof: &'a SingleThread,
 }
 
@@ -53,6 +57,8 @@ impl Failed {
 const LISTENER: i32 = 3;
 const STATUS: i32 = 4;
 const PROC: i32 = 5;
+const PROC_MOUNT: i32 = 6;
+const KEPT: u32 = 7;
 
 /// Becomes the agent of a sandbox.
 pub(crate) fn begin(birth: &Birth<'_>) -> Infallible {
@@ -87,8 +93,6 @@ fn recorded(status: &OwnedFd) -> bool {
 }
 
 fn enclose(birth: &Birth<'_>) -> Result<(OwnedFd, OwnedFd), Failed> {
-    // The spawner lets the kernel reap its children; the agent reaps its own.
-    signals::reset();
     // A thread that moves itself through `tasks` takes no lock of the whole cgroup tree, which
     // every other way to attach does.
     for tasks in &birth.attach {
@@ -98,12 +102,17 @@ fn enclose(birth: &Birth<'_>) -> Result<(OwnedFd, OwnedFd), Failed> {
         clone::unshare(clone::NEW_CGROUP).map_err(Failed::at("cgroup namespace"))?;
     }
     let layers = await_release(birth)?;
-    title::set(birth.proof, "stacyvm: sandbox", c"stacyvm-sandbox").map_err(Failed::at("title"))?;
+    birth
+        .title
+        .set(birth.proof, "stacyvm: sandbox", c"stacyvm-sandbox")
+        .map_err(Failed::at("title"))?;
     privileges::become_root().map_err(Failed::at("users"))?;
     let proc = root::unmounted_proc().map_err(Failed::at("agent's /proc"))?;
     root::enter(birth.order, layers, birth.masks)?;
     rustix::system::sethostname(b"sandbox").map_err(Failed::at("host name"))?;
-    net::loopback_up().map_err(Failed::at("loopback"))?;
+    if birth.raw_network {
+        net::loopback_up().map_err(Failed::at("loopback"))?;
+    }
     rustix::process::setsid().map_err(Failed::at("session"))?;
     rustix::net::listen(&birth.listener, 128).map_err(Failed::at("listen"))?;
     let (status, proc) = close_descriptors(birth, proc)?;
@@ -130,8 +139,12 @@ fn await_release(birth: &Birth<'_>) -> Result<Layers, Failed> {
 }
 
 /// Keeps the standard streams (on `/dev/null`), the listener, the status channel and the agent's
-/// own view of the processes.
-fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<(OwnedFd, OwnedFd), Failed> {
+/// own view of the processes. The mount below that view is never used again; closing it would only
+/// cost the time in which the kernel makes sure that nobody looks at it any more.
+fn close_descriptors(
+    birth: &Birth<'_>,
+    proc: root::AgentProc,
+) -> Result<(OwnedFd, OwnedFd), Failed> {
     let null = rustix::fs::open(
         "/dev/null",
         rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
@@ -146,7 +159,8 @@ fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<(OwnedFd, Owned
         (&null, 2),
         (&birth.listener, LISTENER),
         (&birth.status, STATUS),
-        (&proc, PROC),
+        (&proc.directory, PROC),
+        (&proc.mount, PROC_MOUNT),
     ];
     let mut moved = Vec::with_capacity(kept.len());
     for (fd, to) in kept {
@@ -157,7 +171,7 @@ fn close_descriptors(birth: &Birth<'_>, proc: OwnedFd) -> Result<(OwnedFd, Owned
     }
     // What is above goes away below all at once; its owners must not close those numbers again.
     std::mem::forget((moved, null, proc));
-    clone::close_from(birth.proof, 6).map_err(Failed::at("descriptors"))?;
+    clone::close_from(birth.proof, KEPT).map_err(Failed::at("descriptors"))?;
     let take = |number| clone::take(number).map_err(Failed::at("descriptors"));
     Ok((take(STATUS)?, take(PROC)?))
 }

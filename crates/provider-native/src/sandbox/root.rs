@@ -113,7 +113,13 @@ pub(crate) fn enter(order: &Order, layers: Layers, masks: &Masks) -> Result<(), 
 
 /// A view of the sandbox's processes for the agent alone: mounted nowhere, hiding nothing. What
 /// commands see hides the agent, and would hide from it what runs as other users.
-pub(crate) fn unmounted_proc() -> rustix::io::Result<OwnedFd> {
+pub(crate) struct AgentProc {
+    pub(crate) directory: OwnedFd,
+    pub(crate) mount: OwnedFd,
+}
+
+/// Makes the agent's view.
+pub(crate) fn unmounted_proc() -> rustix::io::Result<AgentProc> {
     let fs = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(fs.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -122,7 +128,8 @@ pub(crate) fn unmounted_proc() -> rustix::io::Result<OwnedFd> {
     let mount = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     // What `fsmount` gives is only a place; the list of processes is read from an open directory.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(mount, ".", flags, Mode::empty())
+    let directory = openat(&mount, ".", flags, Mode::empty())?;
+    Ok(AgentProc { directory, mount })
 }
 
 /// A detached read-only copy of a directory's mounts, for those who cannot map ids.

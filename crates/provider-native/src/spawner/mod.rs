@@ -5,6 +5,7 @@
 //! it makes threads; that process starts first processes of sandboxes and keeps nothing.
 
 mod client;
+mod network;
 mod process;
 pub(crate) mod protocol;
 

@@ -10,22 +10,24 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use stacyvm_hostkit::{
     clone::{self, SingleThread},
     fdpass, mount,
+    title::Title,
 };
 
-use super::protocol::{Ids, MAX_MESSAGE, Order, Reply, Request};
+use super::{
+    network::Network,
+    protocol::{Ids, MAX_MESSAGE, Order, Reply, Request},
+};
 use crate::sandbox::{self, Birth, devices, policy, root::Masks};
 
-const NAMESPACES: u64 = clone::NEW_USER
-    | clone::NEW_MOUNT
-    | clone::NEW_PID
-    | clone::NEW_NET
-    | clone::NEW_IPC
-    | clone::NEW_UTS;
+const NAMESPACES: u64 =
+    clone::NEW_USER | clone::NEW_MOUNT | clone::NEW_PID | clone::NEW_IPC | clone::NEW_UTS;
 
 struct Spawner {
     proof: SingleThread,
     socket: OwnedFd,
     kept: Kept,
+    title: Title,
+    network: Network,
 }
 
 /// What is made once and used by every sandbox.
@@ -41,7 +43,8 @@ struct Kept {
 pub(crate) fn run() -> io::Result<()> {
     let proof = SingleThread::check()?;
     let socket = fdpass_socket()?;
-    stacyvm_hostkit::title::set(&proof, "stacyvm: spawner", c"stacyvm-spawner")?;
+    let title = Title::find()?;
+    title.set(&proof, "stacyvm: spawner", c"stacyvm-spawner")?;
     clone::forget_children(&proof);
     let kept = Kept {
         devices: devices::template().ok(),
@@ -49,7 +52,8 @@ pub(crate) fn run() -> io::Result<()> {
         filter: policy::program(),
         landlock: stacyvm_hostkit::landlock::version(),
     };
-    let spawner = Spawner { proof, socket, kept };
+    let network = Network::default();
+    let mut spawner = Spawner { proof, socket, kept, title, network };
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Some((length, fds)) = fdpass::receive(&spawner.socket, &mut buffer)? {
         let Ok(request) = postcard::from_bytes::<Request>(&buffer[..length]) else {
@@ -64,6 +68,7 @@ pub(crate) fn run() -> io::Result<()> {
             .map_err(io::Error::other)?;
         let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
         fdpass::send(&spawner.socket, &reply, &fds)?;
+        spawner.network.prepare_again();
     }
     Ok(())
 }
@@ -81,13 +86,20 @@ fn says<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
 }
 
 impl Spawner {
-    fn start(&self, order: Order, fds: Vec<OwnedFd>) -> Result<clone::Started, String> {
+    fn start(&mut self, order: Order, fds: Vec<OwnedFd>) -> Result<clone::Started, String> {
         let mut fds = fds.into_iter();
         let (Some(listener), Some(status)) = (fds.next(), fds.next()) else {
             return Err("the request came without its descriptors".to_owned());
         };
         let cgroup = if order.into_cgroup { fds.next() } else { None };
         let (sync, child_sync) = fdpass::pair().map_err(says("socket pair"))?;
+        let raw_network = !matches!(order.ids, Ids::Range { .. });
+        let namespaces = if raw_network {
+            NAMESPACES | clone::NEW_NET
+        } else {
+            self.network.give_away().map_err(says("network namespace"))?;
+            NAMESPACES
+        };
         let birth = Birth {
             order: &order,
             sync: child_sync,
@@ -97,12 +109,13 @@ impl Spawner {
             masks: &self.kept.masks,
             filter: &self.kept.filter,
             landlock: self.kept.landlock,
+            raw_network,
+            title: self.title,
             proof: &self.proof,
         };
-        let child = clone::start(&self.proof, NAMESPACES, cgroup.as_ref().map(AsFd::as_fd), || {
-            sandbox::begin(&birth)
-        })
-        .map_err(says("clone"))?;
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        let child = clone::start(&self.proof, namespaces, cgroup, || sandbox::begin(&birth))
+            .map_err(says("clone"))?;
         drop(birth);
         match self.release(&order, &child, &sync) {
             Ok(()) => Ok(child),
