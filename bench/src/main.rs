@@ -9,6 +9,7 @@ mod http;
 mod live;
 mod ours;
 mod stats;
+mod tree;
 
 use std::{
     path::{Path, PathBuf},
@@ -102,7 +103,10 @@ fn only_load(clients: usize, effort: &Effort, program: &Path) -> Result<()> {
     let server = server(&dir.path().join("data"), 64)?;
     let load = ours::load(server.at, &program.display().to_string(), clients, effort.seconds)?;
     let (p50, p99) = (show(load.create_to_exec.p50()), show(load.create_to_exec.p99()));
-    println!("{clients} clients: {:.0} cycles a second, create → first exec {p50}, p99 {p99}", load.rate);
+    println!(
+        "{clients} clients: {:.0} cycles a second, create → first exec {p50}, p99 {p99}",
+        load.rate
+    );
     Ok(())
 }
 
@@ -121,8 +125,11 @@ fn bench(effort: &Effort, program: &Path) -> Result<()> {
     let floor = floor::measure(rounds, program);
     let id = warm.spawn()?;
     let exec_one = ours::execs(warm.at, &id, &name, 1, rounds)?;
-    let socket = data.join("run/sandboxes").join(&id).join("agent.sock");
+    let socket = data.join("run/runtimes/sandboxes").join(&id).join("agent.sock");
     let agent = ours::agent_execs(&socket, &name, rounds)?;
+    let agent_kill = tree::by_the_agent(&socket, rounds.div_ceil(30));
+    let group_kill = tree::by_a_group(rounds.div_ceil(30));
+    let group = tree::making_a_group(rounds);
     let exec_many = ours::execs(warm.at, &id, &name, 16, rounds.div_ceil(4))?;
     ensure!(warm.delete(&format!("/api/v1/sandboxes/{id}"))?.status == 200, "destroy failed");
     let one = ours::load(warm.at, &name, 1, effort.seconds)?;
@@ -158,6 +165,10 @@ fn bench(effort: &Effort, program: &Path) -> Result<()> {
     row("exec over HTTP", &exec_one);
     row("exec over HTTP, 16 clients, one sandbox", &exec_many);
     row("the same exec asked of the agent directly", &agent);
+    let tree = format!("a deadline over {} processes", tree::CHILDREN + 1);
+    other(&format!("{tree}: the agent"), &agent_kill);
+    other(&format!("{tree}: a v2 group"), &group_kill);
+    other("making and removing a v2 group", &group);
     other("`bwrap --unshare-all true`", &bwrap);
     other("`crun run`", &crun);
     other("`docker run --rm --network none`", &docker);

@@ -136,10 +136,8 @@ pub(crate) fn agent_execs(socket: &Path, program: &str, rounds: usize) -> Result
         let guest = AgentGuest::new(unix(socket));
         let mut samples = Samples::default();
         for round in 0..rounds + 20 {
-            let mut entropy = [0xbe; 10];
-            entropy[..8].copy_from_slice(&u64::try_from(round)?.to_le_bytes());
             let start = Instant::now();
-            let mut exec = guest.exec(spec(ExecId::from_entropy(entropy), program)).await?;
+            let mut exec = guest.exec(spec(0xbe, round, program)).await?;
             let mut exit = None;
             while let Some(event) = futures_util::StreamExt::next(&mut exec.events).await {
                 if let ExecEvent::Exit(how) = event? {
@@ -155,9 +153,13 @@ pub(crate) fn agent_execs(socket: &Path, program: &str, rounds: usize) -> Result
     })
 }
 
-fn spec(id: ExecId, program: &str) -> ExecSpec {
+/// A command without input; `series` and `round` make its id.
+pub(crate) fn spec(series: u16, round: usize, program: &str) -> ExecSpec {
+    let mut entropy = [0; 10];
+    entropy[..2].copy_from_slice(&series.to_le_bytes());
+    entropy[2..].copy_from_slice(&(round as u64).to_le_bytes());
     ExecSpec {
-        id,
+        id: ExecId::from_entropy(entropy),
         program: Program::Argv(vec![program.to_owned()]),
         env: std::collections::BTreeMap::new(),
         workdir: None,

@@ -25,7 +25,7 @@ impl Leftovers {
     /// Looks at the host. The ready pool is not left over: it is not counted.
     pub fn of(data: &Path) -> Self {
         let mut found = Self::default();
-        let sandboxes = data.join("run/sandboxes");
+        let sandboxes = data.join("run/runtimes/sandboxes");
         for entry in fs::read_dir(&sandboxes).into_iter().flatten().flatten() {
             if let Some(pid) = runtime_pid(&entry.path())
                 && Path::new(&format!("/proc/{pid}")).exists()
@@ -34,7 +34,7 @@ impl Leftovers {
             }
             found.directories.insert(entry.path());
         }
-        let waiting = names(&data.join("run/pool"));
+        let waiting = names(&data.join("run/runtimes/pool"));
         for base in fs::read_to_string(data.join("run/groups")).unwrap_or_default().lines() {
             for name in names(Path::new(base)).difference(&waiting) {
                 found.cgroups.insert(Path::new(base).join(name));

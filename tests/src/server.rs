@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{Reply, http};
@@ -31,7 +32,7 @@ pub fn binary() -> PathBuf {
     target.join("stacyvm")
 }
 
-/// A running server. Dropping it kills the process; sandboxes are the test's to destroy.
+/// A running server. Dropping it stops the process; sandboxes are the test's to destroy.
 pub struct Server {
     /// The process.
     pub child: Child,
@@ -143,7 +144,12 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Asks first: a server that is killed leaves its ready pool, and what it has in memory.
     fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.wait(Duration::from_secs(20));
+        }
         self.kill();
     }
 }

@@ -104,7 +104,7 @@ fn agree(server: &Server, data: &Path) -> Result<()> {
     }
     ids.sort();
     wait_for("runtimes equal to rows", LIMIT, || {
-        let mut runtimes: Vec<_> = std::fs::read_dir(data.join("run/sandboxes"))?
+        let mut runtimes: Vec<_> = std::fs::read_dir(data.join("run/runtimes/sandboxes"))?
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();

@@ -65,6 +65,12 @@ pub struct ExecReply {
     pub stdout: String,
     /// Standard error, likewise.
     pub stderr: String,
+    /// The exact standard output, in standard base64, when `stdout` is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout_base64: Option<String>,
+    /// The exact standard error, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_base64: Option<String>,
     /// How long it ran.
     #[serde(default)]
     pub duration: String,
@@ -101,9 +107,12 @@ pub enum StreamKind {
 pub struct StreamFrame {
     /// What it is.
     pub stream: StreamKind,
-    /// Output; empty on frames that carry none.
+    /// Output; empty on frames that carry none. Bytes that are not UTF-8 are replaced.
     #[serde(default)]
     pub data: String,
+    /// The exact output, in standard base64, when `data` is not: it held bytes that are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
     /// The byte offset after this frame: where to resume.
     #[serde(default)]
     pub seq: u64,
@@ -133,6 +142,7 @@ impl StreamFrame {
         Self {
             stream,
             data,
+            base64: None,
             seq,
             exit_code: None,
             reason: None,

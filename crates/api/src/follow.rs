@@ -10,6 +10,8 @@ use stacyvm_types::SandboxId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::text::Text;
+
 /// The most output that one frame carries.
 const MAX_CHUNK: usize = 32 << 10;
 
@@ -143,7 +145,8 @@ impl Follow {
 
 /// A frame of output.
 pub(crate) fn frame(kind: StreamKind, data: &Bytes, seq: u64) -> StreamFrame {
-    StreamFrame::new(kind, String::from_utf8_lossy(data).into_owned(), seq)
+    let Text { text, base64 } = Text::of(data);
+    StreamFrame { base64, ..StreamFrame::new(kind, text, seq) }
 }
 
 /// How much of `data` fits into a frame without cutting a UTF-8 sequence.

@@ -18,6 +18,7 @@ mod origin;
 mod problem;
 mod routes;
 mod serve;
+mod text;
 mod views;
 
 use std::{sync::Arc, time::Duration};

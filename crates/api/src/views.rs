@@ -8,6 +8,8 @@ use stacyvm_provider::{FileInfo, FileKind, ImageRecord, Stats};
 use stacyvm_store::{Sandbox, Template};
 use stacyvm_types::{Cause, Event, Timestamp, format_duration};
 
+use crate::text::Text;
+
 pub(crate) fn cause(cause: &Cause) -> wire::CauseView {
     wire::CauseView { kind: cause.kind.as_str().to_owned(), detail: cause.detail.clone() }
 }
@@ -48,10 +50,13 @@ pub(crate) fn admission(answer: Admission) -> wire::AdmissionReply {
 }
 
 pub(crate) fn collected(done: &Collected) -> wire::ExecReply {
+    let (stdout, stderr) = (Text::of(&done.stdout), Text::of(&done.stderr));
     wire::ExecReply {
         exit_code: done.exit.code(),
-        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+        stdout: stdout.text,
+        stderr: stderr.text,
+        stdout_base64: stdout.base64,
+        stderr_base64: stderr.base64,
         duration: format_duration(done.duration),
         exec_id: done.id.to_string(),
         reason: done.exit.reason().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use stacyvm_api_types::{StreamFrame, StreamKind};
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ pub enum OutputStream {
 pub struct Chunk {
     /// Where it came from.
     pub stream: OutputStream,
-    /// The bytes. In text streams those that are not UTF-8 arrive as U+FFFD.
+    /// The bytes.
     pub data: Bytes,
     /// The command's output offset after this piece.
     pub seq: u64,
@@ -90,8 +91,14 @@ impl Position {
             StreamKind::Exit => return exit(wire),
             StreamKind::Unknown => return Ok(Step::Skip),
         };
+        let data = match wire.base64 {
+            None => wire.data.into(),
+            Some(text) => STANDARD.decode(text).map(Bytes::from).map_err(|error| {
+                Error::Unexpected(format!("a frame whose base64 cannot be read: {error}"))
+            })?,
+        };
         self.progress(seq);
-        Ok(Step::Give(Frame::Output(Chunk { stream, data: wire.data.into(), seq })))
+        Ok(Step::Give(Frame::Output(Chunk { stream, data, seq })))
     }
 
     /// Takes raw output of a terminal.
@@ -150,6 +157,17 @@ mod tests {
             assert!(matches!(at.take(wire(text)).unwrap(), Step::Give(_)));
             assert_eq!(at.offset, offset);
         }
+    }
+
+    #[test]
+    fn output_that_is_no_text_arrives_byte_by_byte() {
+        let mut at = Position::at(0, PATIENCE);
+        let frame = r#"{"stream":"stdout","data":"a\ufffd","base64":"Yf8=","seq":2}"#;
+        let Step::Give(Frame::Output(chunk)) = at.take(wire(frame)).unwrap() else { panic!() };
+        assert_eq!(&chunk.data[..], b"a\xff");
+        let broken = r#"{"stream":"stdout","data":"a","base64":"!","seq":3}"#;
+        assert!(at.take(wire(broken)).is_err());
+        assert_eq!(at.offset, 2, "a frame that cannot be read does not count");
     }
 
     #[test]

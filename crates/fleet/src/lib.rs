@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stacyvm_provider::{Capabilities, Guest, Images, LaunchSpec, Probe, Result, Runtime};
-use stacyvm_types::{Generation, SandboxId, WorkerId};
+use stacyvm_types::{Generation, Limits, SandboxId, WorkerId};
 
 pub use local::Fleet;
 
@@ -46,6 +46,11 @@ pub trait Worker: Send + Sync {
     /// What the named provider can do, or [`stacyvm_provider::ErrorKind::Unsupported`] when this
     /// worker does not have it. Answers from memory: admission asks on every request.
     fn capabilities(&self, provider: &str) -> Result<Capabilities>;
+
+    /// Says that a spawn like this will probably follow in a moment: see [`Provider::expect`].
+    ///
+    /// [`Provider::expect`]: stacyvm_provider::Provider::expect
+    fn expect(&self, _provider: &str, _image: &str, _limits: &Limits) {}
 
     /// Starts a runtime with the named provider.
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime>;

@@ -161,9 +161,10 @@ impl Starter {
                 ptr::from_ref(&order).cast_mut().cast(),
             )
         };
-        let Some(pid) = Pid::from_raw(pid).filter(|_| 0 < pid) else {
+        if pid < 0 {
             return Err(io::Error::last_os_error());
-        };
+        }
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
         let step = match outcome.step.load(Ordering::Relaxed) {
             0 => return Ok(Ok(pid)),
             1 => Step::Session,

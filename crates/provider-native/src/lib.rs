@@ -12,6 +12,7 @@
 //! user inside (or a lent range), no control groups, a watchdog for memory.
 
 mod cgroup;
+mod early;
 mod failpoints;
 pub mod images;
 mod make;

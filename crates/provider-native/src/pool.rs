@@ -65,7 +65,8 @@ async fn add_one(shared: &Arc<Shared>) -> stacyvm_provider::Result<()> {
     Ok(())
 }
 
-async fn end(shared: &Shared, live: Live) {
+/// Ends a runtime that nobody owns.
+pub(crate) async fn end(shared: &Shared, live: Live) {
     match live.kill(&shared.tasks).await {
         Ok(()) => shared.forget(live),
         Err(error) => tracing::warn!(%error, "a waiting runtime is left to the next server"),

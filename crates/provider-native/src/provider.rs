@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     HOST_IMAGE,
     cgroup::{Hierarchy, Kernel},
+    early::Early,
     failpoints,
     images::ImageStore,
     make::{Wanted, make, writable_mb},
@@ -65,7 +66,7 @@ impl Registry {
 
 /// What all parts of the provider share.
 pub(crate) struct Shared {
-    pub(crate) run: RunDir,
+    pub(crate) run: Arc<RunDir>,
     /// The image "host", or why this host cannot give it.
     pub(crate) skeleton: Result<Skeleton, String>,
     pub(crate) spawner: Spawner,
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) pool_size: usize,
     pub(crate) pool_limits: Limits,
     pub(crate) pool_wanted: Notify,
+    pub(crate) early: Early,
     pub(crate) launching: AtomicUsize,
     /// Launches that ever began.
     pub(crate) launches: AtomicUsize,
@@ -152,10 +154,7 @@ impl Shared {
         let answered = waiting.is_some();
         let live = match waiting {
             Some(live) => live,
-            None => {
-                let wanted = Wanted { image: spec.image.clone(), limits: spec.limits };
-                self.make(wanted).await?
-            }
+            None => self.made(&spec.image, spec.limits).await?,
         };
         let live = Arc::new(self.hand_over(live, &spec).await?);
         self.registry.insert(spec.id.clone(), Arc::clone(&live));
@@ -166,6 +165,11 @@ impl Shared {
             self.tasks.spawn(async move { guest.hello().await.map(drop) });
         }
         live.describe().ok_or_else(no_owner)
+    }
+
+    /// Whether a runtime waits that fits.
+    fn has_waiting(&self, image: &str, limits: &Limits) -> bool {
+        image == HOST_IMAGE && self.pool().iter().any(|l| l.record.disk_mb == writable_mb(limits))
     }
 
     /// A waiting runtime that fits; its place is filled again when there is time.
@@ -254,7 +258,12 @@ impl Shared {
 
     fn clear_later(&self, live: Arc<Live>, dir: PathBuf) {
         let images = self.images.clone();
-        self.tasks.spawn_blocking(move || clear_away(live, &dir, &images));
+        // The directories are closed by whoever is the last to use them.
+        let run = Arc::clone(&self.run);
+        self.tasks.spawn_blocking(move || {
+            clear_away(live, &dir, &images);
+            drop(run);
+        });
     }
 
     async fn destroy(self: Arc<Self>, id: SandboxId) -> Result<()> {
@@ -331,6 +340,12 @@ impl Provider for NativeProvider {
     async fn probe(&self) -> Probe {
         let refused = self.shared.skeleton.as_ref().err().cloned();
         decide(&Facts::gather(self.shared.limits.clone(), refused)).probe
+    }
+
+    fn expect(&self, image: &str, limits: &Limits) {
+        if !self.shared.has_waiting(image, limits) {
+            self.shared.begin_early(image, *limits);
+        }
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime> {

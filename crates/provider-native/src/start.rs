@@ -16,12 +16,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cgroup::{CgroupFs, Groups, Hierarchy, Kernel, Places},
+    early::Early,
     images::{Caps, ImageStore, Parts},
     pool,
     probe::{Facts, KeptLimits, decide},
     provider::{LAUNCHES, NativeProvider, Registry, Shared},
     record::Record,
-    rundir::RunDir,
+    rundir::{Memory, RunDir},
     runtime::{Live, clear},
     skeleton,
     slots::Slots,
@@ -58,7 +59,8 @@ impl NativeProvider {
     /// to fill the pool. Blocking. Another server on the same directory is a
     /// [`ErrorKind::Conflict`].
     pub fn new(settings: NativeSettings) -> Result<Arc<Self>> {
-        let run = RunDir::open(&settings.data_dir, || format!("{:016x}", rand::random::<u64>()))?;
+        let fresh = || format!("{:016x}", rand::random::<u64>());
+        let run = RunDir::open(&settings.data_dir, &Memory::of_this_host(), fresh)?;
         let rootless = rootless_ids();
         let (hierarchies, reasons) = hierarchies(run.instance(), rootless.is_some());
         for reason in &reasons {
@@ -97,7 +99,7 @@ impl NativeProvider {
         let limits = KeptLimits::settled(&hierarchies, &reasons);
         let host = Facts::gather(limits.clone(), skeleton.as_ref().err().cloned());
         let shared = Arc::new(Shared {
-            run,
+            run: Arc::new(run),
             skeleton,
             spawner: settings.spawner,
             slots,
@@ -111,6 +113,7 @@ impl NativeProvider {
             pool_size,
             pool_limits: settings.pool_limits,
             pool_wanted: Notify::new(),
+            early: Early::default(),
             launching: AtomicUsize::new(0),
             launches: AtomicUsize::new(0),
             permits: Semaphore::new(LAUNCHES),
@@ -127,6 +130,11 @@ impl NativeProvider {
             settings.tasks.spawn(watchdog::watch(Arc::clone(&shared)));
         }
         Ok(Arc::new(Self { shared }))
+    }
+
+    /// The directory of the runtimes' records and sockets.
+    pub fn runtimes(&self) -> &Path {
+        self.shared.run.runtimes()
     }
 }
 

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         eprintln!("skipped: the tests of the native provider need root");
         return ExitCode::SUCCESS;
     }
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         ("a_destroyed_sandbox_leaves_nothing", a_destroyed_sandbox_leaves_nothing),
         ("a_command_runs_as_an_unprivileged_root", a_command_runs_as_an_unprivileged_root),
         ("a_second_launch_finds_the_first", a_second_launch_finds_the_first),
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         ("a_ready_runtime_is_handed_over", a_ready_runtime_is_handed_over),
         ("a_stopped_server_takes_its_pool_with_it", a_stopped_server_takes_its_pool_with_it),
         ("a_killed_server_loses_no_sandbox", a_killed_server_loses_no_sandbox),
+        ("a_restart_of_the_host_ends_all_runtimes", a_restart_of_the_host_ends_all_runtimes),
         ("a_dead_spawner_is_replaced", a_dead_spawner_is_replaced),
         ("a_dead_sandbox_is_shown_until_destroyed", a_dead_sandbox_is_shown_until_destroyed),
         ("an_unknown_image_leaves_nothing", an_unknown_image_leaves_nothing),
@@ -177,6 +178,26 @@ fn a_killed_server_loses_no_sandbox() -> Outcome {
         assert_eq!(listed[0].state, RuntimeState::Running);
         assert_eq!(platform.shell(&id, "cat /workspace/kept").await?, "before\n");
         platform.provider.destroy(&id).await?;
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn a_restart_of_the_host_ends_all_runtimes() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let before = platform::kill_a_server(dir.path());
+    platform::restart_the_host(dir.path());
+    let platform = Platform::over(dir, 0);
+    platform.run(async {
+        assert!(platform.provider.list().await?.is_empty());
+        let gone = platform.provider.status(&before).await.unwrap_err();
+        assert_eq!(gone.kind, ErrorKind::NoSandbox);
+        platform.provider.destroy(&before).await?;
+        let after = spec_and_launch(&platform).await?;
+        assert_eq!(platform.shell(&after, "echo hi").await?, "hi\n");
+        platform.provider.destroy(&after).await?;
         Ok::<_, Failed>(())
     })?;
     let dir = platform.stop();

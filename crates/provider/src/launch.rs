@@ -50,7 +50,7 @@ pub enum RuntimeState {
 ///
 /// Promises, each with a case in the suite:
 /// - `launch` is idempotent by id: a second call finds the first one's runtime. It returns only
-///   when the guest answers. A failed or dropped call leaves nothing, or something that `list`
+///   when the guest is ready to answer. A failed or dropped call leaves nothing, or something that `list`
 ///   shows.
 /// - `destroy` is idempotent: of an unknown id it succeeds. When it returns no process of the
 ///   runtime is left; files may be deleted later.
@@ -67,6 +67,11 @@ pub trait Provider: Send + Sync {
 
     /// Whether it can run here. Cheap enough to call every few seconds.
     async fn probe(&self) -> Probe;
+
+    /// Says that a launch like this will probably follow in a moment, so that work which needs no
+    /// owner may begin. Answers at once and promises nothing; what is begun for a launch that never
+    /// comes goes away by itself.
+    fn expect(&self, _image: &str, _limits: &Limits) {}
 
     /// Starts a runtime.
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime>;

@@ -1,6 +1,9 @@
 //! `doctor`: what this host gives.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -58,9 +61,15 @@ pub(crate) fn doctor(global: &Global, args: DoctorArgs) -> Result<ExitStatus, Fa
     });
     checks.push(port());
     let usable = match probe {
-        Ok(probe) => {
+        Ok((probe, runtimes)) => {
             let usable = probe.usable;
             checks.push(check("native provider", usable, probe.summary));
+            checks.push(Check {
+                name: "runtimes".to_owned(),
+                needed: false,
+                ok: true,
+                detail: runtimes,
+            });
             checks.extend(probe.findings.into_iter().map(|finding| Check {
                 name: format!("  {}", finding.name),
                 needed: false,
@@ -82,14 +91,19 @@ fn check(name: &str, ok: bool, detail: String) -> Check {
     Check { name: name.to_owned(), needed: true, ok, detail }
 }
 
-fn probe(data_dir: &std::path::Path) -> Result<Probe, Failure> {
+/// What the provider finds, and where its runtimes are.
+fn probe(data_dir: &Path) -> Result<(Probe, String), Failure> {
     let prepared = oneshot::prepare(data_dir, HOST_IMAGE)?;
     let runtime = crate::runtime()?;
     let probe = runtime.block_on(async {
         let oneshot = prepared.open().await?;
         let probe = oneshot.provider.probe().await;
+        let runtimes = match oneshot.provider.runtimes() {
+            here if here.starts_with(oneshot.path()) => "kept in the data directory".to_owned(),
+            dir => format!("kept in memory, in {}", dir.parent().unwrap_or(dir).display()),
+        };
         oneshot.close().await;
-        Ok(probe)
+        Ok((probe, runtimes))
     });
     runtime.shutdown_background();
     probe

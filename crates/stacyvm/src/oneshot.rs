@@ -57,16 +57,8 @@ impl Place {
         &self.path
     }
 
-    /// Removes it, and the control groups that its provider made.
+    /// Removes it. What a provider had outside of it went with the provider.
     fn remove(self) {
-        let groups = fs::read_to_string(self.path.join("run/groups")).unwrap_or_default();
-        for group in groups.lines() {
-            if let Err(error) = fs::remove_dir(group)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(group, %error, "a control group stays");
-            }
-        }
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a private directory stays");
         }

@@ -63,6 +63,13 @@ fn run(data: &Path, args: &[&str]) -> Command {
 fn nothing_is_left(data: &Path) {
     let left: Vec<_> = fs::read_dir(data.join("oneshot")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+    let data = data.canonicalize().unwrap();
+    for place in ["/run", "/dev/shm"] {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            let home = fs::read_link(entry.path().join("home"));
+            assert!(!home.is_ok_and(|home| home.starts_with(&data)), "{:?} is left", entry.path());
+        }
+    }
 }
 
 /// R1.11

@@ -8,7 +8,7 @@ use stacyvm_provider::{
     ByteStream, Capabilities, Error, ErrorKind, Guest, ImageRecord, Images, LaunchSpec, Outcome,
     Probe, Provider, Result, Runtime,
 };
-use stacyvm_types::SandboxId;
+use stacyvm_types::{Limits, SandboxId};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{guest::BoundedGuest, idle::Movement};
@@ -107,6 +107,10 @@ impl Provider for Bounded {
             summary: format!("it did not answer within {} s", PROBE.as_secs()),
             findings: Vec::new(),
         })
+    }
+
+    fn expect(&self, image: &str, limits: &Limits) {
+        self.inner.expect(image, limits);
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime> {

@@ -13,7 +13,7 @@ use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{
     Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Provider, Result, Runtime,
 };
-use stacyvm_types::{Generation, SandboxId, WorkerId, time::Clock};
+use stacyvm_types::{Generation, Limits, SandboxId, WorkerId, time::Clock};
 use tokio::{
     sync::Mutex as AsyncMutex,
     time::{Instant, timeout},
@@ -128,6 +128,12 @@ impl Worker for LocalWorker {
 
     fn capabilities(&self, provider: &str) -> Result<Capabilities> {
         self.provider(provider).map(Provider::capabilities)
+    }
+
+    fn expect(&self, provider: &str, image: &str, limits: &Limits) {
+        if let Ok(provider) = self.provider(provider) {
+            provider.expect(image, limits);
+        }
     }
 
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {

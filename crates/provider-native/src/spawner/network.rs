@@ -1,7 +1,7 @@
 //! Network namespaces for a privileged spawner, made before they are needed.
 //!
-//! Making one is the dearest step of a launch. So the spawner itself moves into a fresh one after
-//! each launch, and the next sandbox is born there. It belongs to the host's root and not to the
+//! Making one is the dearest step of a launch. So the spawner itself moves into a fresh one when it
+//! has nothing to do, and the next sandbox is born there. It belongs to the host's root and not to the
 //! sandbox's, so that nobody inside can ever change it; no two sandboxes are born in the same one.
 
 use std::{fs, io};
@@ -31,9 +31,14 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the next one, once the last one was given away. A failure shows when one is needed.
-    pub(super) fn prepare_again(&mut self) {
-        if *self == Self::GivenAway && make().is_ok() {
+    /// Whether the next one is yet to be made: the last one was given away.
+    pub(super) fn is_wanted(&self) -> bool {
+        *self == Self::GivenAway
+    }
+
+    /// Makes the next one. A failure shows when it is needed.
+    pub(super) fn prepare(&mut self) {
+        if make().is_ok() {
             *self = Self::Unused;
         }
     }

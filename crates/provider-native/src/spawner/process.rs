@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    mount::{OpenTreeFlags, open_tree},
+};
 use stacyvm_hostkit::{
     clone::{self, SingleThread},
     fdpass, mount,
@@ -68,9 +71,18 @@ pub(crate) fn run() -> io::Result<()> {
             .map_err(io::Error::other)?;
         let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
         fdpass::send(&spawner.socket, &reply, &fds)?;
-        spawner.network.prepare_again();
+        if spawner.network.is_wanted() && is_quiet(&spawner.socket) {
+            spawner.network.prepare();
+        }
     }
     Ok(())
+}
+
+/// Whether no request comes for a moment. Until then the processors belong to the sandbox that was
+/// just started.
+fn is_quiet(socket: &OwnedFd) -> bool {
+    let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&moment)), Ok(0))
 }
 
 /// Moves the socket off standard input, which then reads nothing.

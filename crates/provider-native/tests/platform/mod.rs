@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use stacyvm_provider::{ExecEvent, ExecSpec, Exit, LaunchSpec, Program, Provider, Stdin};
 use stacyvm_provider_native::{HOST_IMAGE, NativeProvider, NativeSettings, Spawner, UID_BASE};
 use stacyvm_types::{ExecId, Generation, Limits, SandboxId, time::SystemClock};
@@ -109,7 +109,7 @@ impl Platform {
 
     fn record(&self, id: &SandboxId) -> serde_json::Value {
         let dir = self.dir.as_ref().expect("not stopped").path();
-        let path = dir.join("run/sandboxes").join(id.as_str()).join("runtime.json");
+        let path = dir.join("run/runtimes/sandboxes").join(id.as_str()).join("runtime.json");
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
@@ -173,17 +173,18 @@ pub(crate) fn exec_spec(program: Program) -> ExecSpec {
     }
 }
 
-/// What is left of runtimes below a data directory and in the control groups of its instance.
+/// What is left of runtimes below a data directory, in memory, and as control groups of its
+/// instance.
 pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
-    let run = dir.join("run");
+    let runtimes = dir.join("run/runtimes");
     let mut all = Vec::new();
     for place in ["pool", "sandboxes", "gone"] {
-        all.extend(children(&run.join(place)));
+        all.extend(children(&runtimes.join(place)));
     }
-    let groups = fs::read_to_string(run.join("groups")).unwrap_or_default();
-    for base in groups.lines().map(Path::new) {
-        all.extend(children(base).into_iter().filter(|child| Path::new(child).is_dir()));
-    }
+    let memory = fs::read_link(runtimes).into_iter();
+    let groups = fs::read_to_string(dir.join("run/groups")).unwrap_or_default();
+    let groups = groups.lines().map(PathBuf::from).filter(|base| base.exists());
+    all.extend(memory.chain(groups).map(|path| path.display().to_string()));
     all
 }
 
@@ -221,4 +222,18 @@ pub(crate) fn kill_a_server(dir: &Path) -> SandboxId {
     server.kill().unwrap();
     server.wait().unwrap();
     SandboxId::parse(line.trim()).unwrap()
+}
+
+/// Ends what a restart of the host ends: the processes, and all that is held in memory.
+pub(crate) fn restart_the_host(dir: &Path) {
+    let runtimes = dir.join("run/runtimes").canonicalize().unwrap();
+    for place in ["pool", "sandboxes"] {
+        for runtime in children(&runtimes.join(place)) {
+            let record = fs::read(Path::new(&runtime).join("runtime.json")).unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+            let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        }
+    }
+    fs::remove_dir_all(runtimes).unwrap();
 }

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_stacyvm");
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -82,6 +84,16 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let _ = command(["kill", "--all"]).env("STACYVM_SERVER", &self.url).output();
+        // Asked first: a server that is killed leaves what it has in memory.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        if let Ok(None) = self.server.try_wait() {
+            let _ = kill_process(Pid::from_child(&self.server), Signal::TERM);
+        }
+        while let Ok(None) = self.server.try_wait()
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
