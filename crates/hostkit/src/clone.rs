@@ -139,6 +139,16 @@ pub fn unshare(flags: u64) -> io::Result<()> {
     }
 }
 
+/// Moves this process into a namespace of the kind that is named by one of the `NEW_` flags.
+pub fn enter(namespace: BorrowedFd<'_>, kind: u64) -> io::Result<()> {
+    let kind = libc::c_int::try_from(kind).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: an open descriptor and a flag; changes this process alone.
+    match unsafe { libc::setns(namespace.as_raw_fd(), kind) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Closes every descriptor from `first` on. For a child that keeps only what it put below.
 pub fn close_from(_proof: &SingleThread, first: u32) -> io::Result<()> {
     // SAFETY: the caller gives up all descriptors from `first` on; owners of such descriptors in

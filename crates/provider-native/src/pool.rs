@@ -66,7 +66,7 @@ async fn add_one(shared: &Arc<Shared>) -> stacyvm_provider::Result<()> {
 }
 
 /// Ends a runtime that nobody owns.
-pub(crate) async fn end(shared: &Shared, live: Live) {
+pub(crate) async fn end(shared: &Arc<Shared>, live: Live) {
     match live.kill(&shared.tasks).await {
         Ok(()) => shared.forget(live),
         Err(error) => tracing::warn!(%error, "a waiting runtime is left to the next server"),

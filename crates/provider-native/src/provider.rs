@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fs,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -66,7 +67,7 @@ impl Registry {
 
 /// What all parts of the provider share.
 pub(crate) struct Shared {
-    pub(crate) run: Arc<RunDir>,
+    pub(crate) run: RunDir,
     /// The image "host", or why this host cannot give it.
     pub(crate) skeleton: Result<Skeleton, String>,
     pub(crate) spawner: Spawner,
@@ -173,7 +174,7 @@ impl Shared {
     }
 
     /// A waiting runtime that fits; its place is filled again when there is time.
-    fn take_waiting(&self, spec: &LaunchSpec) -> Option<Live> {
+    fn take_waiting(self: &Arc<Self>, spec: &LaunchSpec) -> Option<Live> {
         if spec.image != HOST_IMAGE {
             return None;
         }
@@ -234,6 +235,7 @@ impl Shared {
     /// Ends a runtime: its processes now, its files when there is time.
     async fn end(self: &Arc<Self>, id: &SandboxId, live: &Arc<Live>) -> Result<()> {
         failpoint!(failpoints::DESTROY_BEFORE_KILL);
+        let network = if self.rootless.is_none() { live.network() } else { None };
         live.kill(&self.tasks).await?;
         failpoint!(failpoints::DESTROY_AFTER_KILL);
         let gone = self.run.gone(&live.record.name);
@@ -246,23 +248,24 @@ impl Shared {
         }
         failpoint!(failpoints::DESTROY_AFTER_RENAME);
         self.registry.remove(id);
-        self.clear_later(Arc::clone(live), gone);
+        self.clear_later(Arc::clone(live), gone, network);
         Ok(())
     }
 
     /// Removes what an unowned runtime leaves, which has no processes any more.
-    pub(crate) fn forget(&self, live: Live) {
+    pub(crate) fn forget(self: &Arc<Self>, live: Live) {
         let dir = live.dir.clone();
-        self.clear_later(Arc::new(live), dir);
+        self.clear_later(Arc::new(live), dir, None);
     }
 
-    fn clear_later(&self, live: Arc<Live>, dir: PathBuf) {
-        let images = self.images.clone();
+    fn clear_later(self: &Arc<Self>, live: Arc<Live>, dir: PathBuf, network: Option<OwnedFd>) {
         // The directories are closed by whoever is the last to use them.
-        let run = Arc::clone(&self.run);
+        let shared = Arc::clone(self);
         self.tasks.spawn_blocking(move || {
-            clear_away(live, &dir, &images);
-            drop(run);
+            if let Some(network) = network {
+                shared.spawner.give_back(network.as_fd());
+            }
+            clear_away(live, &dir, &shared.images);
         });
     }
 

@@ -99,7 +99,7 @@ impl NativeProvider {
         let limits = KeptLimits::settled(&hierarchies, &reasons);
         let host = Facts::gather(limits.clone(), skeleton.as_ref().err().cloned());
         let shared = Arc::new(Shared {
-            run: Arc::new(run),
+            run,
             skeleton,
             spawner: settings.spawner,
             slots,

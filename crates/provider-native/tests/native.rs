@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         eprintln!("skipped: the tests of the native provider need root");
         return ExitCode::SUCCESS;
     }
-    let cases: [Case; 12] = [
+    let cases: [Case; 15] = [
         ("a_destroyed_sandbox_leaves_nothing", a_destroyed_sandbox_leaves_nothing),
         ("a_command_runs_as_an_unprivileged_root", a_command_runs_as_an_unprivileged_root),
         ("a_second_launch_finds_the_first", a_second_launch_finds_the_first),
@@ -46,6 +46,9 @@ fn main() -> ExitCode {
         ("a_dead_sandbox_is_shown_until_destroyed", a_dead_sandbox_is_shown_until_destroyed),
         ("an_unknown_image_leaves_nothing", an_unknown_image_leaves_nothing),
         ("nothing_says_who_started_it", nothing_says_who_started_it),
+        ("a_launch_that_never_comes_leaves_nothing", a_launch_that_never_comes_leaves_nothing),
+        ("an_expected_launch_is_like_any_other", an_expected_launch_is_like_any_other),
+        ("only_an_unused_network_has_a_second_owner", only_an_unused_network_has_a_second_owner),
     ];
     let trials = cases.map(|(name, case)| Trial::test(name, case)).into_iter().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -284,6 +287,87 @@ fn nothing_says_who_started_it() -> Outcome {
         assert_eq!(fs::read_dir(format!("/proc/{spawner}/fd"))?.count(), fds);
         platform.provider.destroy(&spec.id).await?;
         platform.provider.destroy(&other).await?;
+        Ok(())
+    })
+}
+
+fn a_launch_that_never_comes_leaves_nothing() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        let spec = spec();
+        platform.provider.expect(&spec.image, &spec.limits);
+        platform.until("a runtime was begun", || platform.begun() == 1).await;
+        assert!(platform.provider.list().await?.is_empty());
+        platform.until("it is gone", || platform.begun() == 0).await;
+        Ok::<_, Failed>(())
+    })?;
+    let dir = platform.stop();
+    assert_eq!(platform::leftovers(dir.path()), Vec::<String>::new());
+    Ok(())
+}
+
+fn an_expected_launch_is_like_any_other() -> Outcome {
+    let platform = Platform::start(0);
+    platform.run(async {
+        for begun in [false, true] {
+            let spec = spec();
+            platform.provider.expect(&spec.image, &spec.limits);
+            if begun {
+                platform.until("a runtime was begun", || platform.begun() == 1).await;
+            }
+            platform.provider.launch(&spec).await?;
+            assert_eq!(platform.shell(&spec.id, "echo hello").await?, "hello\n");
+            assert_eq!(platform.provider.list().await?.len(), 1);
+            platform.provider.destroy(&spec.id).await?;
+        }
+        Ok(())
+    })
+}
+
+/// What tells one network namespace from every other that ever was.
+const COOKIE: &str = "python3 -c '\
+    import socket; \
+    s = socket.socket(socket.AF_UNIX); \
+    print(int.from_bytes(s.getsockopt(socket.SOL_SOCKET, 71, 8), \"little\"))'";
+
+fn only_an_unused_network_has_a_second_owner() -> Outcome {
+    let send = |family: &str, kind: &str, to: &str| {
+        format!(
+            "python3 -c 'import socket; s = socket.socket(socket.{family}, socket.{kind}); \
+             s.connect((\"{to}\", 9)); s.send(b\"x\")' 2>/dev/null; true"
+        )
+    };
+    let uses = [
+        send("AF_INET", "SOCK_DGRAM", "127.0.0.1"),
+        send("AF_INET6", "SOCK_DGRAM", "::1"),
+        send("AF_INET", "SOCK_STREAM", "127.0.0.1"),
+        send("AF_INET", "SOCK_STREAM", "192.0.2.1"),
+        send("AF_INET6", "SOCK_STREAM", "2001:db8::1"),
+    ];
+    let platform = Platform::start(0);
+    platform.run(async {
+        let owner_of = async |work: &str| {
+            let spec = spec();
+            platform.provider.launch(&spec).await?;
+            let cookie = platform.shell(&spec.id, COOKIE).await?;
+            platform.shell(&spec.id, work).await?;
+            platform.provider.destroy(&spec.id).await?;
+            Ok::<u64, Failed>(cookie.trim().parse()?)
+        };
+        let mut seen = BTreeSet::new();
+        let mut again = 0;
+        for _ in 0..10 {
+            again += usize::from(!seen.insert(owner_of("true").await?));
+        }
+        assert!(0 < again, "ten sandboxes did nothing, and none had another's network");
+        let mut used = BTreeSet::new();
+        for work in uses.iter().chain(&uses) {
+            let cookie = owner_of(work).await?;
+            assert!(used.insert(cookie), "a used network came back, before: {work}");
+        }
+        for _ in 0..10 {
+            assert!(!used.contains(&owner_of("true").await?), "a used network came back");
+        }
         Ok(())
     })
 }

@@ -17,7 +17,7 @@ use stacyvm_hostkit::{
 };
 
 use super::{
-    network::Network,
+    network::Networks,
     protocol::{Ids, MAX_MESSAGE, Order, Reply, Request},
 };
 use crate::sandbox::{self, Birth, devices, policy, root::Masks};
@@ -30,7 +30,8 @@ struct Spawner {
     socket: OwnedFd,
     kept: Kept,
     title: Title,
-    network: Network,
+    /// `None` where only sandboxes themselves can make them.
+    networks: Option<Networks>,
 }
 
 /// What is made once and used by every sandbox.
@@ -55,24 +56,22 @@ pub(crate) fn run() -> io::Result<()> {
         filter: policy::program(),
         landlock: stacyvm_hostkit::landlock::version(),
     };
-    let network = Network::default();
-    let mut spawner = Spawner { proof, socket, kept, title, network };
+    let networks = Networks::new().ok();
+    let mut spawner = Spawner { proof, socket, kept, title, networks };
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Some((length, fds)) = fdpass::receive(&spawner.socket, &mut buffer)? {
         let Ok(request) = postcard::from_bytes::<Request>(&buffer[..length]) else {
             return Err(io::Error::other("the server sent what is not a request"));
         };
-        let started = spawner.start(request.order, fds);
-        let (started, pidfd) = match started {
-            Ok(child) => (Ok(child.pid), Some(child.pidfd)),
-            Err(error) => (Err(error), None),
-        };
-        let reply = postcard::to_allocvec(&Reply { call: request.call, started })
-            .map_err(io::Error::other)?;
-        let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
-        fdpass::send(&spawner.socket, &reply, &fds)?;
-        if spawner.network.is_wanted() && is_quiet(&spawner.socket) {
-            spawner.network.prepare();
+        match request {
+            Request::Start { call, order } => spawner.answer(call, order, fds)?,
+            Request::TakeBack => spawner.take_back(fds)?,
+        }
+        if let Some(networks) = &mut spawner.networks
+            && networks.is_wanted()
+            && is_quiet(&spawner.socket)
+        {
+            networks.prepare()?;
         }
     }
     Ok(())
@@ -98,6 +97,23 @@ fn says<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
 }
 
 impl Spawner {
+    fn answer(&mut self, call: u64, order: Order, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let (started, pidfd) = match self.start(order, fds) {
+            Ok(child) => (Ok(child.pid), Some(child.pidfd)),
+            Err(error) => (Err(error), None),
+        };
+        let reply = postcard::to_allocvec(&Reply { call, started }).map_err(io::Error::other)?;
+        let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+        fdpass::send(&self.socket, &reply, &fds)
+    }
+
+    fn take_back(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {
+        match (&mut self.networks, fds.into_iter().next()) {
+            (Some(networks), Some(used)) => networks.take_back(used),
+            _ => Ok(()),
+        }
+    }
+
     fn start(&mut self, order: Order, fds: Vec<OwnedFd>) -> Result<clone::Started, String> {
         let mut fds = fds.into_iter();
         let (Some(listener), Some(status)) = (fds.next(), fds.next()) else {
@@ -105,13 +121,12 @@ impl Spawner {
         };
         let cgroup = if order.into_cgroup { fds.next() } else { None };
         let (sync, child_sync) = fdpass::pair().map_err(says("socket pair"))?;
-        let raw_network = !matches!(order.ids, Ids::Range { .. });
-        let namespaces = if raw_network {
-            NAMESPACES | clone::NEW_NET
-        } else {
-            self.network.give_away().map_err(says("network namespace"))?;
-            NAMESPACES
+        let networks = match order.ids {
+            Ids::Range { .. } => self.networks.as_mut(),
+            Ids::Single { .. } | Ids::Subordinate { .. } => None,
         };
+        let raw_network = networks.is_none();
+        let namespaces = if raw_network { NAMESPACES | clone::NEW_NET } else { NAMESPACES };
         let birth = Birth {
             order: &order,
             sync: child_sync,
@@ -126,8 +141,16 @@ impl Spawner {
             proof: &self.proof,
         };
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-        let child = clone::start(&self.proof, namespaces, cgroup, || sandbox::begin(&birth))
-            .map_err(says("clone"))?;
+        let start = || clone::start(&self.proof, namespaces, cgroup, || sandbox::begin(&birth));
+        let child = match networks {
+            None => start(),
+            Some(networks) => {
+                networks.enter_next().map_err(says("network namespace"))?;
+                let child = start();
+                networks.leave().and(child)
+            }
+        }
+        .map_err(says("clone"))?;
         drop(birth);
         match self.release(&order, &child, &sync) {
             Ok(()) => Ok(child),

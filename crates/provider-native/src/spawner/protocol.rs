@@ -6,16 +6,22 @@ use serde::{Deserialize, Serialize};
 /// The longest message.
 pub(crate) const MAX_MESSAGE: usize = 16 * 1024;
 
-/// Asks for a sandbox's first process.
-///
-/// Descriptors: the bound socket, the status channel, then the v2 cgroup's directory where
-/// `into_cgroup`, then the `tasks` files to attach through.
+/// What the server asks for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Request {
-    /// Repeated in the answer.
-    pub(crate) call: u64,
-    /// What to start.
-    pub(crate) order: Order,
+pub(crate) enum Request {
+    /// A sandbox's first process.
+    ///
+    /// Descriptors: the bound socket, the status channel, then the v2 cgroup's directory where
+    /// `into_cgroup`, then the `tasks` files to attach through.
+    Start {
+        /// Repeated in the answer.
+        call: u64,
+        /// What to start.
+        order: Order,
+    },
+    /// Nothing: the network namespace of a sandbox that ended comes back as a descriptor. There is
+    /// no answer.
+    TakeBack,
 }
 
 /// What to start.
@@ -67,7 +73,7 @@ pub(crate) enum Ids {
     },
 }
 
-/// Answers a [`Request`]; a started process's pidfd comes with it.
+/// Answers a [`Request::Start`]; a started process's pidfd comes with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reply {
     /// The request's number.

@@ -94,9 +94,24 @@ impl Platform {
     }
 
     pub(crate) async fn until_waiting(&self, count: usize) {
-        while self.provider.waiting() < count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.until("the pool is full", || count <= self.provider.waiting()).await;
+    }
+
+    /// Waits for something that will become true.
+    pub(crate) async fn until(&self, what: &str, is_true: impl Fn() -> bool) {
+        let wait = async {
+            while !is_true() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = Duration::from_secs(30);
+        assert!(tokio::time::timeout(patience, wait).await.is_ok(), "never true: {what}");
+    }
+
+    /// The runtimes that nobody owns.
+    pub(crate) fn begun(&self) -> usize {
+        let dir = self.dir.as_ref().expect("not stopped").path();
+        children(&dir.join("run/runtimes/pool")).len()
     }
 
     pub(crate) async fn shell(
