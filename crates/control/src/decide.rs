@@ -89,7 +89,8 @@ pub fn decide(
 }
 
 /// A creation that nobody works on. Before the first request the runtime, if it answers, is what
-/// was asked for and is kept; but not when a template's lines may have been cut short.
+/// was asked for and is kept; but not when a template's lines may have been cut short. A host that
+/// dies takes the runtime along and may take the word that it had started, too.
 fn decide_creating(row: &Sandbox, seen: Seen, pass: Pass, now: Timestamp) -> Step {
     let interrupted = |detail: &str| Step::Stop(Cause::new(CauseKind::LaunchInterrupted, detail));
     match (pass, seen) {
@@ -101,7 +102,7 @@ fn decide_creating(row: &Sandbox, seen: Seen, pass: Pass, now: Timestamp) -> Ste
             }
         }
         (Pass::Startup, Seen::Absent | Seen::Present(RuntimeState::Dead)) => {
-            interrupted("the server stopped while it was being started")
+            interrupted("the server or its host stopped while it was being started or just after")
         }
         _ if row.created_at.saturating_add(CREATING_DEADLINE) <= now => {
             interrupted("its start was interrupted and nobody finished it")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stacyvm_fleet::Worker;
 use stacyvm_provider::{ErrorKind, failpoint};
-use stacyvm_store::{self as store, NewEvent, Sandbox};
+use stacyvm_store::{self as store, Durability, NewEvent, Sandbox};
 use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition};
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -34,21 +34,24 @@ impl Control {
         row: &Sandbox,
         transition: Transition,
         events: Vec<NewEvent>,
+        durability: Durability,
     ) -> store::Result<Sandbox> {
         let after = self
             .store()
-            .transition(&row.spec.id, row.generation, transition, events, self.now())
+            .transition(&row.spec.id, row.generation, transition, events, durability, self.now())
             .await?;
         self.0.recorder.appended();
         Ok(after)
     }
 
-    /// Decides a sandbox's end. A decided end keeps its first cause.
+    /// Decides a sandbox's end. A decided end keeps its first cause. A decision that has only
+    /// reached the kernel is not to be told: the end that follows is.
     pub(crate) async fn stop(
         &self,
         row: &Sandbox,
         cause: Cause,
         mut events: Vec<NewEvent>,
+        durability: Durability,
     ) -> Result<Sandbox> {
         let kind = match cause.kind {
             CauseKind::Requested => None,
@@ -60,7 +63,7 @@ impl Control {
         };
         events.extend(kind.map(|kind| events::about(row, kind, cause_data(&cause))));
         let after = self
-            .transition(row, Transition::Stop(cause), events)
+            .transition(row, Transition::Stop(cause), events, durability)
             .await
             .map_err(Error::from_store)?;
         tracing::info!(
@@ -123,8 +126,10 @@ impl Control {
             Some(data) => events::about(row, EventKind::SandboxDestroyed, data),
             None => events::about(row, EventKind::SandboxDestroyed, []),
         };
-        let after =
-            self.transition(row, Transition::Gone, vec![event]).await.map_err(Error::from_store)?;
+        let after = self
+            .transition(row, Transition::Gone, vec![event], Durability::Disk)
+            .await
+            .map_err(Error::from_store)?;
         failpoint!(failpoints::DESTROY_ENDED);
         Ok(after)
     }

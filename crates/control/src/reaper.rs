@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use stacyvm_store::Durability;
 use stacyvm_types::Timestamp;
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -69,7 +70,9 @@ impl Reaper {
         let due = control.store().expired(control.now(), BATCH).await.map_err(Error::from_store)?;
         let mut done = 0;
         for row in due {
-            let stopping = match control.stop(&row, expiry_of(&row), Vec::new()).await {
+            // A host that loses the decision finds the deadline over again.
+            let decided = control.stop(&row, expiry_of(&row), Vec::new(), Durability::Kernel);
+            let stopping = match decided.await {
                 Ok(stopping) => stopping,
                 // Ended or taken over since it was read: no longer this run's business.
                 Err(Error::Fenced | Error::Conflict(_) | Error::NotFound(_)) => continue,

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use stacyvm_provider::{ErrorKind, Runtime};
-use stacyvm_store::{Include, Sandbox};
+use stacyvm_store::{Durability, Include, Sandbox};
 use stacyvm_types::{CauseKind, EventKind, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::{
     task::JoinHandle,
@@ -217,7 +217,7 @@ impl Control {
                     "marked_destroyed"
                 };
                 let event = action_event(&row, action, cause.detail.clone());
-                let stopping = self.stop(&row, cause, vec![event]).await?;
+                let stopping = self.stop(&row, cause, vec![event], Durability::Disk).await?;
                 return self.destroy_runtime(&stopping).await.map(|_| ());
             }
             Step::Adopt => Transition::Started,
@@ -233,7 +233,9 @@ impl Control {
         if transition == Transition::Started {
             news.push(events::about(&row, EventKind::SandboxRunning, []));
         }
-        self.transition(&row, transition, news).await.map_err(Error::from_store)?;
+        self.transition(&row, transition, news, Durability::Disk)
+            .await
+            .map_err(Error::from_store)?;
         Ok(())
     }
 

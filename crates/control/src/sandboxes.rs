@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
-use stacyvm_store::{self as store, Include, NewSandbox, Sandbox};
+use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition, format_duration};
 
 use crate::{
@@ -44,6 +44,9 @@ impl Control {
         let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
             Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
         })?;
+        if let Ok(worker) = self.0.parts.fleet.worker(&new.worker) {
+            worker.expect(&new.provider, &new.image, &new.limits);
+        }
         let lease_until = new.expires_at.saturating_add(self.settings().lease_grace);
         let row = match self.store().admit(new, lease_until, self.now()).await {
             Ok(row) => row,
@@ -79,7 +82,9 @@ impl Control {
 
     async fn hand_out(&self, row: &Sandbox) -> Result<Sandbox> {
         let event = events::about(row, EventKind::SandboxRunning, []);
-        match self.transition(row, Transition::Started, vec![event]).await {
+        // An observation: the host that loses it loses the runtime too, and the row says so then.
+        let durability = Durability::Kernel;
+        match self.transition(row, Transition::Started, vec![event], durability).await {
             Ok(after) => {
                 failpoint!(failpoints::SPAWN_RUNNING);
                 tracing::info!(
@@ -145,7 +150,7 @@ impl Control {
     /// Ends a sandbox that was never handed out. Failures are the reconciler's work.
     async fn undo(&self, row: &Sandbox, detail: String) {
         let cause = Cause::new(CauseKind::LaunchFailed, detail);
-        let undone = match self.stop(row, cause, Vec::new()).await {
+        let undone = match self.stop(row, cause, Vec::new(), Durability::Disk).await {
             Ok(stopping) => self.destroy_runtime(&stopping).await,
             Err(error) => Err(error),
         };
@@ -287,8 +292,14 @@ impl Control {
         if matches!(row.phase, Phase::Ended(_)) {
             return Ok(());
         }
-        let stopping = self.stop(row, cause, Vec::new()).await?;
-        self.finish_stop(&stopping).await.map(|_| ())
+        // The end that is answered reaches the disk, and takes the decision along.
+        let stopping = self.stop(row, cause.clone(), Vec::new(), Durability::Kernel).await?;
+        let Err(error) = self.finish_stop(&stopping).await else { return Ok(()) };
+        // The answer is that the end is decided and will follow: now that must outlive the host.
+        self.transition(&stopping, Transition::Stop(cause), Vec::new(), Durability::Disk)
+            .await
+            .map_err(Error::from_store)?;
+        Err(error)
     }
 
     /// Ends every sandbox whose time is over, and says how many it ended.

@@ -5,14 +5,17 @@
 use std::{
     error::Error,
     io::Write as _,
+    ops::Range,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use stacyvm_store::{Include, NewSandbox, Store};
+use stacyvm_store::{Durability, Include, NewEvent, NewSandbox, Store};
 use stacyvm_store_sql::SqliteStore;
-use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, Transition, WorkerId};
+use stacyvm_types::{
+    Cause, CauseKind, EventKind, Generation, Limits, SandboxId, Timestamp, Transition, WorkerId,
+};
 use tokio::task::JoinSet;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -82,16 +85,69 @@ async fn admits(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> 
     line(&format!("durable admits, {callers} at once"), took, start.elapsed())
 }
 
-async fn transitions(store: &Arc<dyn Store>, count: u32) -> Outcome<()> {
+async fn transitions(
+    store: &Arc<dyn Store>,
+    numbers: Range<u32>,
+    durability: Durability,
+) -> Outcome<()> {
     let (start, mut took) = (Instant::now(), Vec::new());
-    for number in 0..count {
+    for number in numbers {
         let id = sandbox_id(1, 0, number);
         let zero = Timestamp::from_micros(0);
         let before = Instant::now();
-        store.transition(&id, Generation(1), Transition::Started, vec![], zero).await?;
+        store.transition(&id, Generation(1), Transition::Started, vec![], durability, zero).await?;
         took.push(before.elapsed());
     }
-    line("durable transitions, 1 at once", took, start.elapsed())
+    line(&format!("transitions to the {durability:?}, 1 at once"), took, start.elapsed())
+}
+
+/// Whole lives of sandboxes, with the durability and the events that the control plane asks for.
+async fn lives(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> {
+    let start = Instant::now();
+    let mut set = JoinSet::new();
+    for caller in 0..callers {
+        let store = store.clone();
+        set.spawn(async move {
+            let (mut spawns, mut destroys) = (Vec::new(), Vec::new());
+            for number in 0.. {
+                if FOR < start.elapsed() {
+                    break;
+                }
+                let id = sandbox_id(round, caller, number);
+                let now = Timestamp::from_micros(i64::from(number));
+                let step = async |transition, kind: Option<EventKind>, durability| {
+                    let event = |kind| NewEvent {
+                        kind,
+                        sandbox: Some(id.clone()),
+                        owner: None,
+                        data: [].into(),
+                    };
+                    let events = kind.map(event).into_iter().collect();
+                    store.transition(&id, Generation(1), transition, events, durability, now).await
+                };
+                let cause = Cause::new(CauseKind::Requested, "destroyed by request");
+                let before = Instant::now();
+                store.admit(new_sandbox(id.clone())?, now, now).await?;
+                let running = Some(EventKind::SandboxRunning);
+                step(Transition::Started, running, Durability::Kernel).await?;
+                spawns.push(before.elapsed());
+                let before = Instant::now();
+                step(Transition::Stop(cause), None, Durability::Kernel).await?;
+                let destroyed = Some(EventKind::SandboxDestroyed);
+                step(Transition::Gone, destroyed, Durability::Disk).await?;
+                destroys.push(before.elapsed());
+            }
+            Outcome::Ok((spawns, destroys))
+        });
+    }
+    let (mut spawns, mut destroys) = (Vec::new(), Vec::new());
+    for one in set.join_all().await {
+        let (some_spawns, some_destroys) = one?;
+        spawns.extend(some_spawns);
+        destroys.extend(some_destroys);
+    }
+    line(&format!("spawns of whole lives, {callers} at once"), spawns, start.elapsed())?;
+    line(&format!("destroys of whole lives, {callers} at once"), destroys, start.elapsed())
 }
 
 async fn reads(store: &Arc<dyn Store>) -> Outcome<()> {
@@ -118,11 +174,14 @@ async fn main() -> Outcome<()> {
     let directory = tempfile::tempdir_in(base)?;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path().join("rate.db"))?);
     admits(&store, 1, 1).await?;
-    transitions(&store, 1_000).await?;
+    transitions(&store, 0..500, Durability::Disk).await?;
+    transitions(&store, 500..1_000, Durability::Kernel).await?;
     reads(&store).await?;
     admits(&store, 2, 4).await?;
     admits(&store, 3, 16).await?;
     admits(&store, 4, 64).await?;
+    lives(&store, 5, 1).await?;
+    lives(&store, 6, 16).await?;
     let rows = store.sandboxes(Include::Ended).await?.len();
     writeln!(std::io::stdout(), "{rows} rows at the end")?;
     Ok(())

@@ -1,10 +1,11 @@
-//! Store methods about leases. The generation lives on the sandbox's row and survives the lease.
+//! Store methods about leases. A lease is a part of the sandbox's row; the generation there
+//! survives it.
 
 use stacyvm_store::{Error, Result};
 use stacyvm_types::{Generation, Lease, SandboxId, Timestamp, WorkerId};
 
 use crate::{
-    db::{Row, Tx},
+    db::{Row, Tx, one_row},
     sandboxes, sql,
 };
 
@@ -16,16 +17,23 @@ pub(crate) fn acquire(
     until: Timestamp,
     now: Timestamp,
 ) -> Result<Lease> {
-    // The sandbox's row is the lock: whoever has it decides about the lease.
     let row = sandboxes::locked(tx, id)?;
     let held_by_other =
         one(tx, id)?.is_some_and(|lease| lease.holder != holder && now < lease.expires_at);
     if held_by_other {
         return Err(Error::LeaseHeld);
     }
-    let generation = sandboxes::raise_generation(tx, &row, now)?;
-    let lease = Lease { holder, generation, expires_at: until };
-    put(tx, id, &lease)?;
+    let lease = Lease { holder, generation: Generation(row.generation.0 + 1), expires_at: until };
+    let changed = tx
+        .query(sql::TAKE_LEASE)
+        .bind(lease.generation.0)
+        .bind(lease.holder.as_str())
+        .bind(lease.expires_at)
+        .bind(now)
+        .bind(id.as_str())
+        .bind(row.version)
+        .execute()?;
+    one_row(changed)?;
     Ok(lease)
 }
 
@@ -48,29 +56,6 @@ pub(crate) fn release(
 /// See [`stacyvm_store::Store::lease`].
 pub(crate) fn one(tx: &Tx<'_>, id: &SandboxId) -> Result<Option<Lease>> {
     tx.query(sql::LEASE).bind(id.as_str()).first(read)
-}
-
-/// Writes the lease over what was there.
-pub(crate) fn put(tx: &mut Tx<'_>, id: &SandboxId, lease: &Lease) -> Result<()> {
-    tx.query(sql::PUT_LEASE)
-        .bind(id.as_str())
-        .bind(lease.holder.as_str())
-        .bind(lease.generation.0)
-        .bind(lease.expires_at)
-        .execute()?;
-    Ok(())
-}
-
-/// Moves the end of the lease, if there is one.
-pub(crate) fn move_any(tx: &mut Tx<'_>, id: &SandboxId, until: Timestamp) -> Result<()> {
-    tx.query(sql::MOVE_LEASE).bind(until).bind(id.as_str()).execute()?;
-    Ok(())
-}
-
-/// Frees the lease, whoever holds it.
-pub(crate) fn drop_any(tx: &mut Tx<'_>, id: &SandboxId) -> Result<()> {
-    tx.query(sql::DROP_LEASE).bind(id.as_str()).execute()?;
-    Ok(())
 }
 
 fn read(row: &mut Row<'_>) -> Result<Lease> {

@@ -2,13 +2,13 @@
 
 use stacyvm_store::{Error, Include, NewEvent, NewSandbox, Result, Sandbox};
 use stacyvm_types::{
-    Cause, CauseKind, Generation, Lease, Limits, OwnerId, Phase, SandboxId, Timestamp, Transition,
+    Cause, CauseKind, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp, Transition,
     WorkerId,
 };
 
 use crate::{
     db::{Row, Tx, json, one_row, unknown_word},
-    events, leases, sql,
+    events, sql,
 };
 
 /// See [`stacyvm_store::Store::admit`].
@@ -26,14 +26,10 @@ pub(crate) fn admit(
         created_at: now,
         updated_at: now,
     };
-    if insert(tx, &row)? == 0 {
+    if insert(tx, &row, lease_until)? == 0 {
         return Err(Error::Conflict);
     }
-    let spec = &row.spec;
-    let lease =
-        Lease { holder: spec.worker.clone(), generation: row.generation, expires_at: lease_until };
-    leases::put(tx, &spec.id, &lease)?;
-    events::append(tx, vec![NewEvent::created(spec)], now)?;
+    events::append(tx, vec![NewEvent::created(&row.spec)], now)?;
     Ok(row)
 }
 
@@ -80,8 +76,15 @@ pub(crate) fn transition(
         return Ok(row);
     }
     let cause = phase.cause();
+    let set = match phase {
+        Phase::Creating | Phase::Running | Phase::Paused | Phase::Unhealthy(_) => {
+            sql::SET_LIVE_PHASE
+        }
+        Phase::Stopping(_) => sql::SET_STOPPING,
+        Phase::Ended(_) => sql::SET_ENDED,
+    };
     let changed = tx
-        .query(sql::SET_PHASE)
+        .query(set)
         .bind(phase.as_str())
         .bind(cause.map(|cause| cause.kind.as_str()))
         .bind(cause.map(|cause| cause.detail.as_str()))
@@ -90,9 +93,6 @@ pub(crate) fn transition(
         .bind(row.version)
         .execute()?;
     one_row(changed)?;
-    if !phase.is_live() {
-        leases::drop_any(tx, id)?;
-    }
     events::append(tx, events, now)?;
     row.phase = phase;
     row.version += 1;
@@ -118,11 +118,11 @@ pub(crate) fn extend(
         .query(sql::SET_DEADLINE)
         .bind(expires_at)
         .bind(now)
+        .bind(lease_until)
         .bind(id.as_str())
         .bind(row.version)
         .execute()?;
     one_row(changed)?;
-    leases::move_any(tx, id, lease_until)?;
     events::append(tx, events, now)?;
     row.spec.expires_at = expires_at;
     row.version += 1;
@@ -135,25 +135,8 @@ pub(crate) fn locked(tx: &Tx<'_>, id: &SandboxId) -> Result<Sandbox> {
     tx.query(sql::SANDBOX).bind(id.as_str()).for_update().first(read)?.ok_or(Error::NotFound)
 }
 
-/// Gives the sandbox its next generation.
-pub(crate) fn raise_generation(
-    tx: &mut Tx<'_>,
-    row: &Sandbox,
-    now: Timestamp,
-) -> Result<Generation> {
-    let generation = Generation(row.generation.0 + 1);
-    let changed = tx
-        .query(sql::SET_GENERATION)
-        .bind(generation.0)
-        .bind(now)
-        .bind(row.spec.id.as_str())
-        .bind(row.version)
-        .execute()?;
-    one_row(changed)?;
-    Ok(generation)
-}
-
-fn insert(tx: &Tx<'_>, row: &Sandbox) -> Result<usize> {
+/// Inserts the row with a lease for its worker.
+fn insert(tx: &Tx<'_>, row: &Sandbox, lease_until: Timestamp) -> Result<usize> {
     let spec = &row.spec;
     let cause = row.phase.cause();
     tx.query(sql::INSERT_SANDBOX)
@@ -177,6 +160,8 @@ fn insert(tx: &Tx<'_>, row: &Sandbox) -> Result<usize> {
         .bind(row.version)
         .bind(row.created_at)
         .bind(row.updated_at)
+        .bind(spec.worker.as_str())
+        .bind(lease_until)
         .execute()
 }
 

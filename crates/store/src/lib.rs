@@ -1,6 +1,7 @@
 //! The store's contract: what the control plane remembers, and the guarantees it relies on.
 //!
-//! A method is one transaction and speaks the domain. When it returns `Ok` its effect is durable.
+//! A method is one transaction and speaks the domain. When it returns `Ok` its effect outlives the
+//! host, or as much as its [`Durability`] says.
 //! Implementations: [`memory::MemoryStore`] here (the oracle of the property tests), SQL in
 //! `stacyvm-store-sql`. All run one suite, `contract` (cargo feature `contract`).
 
@@ -15,17 +16,20 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use error::{Error, Result};
 pub use rows::{
-    EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template, TemplateChange,
-    TemplateFields,
+    Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
+    TemplateChange, TemplateFields,
 };
 
 /// What the control plane remembers.
 ///
 /// Promises, each with a case in the suite:
 /// - Every method is atomic and durable, and safe to cancel: a dropped call has happened or not.
+/// - Changes are lost only with the host, only those that were to reach the kernel alone, and only
+///   from the newest back: whatever reaches the disk takes everything before it there.
 /// - A sandbox's `generation` rises on every acquire and is never reused, also after release.
 /// - Events are appended in the same transaction as the change they report; their ids rise in
-///   commit order without gaps that a reader could take for the end.
+///   commit order. An id that was read is never given to another event, also when its own was lost
+///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -56,13 +60,15 @@ pub trait Store: Send + Sync + 'static {
     /// `events`, both only if the phase changed. Reaching `Ended` releases the lease.
     /// Checked in this order: an unknown sandbox is [`Error::NotFound`]; a `generation` that is not
     /// the sandbox's own, because a newer one exists, is [`Error::Fenced`]; a transition that the
-    /// phase refuses is [`Error::Refused`]. Returns the row after.
+    /// phase refuses is [`Error::Refused`]. Returns the row after, which is then as durable as
+    /// `durability` says, also when nothing was left to change.
     async fn transition(
         &self,
         id: &SandboxId,
         generation: Generation,
         transition: Transition,
         events: Vec<NewEvent>,
+        durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox>;
 
@@ -108,7 +114,8 @@ pub trait Store: Send + Sync + 'static {
     /// Events with an id above `after`, in order, at most `limit`, that match the filter.
     async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>>;
 
-    /// The id of the newest event, 0 when there is none.
+    /// The id up to which events were given ids: no later event gets one that is not above it. 0
+    /// before the first one.
     async fn last_event(&self) -> Result<u64>;
 
     /// Records a finished command. Repeating it changes nothing: the first record of an id stays.

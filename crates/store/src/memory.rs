@@ -16,15 +16,15 @@ use stacyvm_types::{
 };
 
 use crate::{
-    Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
-    TemplateChange,
+    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
+    Template, TemplateChange,
 };
 
 /// A store that forgets everything when it is dropped.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     leases: BTreeMap<SandboxId, Lease>,
@@ -44,6 +44,13 @@ impl MemoryStore {
     /// write without a step that can fail.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A store of its own with the same content: what an instant leaves to another server.
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(self.state().clone()))
     }
 }
 
@@ -203,6 +210,7 @@ impl Store for MemoryStore {
         generation: Generation,
         transition: Transition,
         events: Vec<NewEvent>,
+        _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         self.state().transition(id, generation, transition, events, now)

@@ -57,6 +57,16 @@ pub enum Include {
     Ended,
 }
 
+/// What a change has outlived by the time it is answered. Either way it is read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The loss of the host: the disk has it, with everything that was answered before.
+    Disk,
+    /// The death of the server's process: the kernel has it. For a change that means nothing any
+    /// more once the host, and with it every runtime, is lost.
+    Kernel,
+}
+
 /// An event to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {

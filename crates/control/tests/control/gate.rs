@@ -2,7 +2,7 @@
 //! nothing happens any more, as for a process that was killed there.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
@@ -11,8 +11,8 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
-    TemplateChange, memory::MemoryStore,
+    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
+    Template, TemplateChange, memory::MemoryStore,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 use tokio_util::sync::CancellationToken;
@@ -67,12 +67,31 @@ impl Gate {
     }
 }
 
-pub(crate) struct GatedStore(pub(crate) Arc<MemoryStore>, pub(crate) Arc<Gate>);
+/// The third is what the disk has: it lags behind by what only reached the kernel.
+pub(crate) struct GatedStore(
+    pub(crate) Arc<MemoryStore>,
+    pub(crate) Arc<Gate>,
+    pub(crate) Arc<Mutex<MemoryStore>>,
+);
+
+impl GatedStore {
+    /// A change that the disk has before it is answered, with everything before it.
+    async fn synced<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
+        let change = async {
+            let result = change.await;
+            if result.is_ok() {
+                *self.2.lock().unwrap() = MemoryStore::clone(&self.0);
+            }
+            result
+        };
+        self.1.store(change).await
+    }
+}
 
 #[async_trait]
 impl Store for GatedStore {
     async fn admit(&self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
-        self.1.store(self.0.admit(new, until, now)).await
+        self.synced(self.0.admit(new, until, now)).await
     }
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         self.1.store(self.0.sandbox(id)).await
@@ -92,9 +111,14 @@ impl Store for GatedStore {
         generation: Generation,
         transition: Transition,
         events: Vec<NewEvent>,
+        durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.1.store(self.0.transition(id, generation, transition, events, now)).await
+        let change = self.0.transition(id, generation, transition, events, durability, now);
+        match durability {
+            Durability::Disk => self.synced(change).await,
+            Durability::Kernel => self.1.store(change).await,
+        }
     }
     async fn extend(
         &self,
@@ -104,7 +128,7 @@ impl Store for GatedStore {
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.1.store(self.0.extend(id, expires_at, lease_until, events, now)).await
+        self.synced(self.0.extend(id, expires_at, lease_until, events, now)).await
     }
     async fn acquire_lease(
         &self,
@@ -113,7 +137,7 @@ impl Store for GatedStore {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Lease> {
-        self.1.store(self.0.acquire_lease(id, holder, until, now)).await
+        self.synced(self.0.acquire_lease(id, holder, until, now)).await
     }
     async fn release_lease(
         &self,
@@ -121,13 +145,13 @@ impl Store for GatedStore {
         holder: &WorkerId,
         generation: Generation,
     ) -> Result<()> {
-        self.1.store(self.0.release_lease(id, holder, generation)).await
+        self.synced(self.0.release_lease(id, holder, generation)).await
     }
     async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>> {
         self.1.store(self.0.lease(id)).await
     }
     async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()> {
-        self.1.store(self.0.append_events(events, now)).await
+        self.synced(self.0.append_events(events, now)).await
     }
     async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
         self.1.store(self.0.events(after, limit, filter)).await
@@ -136,7 +160,7 @@ impl Store for GatedStore {
         self.1.store(self.0.last_event()).await
     }
     async fn log_exec(&self, log: ExecLog) -> Result<()> {
-        self.1.store(self.0.log_exec(log)).await
+        self.synced(self.0.log_exec(log)).await
     }
     async fn exec_logs(&self, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>> {
         self.1.store(self.0.exec_logs(id, limit)).await
@@ -148,7 +172,7 @@ impl Store for GatedStore {
         self.1.store(self.0.templates()).await
     }
     async fn create_template(&self, template: Template) -> Result<Template> {
-        self.1.store(self.0.create_template(template)).await
+        self.synced(self.0.create_template(template)).await
     }
     async fn update_template(
         &self,
@@ -156,10 +180,10 @@ impl Store for GatedStore {
         change: TemplateChange,
         now: Timestamp,
     ) -> Result<Template> {
-        self.1.store(self.0.update_template(name, change, now)).await
+        self.synced(self.0.update_template(name, change, now)).await
     }
     async fn delete_template(&self, name: &str) -> Result<()> {
-        self.1.store(self.0.delete_template(name)).await
+        self.synced(self.0.delete_template(name)).await
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await

@@ -21,6 +21,7 @@ enum Op {
     Wait { seconds: u64 },
     Die { which: usize, leaves: bool },
     Crash,
+    PowerLoss,
     DoomedIn { moments: i64 },
     StoreDown { seconds: u64 },
     Prune,
@@ -45,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0_u64..40).prop_map(|seconds| Op::Wait { seconds }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, leaves)| Op::Die { which, leaves }),
         1 => Just(Op::Crash),
+        1 => Just(Op::PowerLoss),
         2 => (0_i64..40).prop_map(|moments| Op::DoomedIn { moments }),
         1 => (1_u64..20).prop_map(|seconds| Op::StoreDown { seconds }),
         1 => Just(Op::Prune),
@@ -74,6 +76,12 @@ impl Run {
     async fn crash(self, next: Arc<Gate>) -> Self {
         self.gate.kill();
         Self::boot(self.world, next).await
+    }
+
+    async fn lose_power(mut self) -> Self {
+        self.gate.kill();
+        self.world.lose_power();
+        Self::boot(self.world, Gate::open()).await
     }
 
     async fn pick(&self, which: usize) -> Option<SandboxId> {
@@ -114,6 +122,7 @@ impl Run {
                 }
             }
             Op::Crash => return self.crash(Gate::open()).await,
+            Op::PowerLoss => return self.lose_power().await,
             Op::DoomedIn { moments } => return self.crash(Gate::dying_after(moments)).await,
             Op::StoreDown { seconds } => {
                 use std::sync::atomic::Ordering::SeqCst;

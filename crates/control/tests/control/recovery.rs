@@ -1,20 +1,22 @@
 //! What follows the death of a server at any instant.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use stacyvm_control::{Control, ExecRequest};
+use stacyvm_control::{Control, Error, ExecRequest};
 use stacyvm_provider::Program;
-use stacyvm_types::{CauseKind, EventKind, Phase, SandboxId};
+use stacyvm_types::{CauseKind, EventKind, Phase, SandboxId, Timestamp};
 
 use crate::{
+    fake::Fault,
     gate::Gate,
-    world::{World, end_of, request, ttl},
+    world::{Server, World, end_of, image, request, ttl},
 };
 
 /// What a client knows after its calls.
 #[derive(Default)]
 struct Known {
     spawned: Option<SandboxId>,
+    deadline: Option<Timestamp>,
     asked_to_destroy: bool,
     destroyed: bool,
 }
@@ -25,7 +27,8 @@ async fn story(control: &Control, known: &mut Known) {
     known.spawned = Some(id.clone());
     let exec = ExecRequest::new(Program::Shell("echo x".to_owned()));
     let _ = control.exec_collect(&id, exec).await;
-    let _ = control.extend(&id, Duration::from_secs(900)).await;
+    let extended = control.extend(&id, Duration::from_secs(900)).await;
+    known.deadline = extended.ok().map(|row| row.spec.expires_at);
     known.asked_to_destroy = true;
     known.destroyed = control.destroy(&id).await.is_ok();
 }
@@ -60,6 +63,111 @@ async fn a_server_that_dies_at_any_effect_leaks_nothing_and_loses_nothing() {
             return;
         }
     }
+}
+
+/// The same story, but the host dies, with every runtime and with what only its kernel had.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_dies_at_any_effect_keeps_every_decision_and_ends_what_ran() {
+    for moments in 0.. {
+        let mut world = World::new();
+        let gate = Gate::dying_after(moments);
+        let server = world.server(&gate);
+        let mut known = Known::default();
+        let survived = tokio::select! {
+            biased;
+            () = story(&server.control, &mut known) => true,
+            () = gate.dead.cancelled() => false,
+        };
+        world.lose_power();
+        let next = world.start().await;
+        world.assert_agrees().await;
+        assert!(world.rows().await.iter().all(|row| !row.phase.is_live()));
+        if let Some(id) = &known.spawned {
+            let row = next.control.get_any(id).await.unwrap();
+            match end_of(&row) {
+                CauseKind::Requested => assert!(known.asked_to_destroy),
+                CauseKind::LaunchInterrupted => assert_eq!(known.deadline, None),
+                cause => assert_eq!(cause, CauseKind::RuntimeDied),
+            }
+            assert!(!known.destroyed || end_of(&row) == CauseKind::Requested, "an answered end");
+            assert!(known.deadline.is_none_or(|deadline| deadline == row.spec.expires_at));
+        }
+        if survived {
+            assert!(known.destroyed && 20 < moments, "the story has more effects than {moments}");
+            return;
+        }
+    }
+}
+
+/// Why a sandbox ended when the host died after `story`.
+async fn end_after_power_loss(story: impl AsyncFn(&World, &Server) -> SandboxId) -> CauseKind {
+    let mut world = World::new();
+    let server = world.start().await;
+    let id = story(&world, &server).await;
+    world.lose_power();
+    let next = world.start().await;
+    world.assert_agrees().await;
+    end_of(&next.control.get_any(&id).await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
+    let spawned = async |request, server: &Server| {
+        let row = server.control.spawn(request).await.unwrap();
+        assert_eq!(row.phase, Phase::Running);
+        row.spec.id
+    };
+    let longer = async |id: &SandboxId, server: &Server| {
+        server.control.extend(id, Duration::from_secs(900)).await.unwrap();
+    };
+    let until_stopping = async |id: &SandboxId, world: &World, server: &Server| {
+        while !matches!(server.control.get_any(id).await.unwrap().phase, Phase::Stopping(_)) {
+            world.pass_time(Duration::from_millis(100)).await;
+        }
+    };
+
+    // Nothing that waits for the disk followed: the disk knows of the start alone.
+    let end = end_after_power_loss(async |_, server| spawned(ttl(600), server).await).await;
+    assert_eq!(end, CauseKind::LaunchInterrupted);
+
+    let end = end_after_power_loss(async |_, server| {
+        let id = spawned(ttl(600), server).await;
+        longer(&id, server).await;
+        id
+    });
+    assert_eq!(end.await, CauseKind::RuntimeDied);
+
+    // An end that was asked for and not answered.
+    let end = end_after_power_loss(async |world, server| {
+        world.fake.is_stuck.store(true, Ordering::SeqCst);
+        let id = spawned(image("stuck"), server).await;
+        longer(&id, server).await;
+        let (control, asked) = (server.control.clone(), id.clone());
+        server.tasks.spawn(async move { control.destroy(&asked).await });
+        until_stopping(&id, world, server).await;
+        id
+    });
+    assert_eq!(end.await, CauseKind::RuntimeDied);
+
+    // And one of which it was answered that it is decided.
+    let end = end_after_power_loss(async |world, server| {
+        let id = spawned(ttl(600), server).await;
+        world.fake.destructions.lock().unwrap().push_back(Fault::Clean);
+        let answer = server.control.destroy(&id).await.unwrap_err();
+        assert!(matches!(answer, Error::Unavailable(_)), "{answer:?}");
+        id
+    });
+    assert_eq!(end.await, CauseKind::Requested);
+
+    // The deadline is over again.
+    let end = end_after_power_loss(async |world, server| {
+        world.fake.is_stuck.store(true, Ordering::SeqCst);
+        let id = spawned(image("stuck"), server).await;
+        server.control.extend(&id, Duration::from_secs(2)).await.unwrap();
+        until_stopping(&id, world, server).await;
+        id
+    });
+    assert_eq!(end.await, CauseKind::Expired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,12 +218,12 @@ async fn nothing_is_destroyed_because_the_store_is_down() {
     let server = world.server(&gate);
     server.control.start_jobs();
     server.control.spawn(request()).await.unwrap();
-    gate.store_is_down.store(true, std::sync::atomic::Ordering::SeqCst);
+    gate.store_is_down.store(true, Ordering::SeqCst);
     world.pass_time(Duration::from_secs(60)).await;
     assert_eq!(world.fake.count(), 1);
     assert!(server.control.jobs().iter().all(|job| 0 < job.failures_in_row));
     assert!(server.control.recover().await.is_err());
-    gate.store_is_down.store(false, std::sync::atomic::Ordering::SeqCst);
+    gate.store_is_down.store(false, Ordering::SeqCst);
     world.pass_time(Duration::from_secs(15)).await;
     assert!(server.control.jobs().iter().all(|job| job.failures_in_row == 0));
     world.assert_agrees().await;

@@ -1,6 +1,9 @@
 //! What outlives a server, and servers over it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use stacyvm_control::{Control, Error, Parts, Settings, SpawnRequest};
 use stacyvm_fleet::{Fleet, Worker};
@@ -21,6 +24,8 @@ use crate::{
 /// The store, the runtimes and the time.
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
+    /// What of the store a loss of power leaves.
+    disk: Arc<Mutex<MemoryStore>>,
     pub(crate) fake: Arc<Fake>,
     pub(crate) clock: Arc<ManualClock>,
     dir: tempfile::TempDir,
@@ -36,7 +41,8 @@ pub(crate) struct Server {
 impl World {
     pub(crate) fn new() -> Self {
         Self {
-            store: Arc::new(MemoryStore::new()),
+            store: Arc::default(),
+            disk: Arc::default(),
             fake: Arc::default(),
             clock: Arc::new(ManualClock::new(Timestamp::from_micros(1_000_000_000_000_000))),
             dir: tempfile::tempdir().unwrap(),
@@ -65,7 +71,7 @@ impl World {
         change(&mut settings);
         assert_eq!(settings.problems(), Vec::<String>::new());
         let control = Control::new(Parts {
-            store: Arc::new(GatedStore(self.store.clone(), gate.clone())),
+            store: Arc::new(GatedStore(self.store.clone(), gate.clone(), self.disk.clone())),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
             clock,
             settings,
@@ -81,6 +87,15 @@ impl World {
         server.control.recover().await.unwrap();
         server.control.start_jobs();
         server
+    }
+
+    /// The host dies with every runtime, and is back with what its disk had. A server from before
+    /// reaches nothing of it any more.
+    pub(crate) fn lose_power(&mut self) {
+        let disk = self.disk.lock().unwrap().clone();
+        self.store = Arc::new(disk.clone());
+        self.disk = Arc::new(Mutex::new(disk));
+        self.fake = Arc::default();
     }
 
     /// Moves both clocks, in steps small enough for every job to run.

@@ -8,20 +8,23 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use stacyvm_store::{
-    EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store, Template,
-    TemplateChange,
+    Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
+    Template, TemplateChange,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
 pub use self::open::OpenError;
 #[cfg(test)]
 pub(crate) use self::open::migrate_for_tests;
-use self::{readers::Readers, writer::Writer};
+use self::{
+    readers::Readers,
+    writer::{Needs, Writer},
+};
 use crate::{events, leases, sandboxes, templates};
 
 /// A store in one SQLite file, for one server.
 ///
-/// What a method answered has reached the disk. Dropping the store lets queued changes finish,
+/// What a method answered has reached the disk, or what it was asked to reach. Dropping the store lets queued changes finish,
 /// which blocks for as long as their commit takes.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -76,11 +79,18 @@ impl Store for SqliteStore {
         generation: Generation,
         transition: Transition,
         events: Vec<NewEvent>,
+        durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let id = id.clone();
+        let needs = match durability {
+            Durability::Disk => Needs::Disk,
+            Durability::Kernel => Needs::Kernel { events: events.len() },
+        };
         self.writer
-            .run(move |tx| sandboxes::transition(tx, &id, generation, transition, events, now))
+            .run_for(needs, move |tx| {
+                sandboxes::transition(tx, &id, generation, transition, events, now)
+            })
             .await
     }
 

@@ -10,6 +10,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use crate::sql;
+
 /// Marks the file as ours: "SVM1".
 const APPLICATION_ID: i32 = 0x5356_4d31;
 /// How long a starter waits for another one, and a writer for a checkpoint by another process.
@@ -111,9 +113,10 @@ pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
     use_wal(&connection).map_err(sql)?;
     configure(&connection).map_err(sql)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
-    // Sixteen MiB of log between checkpoints: fewer of them under load than with SQLite's four, and
-    // still read back in a moment after a crash.
-    connection.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(sql)?;
+    // Does nothing after an orderly stop.
+    connection.execute(sql::SKIP_RESERVED_EVENT_IDS, []).map_err(sql)?;
+    // The writer's thread checkpoints, when nobody waits for it.
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(sql)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(sql)?;
     Ok(connection)
 }

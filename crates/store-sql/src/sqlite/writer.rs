@@ -3,9 +3,11 @@
 //! Calls queue up while the disk is busy with the last commit; the thread then takes what is there,
 //! runs each in its own savepoint inside one transaction, commits once and only then answers. A
 //! call that fails undoes its savepoint and nobody else's. A call whose caller went away still runs.
+//! How the thread groups calls and what a commit waits for is in [`work`].
+
+mod work;
 
 use std::{
-    collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -17,14 +19,22 @@ use rusqlite::Connection;
 use stacyvm_store::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
+use self::work::Work;
 use crate::db::{Tx, shared_sql_error, unavailable};
 
 /// Calls that may wait for the writer; more wait outside, in order.
 const QUEUE: usize = 256;
-/// Calls that share one commit at most, so that the first of them does not wait for long.
-const GROUP: usize = 128;
 /// The longest that a caller waits. The call may still happen after that.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What a call needs before it may be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Needs {
+    /// That the disk has it.
+    Disk,
+    /// That the kernel has it. It appends that many events at most.
+    Kernel { events: usize },
+}
 
 /// The thread and the way to it. Dropping it lets the thread finish what was queued.
 #[derive(Debug)]
@@ -40,19 +50,28 @@ impl Writer {
         let (calls, queue) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || work(&connection, queue))?;
+            .spawn(move || Work::on(connection).until_closed(queue))?;
         Ok(Self { calls: Some(calls), thread: Some(thread) })
     }
 
-    /// Runs `body` in a transaction and answers once that is durable.
+    /// Runs `body` in a transaction and answers once the disk has it.
     pub(crate) async fn run<T, F>(&self, body: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.run_for(Needs::Disk, body).await
+    }
+
+    /// Runs `body` in a transaction and answers once it has what it needs.
+    pub(crate) async fn run_for<T, F>(&self, needs: Needs, body: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let Some(calls) = &self.calls else { return Err(unavailable(Reason::Gone)) };
         let (reply, answer) = oneshot::channel();
-        let call = Box::new(Body { body: Some(body), outcome: None, reply });
+        let call = Box::new(Body { needs, body: Some(body), outcome: None, reply });
         let wait = async {
             calls.send(call).await.map_err(|_| unavailable(Reason::Gone))?;
             answer.await.map_err(|_| unavailable(Reason::Gone))?
@@ -74,6 +93,8 @@ impl Drop for Writer {
 
 /// A queued call.
 trait Call: Send {
+    /// What it needs before it is answered.
+    fn needs(&self) -> Needs;
     /// Runs it. Whether its changes are to be kept.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
     /// The failure that it met by itself, if it did.
@@ -83,6 +104,7 @@ trait Call: Send {
 }
 
 struct Body<T, F> {
+    needs: Needs,
     body: Option<F>,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
@@ -93,6 +115,10 @@ where
     T: Send,
     F: FnOnce(&mut Tx<'_>) -> Result<T> + Send,
 {
+    fn needs(&self) -> Needs {
+        self.needs
+    }
+
     fn run(&mut self, tx: &mut Tx<'_>) -> bool {
         // A panic in a body is a bug of that body: it must not end the store for everyone.
         self.outcome =
@@ -121,6 +147,8 @@ enum Failure {
     DiskFull,
     /// A call met another failure after which the database gave up the whole transaction.
     RolledBack,
+    /// Somebody reads what must be overwritten.
+    Busy,
     /// Begin or commit failed.
     Sql(Arc<rusqlite::Error>),
 }
@@ -130,6 +158,7 @@ impl Failure {
         match self {
             Self::DiskFull => Error::DiskFull,
             Self::RolledBack => unavailable(Reason::RolledBack),
+            Self::Busy => unavailable(Reason::Busy),
             Self::Sql(error) => shared_sql_error(error),
         }
     }
@@ -141,77 +170,6 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-fn work(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Call>>) {
-    let mut waiting = VecDeque::with_capacity(GROUP);
-    while let Some(call) = queue.blocking_recv() {
-        waiting.push_back(call);
-        while waiting.len() < GROUP {
-            let Ok(call) = queue.try_recv() else { break };
-            waiting.push_back(call);
-        }
-        while !waiting.is_empty() {
-            commit_group(connection, &mut waiting);
-        }
-    }
-    // What the log holds goes to the main file, so that a stopped store is one file.
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the last checkpoint failed");
-    }
-}
-
-/// Runs waiting calls in one transaction and answers them. Takes at least one.
-fn commit_group(connection: &Connection, waiting: &mut VecDeque<Box<dyn Call>>) {
-    let mut ran = Vec::with_capacity(waiting.len());
-    let outcome = run_group(connection, waiting, &mut ran);
-    if outcome.is_err() && !connection.is_autocommit() {
-        rollback(connection);
-    }
-    if outcome.is_err() && ran.is_empty() {
-        // The transaction could not begin, so everybody hears why and nobody waits for the next.
-        ran.extend(waiting.drain(..));
-    }
-    for call in ran {
-        call.answer(outcome.as_ref().copied());
-    }
-}
-
-fn run_group(
-    connection: &Connection,
-    waiting: &mut VecDeque<Box<dyn Call>>,
-    ran: &mut Vec<Box<dyn Call>>,
-) -> Result<(), Failure> {
-    execute(connection, "BEGIN IMMEDIATE")?;
-    while let Some(mut call) = waiting.pop_front() {
-        let savepoint = execute(connection, "SAVEPOINT call");
-        let keep = savepoint.is_ok() && call.run(&mut Tx::sqlite(connection));
-        let failure = match call.failed() {
-            Some(Error::DiskFull) => Failure::DiskFull,
-            _ => Failure::RolledBack,
-        };
-        ran.push(call);
-        savepoint?;
-        if connection.is_autocommit() {
-            return Err(failure);
-        }
-        if !keep {
-            execute(connection, "ROLLBACK TO call")?;
-        }
-        execute(connection, "RELEASE call")?;
-    }
-    execute(connection, "COMMIT")?;
-    Ok(())
-}
-
-fn rollback(connection: &Connection) {
-    if let Err(error) = execute(connection, "ROLLBACK") {
-        tracing::error!(error = &error as &dyn std::error::Error, "a rollback failed");
-    }
-}
-
-fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.raw_execute().map(|_| ())
-}
-
 #[derive(Debug, thiserror::Error)]
 enum Reason {
     #[error("the store's writer has stopped")]
@@ -220,6 +178,8 @@ enum Reason {
     Panicked,
     #[error("the database gave up the transaction that the call was part of")]
     RolledBack,
+    #[error("a sync failed, and the log cannot be started over while somebody reads it")]
+    Busy,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{at, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker};
-use crate::{EventFilter, ExecLog, Include, Store, TemplateChange};
+use crate::{Durability, EventFilter, ExecLog, Include, Store, TemplateChange};
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
 struct Dice(u64);
@@ -37,7 +37,7 @@ impl Dice {
 #[derive(Debug, Clone)]
 enum Call {
     Admit(u8, Timestamp, Timestamp),
-    Transition(u8, Generation, Transition),
+    Transition(u8, Generation, Transition, Durability),
     Extend(u8, Timestamp, Timestamp),
     Acquire(u8, &'static str, Timestamp),
     Release(u8, &'static str, Generation),
@@ -72,7 +72,8 @@ fn call(dice: &mut Dice, now: u64) -> Call {
                 Transition::Stop(cause(kind)),
                 Transition::Gone,
             ]);
-            Call::Transition(sandbox, generation, transition)
+            let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
+            Call::Transition(sandbox, generation, transition, durability)
         }
         8 | 9 => Call::Extend(sandbox, later, soon),
         10 => Call::Acquire(sandbox, dice.pick(&WORKERS), soon),
@@ -114,9 +115,11 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
             }
             format!("{:?}", store.admit(new, lease_until, now).await)
         }
-        Call::Transition(number, generation, transition) => {
+        Call::Transition(number, generation, transition, durability) => {
             let events = vec![event(EventKind::ReconcileAction, number)];
-            let answer = store.transition(&id(number), generation, transition, events, now).await;
+            let answer = store
+                .transition(&id(number), generation, transition, events, durability, now)
+                .await;
             format!("{answer:?}")
         }
         Call::Extend(number, expires_at, lease_until) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stacyvm_types::{EventKind, Transition};
 
 use super::{FIRST, admit, all_events, at, event, id, map, new_sandbox, owner, race};
-use crate::{EventFilter, Include, NewEvent, Store};
+use crate::{Durability::Disk, EventFilter, Include, NewEvent, Store};
 
 /// Paging by the last id seen.
 pub async fn events_are_read_in_order_after_an_id_up_to_a_limit(store: Arc<dyn Store>) {
@@ -124,7 +124,7 @@ pub async fn a_reader_that_follows_the_log_sees_every_event_once_in_order(store:
 pub async fn a_failed_change_leaves_no_event(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
     let events = || vec![event(EventKind::SandboxDestroyed, 1)];
-    store.transition(&id(1), FIRST, Transition::Resumed, events(), at(1)).await.unwrap_err();
+    store.transition(&id(1), FIRST, Transition::Resumed, events(), Disk, at(1)).await.unwrap_err();
     store.extend(&id(1), at(200), at(200), events(), at(100)).await.unwrap_err();
     assert_eq!(store.last_event().await.unwrap(), 1);
     assert_eq!(store.sandboxes(Include::Live).await.unwrap().len(), 1);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use stacyvm_types::{CauseKind, Generation, Lease, Phase, Transition};
 
 use super::{FIRST, admit, at, cause, id, race, steps, worker};
-use crate::{Error, Store};
+use crate::{Durability::Disk, Error, Store};
 
 /// The fencing token outlives the lease.
 pub async fn ending_releases_the_lease_and_keeps_the_generation(store: Arc<dyn Store>) {
@@ -56,7 +56,7 @@ pub async fn a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it(store: 
     store.acquire_lease(&id(1), &worker("w2"), at(90), at(60)).await.unwrap();
     let released = store.release_lease(&id(1), &worker("w1"), FIRST).await;
     assert!(matches!(released, Err(Error::LeaseLost)), "{released:?}");
-    let moved = store.transition(&id(1), FIRST, Transition::Started, vec![], at(61)).await;
+    let moved = store.transition(&id(1), FIRST, Transition::Started, vec![], Disk, at(61)).await;
     assert!(matches!(moved, Err(Error::Fenced)), "{moved:?}");
     assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w2"));
 }

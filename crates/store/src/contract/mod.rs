@@ -18,7 +18,9 @@ use stacyvm_types::{
     Transition, WorkerId,
 };
 
-use crate::{EventFilter, NewEvent, NewSandbox, Sandbox, Store, Template, TemplateFields};
+use crate::{
+    Durability::Disk, EventFilter, NewEvent, NewSandbox, Sandbox, Store, Template, TemplateFields,
+};
 
 /// Stamps every case of the contract as a `#[tokio::test]`.
 ///
@@ -33,6 +35,7 @@ macro_rules! store_contract {
                 a_known_id_is_not_admitted_again_and_nothing_changes
                 one_of_many_concurrent_admits_of_an_id_wins
                 a_transition_changes_the_phase_and_appends_its_events
+                a_transition_that_only_reached_the_kernel_is_read_at_once
                 a_repeated_transition_changes_nothing_and_appends_nothing
                 a_transition_with_another_generation_is_fenced
                 a_refused_transition_changes_nothing
@@ -206,7 +209,7 @@ pub(crate) async fn steps(
     let mut row = store.sandbox(&id(number)).await.expect("a read").expect("an admitted sandbox");
     for (transition, second) in transitions.iter().zip(1..) {
         row = store
-            .transition(&id(number), row.generation, transition.clone(), vec![], at(second))
+            .transition(&id(number), row.generation, transition.clone(), vec![], Disk, at(second))
             .await
             .expect("an accepted transition");
     }

@@ -8,7 +8,10 @@ use super::{
     FIRST, admit, all_events, at, cause, event, exec_id, id, map, new_sandbox, owner, race, steps,
     worker,
 };
-use crate::{Error, ExecLog, Include, Sandbox, Store};
+use crate::{
+    Durability::{Disk, Kernel},
+    Error, ExecLog, Include, Sandbox, Store,
+};
 
 /// Admit returns and keeps the row, its first lease and its event.
 pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: Arc<dyn Store>) {
@@ -77,7 +80,8 @@ pub async fn one_of_many_concurrent_admits_of_an_id_wins(store: Arc<dyn Store>) 
 pub async fn a_transition_changes_the_phase_and_appends_its_events(store: Arc<dyn Store>) {
     let before = admit(&store, 1, at(100)).await;
     let events = vec![event(EventKind::SandboxRunning, 1), event(EventKind::ReconcileAction, 1)];
-    let after = store.transition(&id(1), FIRST, Transition::Started, events, at(3)).await.unwrap();
+    let after =
+        store.transition(&id(1), FIRST, Transition::Started, events, Disk, at(3)).await.unwrap();
     let expected = Sandbox { phase: Phase::Running, version: 2, updated_at: at(3), ..before };
     assert_eq!(after, expected);
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(expected));
@@ -93,6 +97,32 @@ pub async fn a_transition_changes_the_phase_and_appends_its_events(store: Arc<dy
     );
 }
 
+/// What has only reached the kernel is read like everything else, and built on.
+pub async fn a_transition_that_only_reached_the_kernel_is_read_at_once(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let events = || vec![event(EventKind::SandboxRunning, 1)];
+    let after = store
+        .transition(&id(1), FIRST, Transition::Started, events(), Kernel, at(3))
+        .await
+        .unwrap();
+    assert_eq!(after.phase, Phase::Running);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap().as_ref(), Some(&after));
+    assert_eq!(store.last_event().await.unwrap(), 2);
+    assert_eq!(all_events(&store).await[1].kind, EventKind::SandboxRunning);
+    // Asked for again, and this time to stay.
+    let same =
+        store.transition(&id(1), FIRST, Transition::Started, events(), Disk, at(4)).await.unwrap();
+    assert_eq!(same, after);
+    let refused = store.transition(&id(1), FIRST, Transition::Gone, events(), Kernel, at(5)).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    let stop = Transition::Stop(cause(CauseKind::Requested));
+    store.transition(&id(1), FIRST, stop, vec![], Kernel, at(6)).await.unwrap();
+    let row = store.transition(&id(1), FIRST, Transition::Gone, events(), Disk, at(7)).await;
+    assert!(!row.unwrap().phase.is_live());
+    let ids: Vec<_> = all_events(&store).await.into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, [1, 2, 3]);
+}
+
 /// An accepted transition asked for again returns the row as it is.
 pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
@@ -103,9 +133,9 @@ pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Ar
         (Transition::Gone, Transition::Gone),
     ] {
         let events = vec![event(EventKind::SandboxRunning, 1)];
-        let row = store.transition(&id(1), FIRST, once, events.clone(), at(3)).await.unwrap();
+        let row = store.transition(&id(1), FIRST, once, events.clone(), Disk, at(3)).await.unwrap();
         let count = all_events(&store).await.len();
-        let same = store.transition(&id(1), FIRST, again, events, at(9)).await.unwrap();
+        let same = store.transition(&id(1), FIRST, again, events, Disk, at(9)).await.unwrap();
         assert_eq!(same, row);
         assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(row));
         assert_eq!(all_events(&store).await.len(), count);
@@ -126,13 +156,13 @@ pub async fn a_transition_with_another_generation_is_fenced(store: Arc<dyn Store
         (Generation(u64::MAX), Transition::Started),
     ] {
         let events = vec![event(EventKind::SandboxRunning, 1)];
-        let refused = store.transition(&id(1), generation, transition, events, at(2)).await;
+        let refused = store.transition(&id(1), generation, transition, events, Disk, at(2)).await;
         assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
     }
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), before);
     assert_eq!(all_events(&store).await.len(), 1);
     let row = store
-        .transition(&id(1), lease.generation, Transition::Started, vec![], at(2))
+        .transition(&id(1), lease.generation, Transition::Started, vec![], Disk, at(2))
         .await
         .unwrap();
     assert_eq!(row.phase, Phase::Running);
@@ -142,7 +172,7 @@ pub async fn a_transition_with_another_generation_is_fenced(store: Arc<dyn Store
 pub async fn a_refused_transition_changes_nothing(store: Arc<dyn Store>) {
     let before = admit(&store, 1, at(100)).await;
     let events = vec![event(EventKind::SandboxDestroyed, 1)];
-    let refused = store.transition(&id(1), FIRST, Transition::Gone, events, at(2)).await;
+    let refused = store.transition(&id(1), FIRST, Transition::Gone, events, Disk, at(2)).await;
     let Err(Error::Refused(why)) = refused else { panic!("{refused:?}") };
     assert_eq!((why.phase, why.transition), (Phase::Creating, Transition::Gone));
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before));
@@ -175,12 +205,15 @@ pub async fn every_phase_and_cause_is_read_back_as_written(store: Arc<dyn Store>
 /// Racing reporters of one fact append it once.
 pub async fn concurrent_transitions_append_one_event(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
-    let results = race((0..16).map(|_| {
-        let store = store.clone();
-        let events = vec![event(EventKind::SandboxRunning, 1)];
-        async move { store.transition(&id(1), FIRST, Transition::Started, events, at(2)).await }
-    }))
-    .await;
+    let results =
+        race((0..16).map(|_| {
+            let store = store.clone();
+            let events = vec![event(EventKind::SandboxRunning, 1)];
+            async move {
+                store.transition(&id(1), FIRST, Transition::Started, events, Disk, at(2)).await
+            }
+        }))
+        .await;
     for row in results {
         let row = row.unwrap();
         assert_eq!((row.phase, row.version), (Phase::Running, 2));
@@ -253,7 +286,8 @@ pub async fn an_unknown_sandbox_is_not_found(store: Arc<dyn Store>) {
     assert_eq!(store.lease(&id(1)).await.unwrap(), None);
     assert_eq!(store.exec_logs(&id(1), 10).await.unwrap(), []);
     let events = vec![event(EventKind::SandboxRunning, 1)];
-    let moved = store.transition(&id(1), FIRST, Transition::Started, events.clone(), at(1)).await;
+    let moved =
+        store.transition(&id(1), FIRST, Transition::Started, events.clone(), Disk, at(1)).await;
     assert!(matches!(moved, Err(Error::NotFound)), "{moved:?}");
     let extended = store.extend(&id(1), at(200), at(250), events, at(1)).await;
     assert!(matches!(extended, Err(Error::NotFound)), "{extended:?}");

@@ -4,7 +4,10 @@ use rusqlite::Connection;
 use stacyvm_store::{Error, Result};
 use tokio::task::JoinSet;
 
-use super::Writer;
+use super::{
+    Needs, Writer,
+    work::{LONG_LOG, RESERVED_IDS},
+};
 use crate::{db::Tx, events, sqlite::open};
 
 struct Fixture {
@@ -29,6 +32,38 @@ impl Fixture {
 
 fn add(tx: &mut Tx<'_>, number: u64) -> Result<u64> {
     tx.query(crate::sql::TAKE_EVENT_IDS).bind(number).first(|row| row.int())?.ok_or(Error::NotFound)
+}
+
+/// Adds to the counter and says how the connection commits meanwhile: 2 with a sync, 1 without.
+fn add_and_look(tx: &mut Tx<'_>, number: u64) -> Result<u8> {
+    add(tx, number)?;
+    tx.query("PRAGMA synchronous").first(|row| row.int())?.ok_or(Error::NotFound)
+}
+
+const WITH_SYNC: u8 = 2;
+const WITHOUT_SYNC: u8 = 1;
+
+impl Fixture {
+    /// A call that needs no disk and gives out that many ids.
+    async fn observe(&self, events: usize) -> u8 {
+        let body = move |tx: &mut Tx<'_>| add_and_look(tx, events as u64);
+        self.writer.run_for(Needs::Kernel { events }, body).await.unwrap()
+    }
+
+    async fn decide(&self, events: u64) -> u8 {
+        self.writer.run(move |tx| add_and_look(tx, events)).await.unwrap()
+    }
+
+    /// The counter and how far it is reserved.
+    fn reserved(&self) -> (i64, i64) {
+        let connection = Connection::open(&self.path).unwrap();
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        connection.query_row("SELECT value, reserved FROM counters", [], read).unwrap()
+    }
+
+    fn log(&self) -> u64 {
+        std::fs::metadata(self.path.with_extension("db-wal")).unwrap().len()
+    }
 }
 
 /// Sends the call to the writer without waiting for its answer.
@@ -181,4 +216,137 @@ async fn more_callers_than_the_queue_holds_are_all_answered() {
     given.sort_unstable();
     assert_eq!(given, (1..=1_000).collect::<Vec<_>>());
     assert_eq!(fixture.writer.run(|tx| events::last(tx)).await.unwrap(), 1_000);
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_only_when_a_call_in_it_needs_that() {
+    let fixture = fresh();
+    assert_eq!(fixture.observe(1).await, WITH_SYNC, "nothing is reserved yet");
+    assert_eq!(fixture.observe(1).await, WITHOUT_SYNC);
+    assert_eq!(fixture.decide(1).await, WITH_SYNC);
+    assert_eq!(fixture.decide(1).await, WITH_SYNC);
+    assert_eq!(fixture.observe(1).await, WITHOUT_SYNC);
+    assert_eq!(fixture.observe(0).await, WITHOUT_SYNC);
+    assert_eq!(fixture.counter(), 5);
+}
+
+#[tokio::test]
+async fn what_needs_no_disk_is_answered_before_the_others_wait_for_theirs() {
+    let fixture = fresh();
+    fixture.decide(0).await;
+    let release = hold(&fixture.writer).await;
+    let (begin, begun) = std_mpsc::channel::<()>();
+    let first = start(fixture.observe(1)).await;
+    let waiting = fixture.writer.run(move |tx| {
+        // Ends when both of the others have been answered.
+        begun.recv().ok();
+        add_and_look(tx, 1)
+    });
+    let waiting = start(waiting).await;
+    let last = start(fixture.observe(1)).await;
+    drop(release);
+    assert_eq!(tokio::join!(first, last), (WITHOUT_SYNC, WITHOUT_SYNC));
+    drop(begin);
+    assert_eq!(waiting.await.unwrap(), WITH_SYNC);
+}
+
+#[tokio::test]
+async fn no_id_beyond_the_reservation_is_given_out_without_the_disk() {
+    let fixture = fresh();
+    fixture.decide(7).await;
+    let ids = i64::from(RESERVED_IDS);
+    assert_eq!(fixture.reserved(), (7, 7 + ids));
+    assert_eq!(fixture.observe(RESERVED_IDS as usize - 1).await, WITHOUT_SYNC);
+    assert_eq!(fixture.reserved(), (6 + ids, 7 + ids));
+    assert_eq!(fixture.observe(2).await, WITH_SYNC, "one is left");
+    assert_eq!(fixture.reserved(), (8 + ids, 8 + 2 * ids));
+    assert_eq!(fixture.observe(RESERVED_IDS as usize + 1).await, WITH_SYNC, "never enough");
+    assert_eq!(fixture.observe(1).await, WITHOUT_SYNC);
+    drop(fixture.writer);
+    let connection = open::writer(&fixture.path).unwrap();
+    let value: i64 =
+        connection.query_row("SELECT value FROM counters", [], |row| row.get(0)).unwrap();
+    assert_eq!(value, 10 + 2 * ids, "an orderly stop gives the rest back");
+}
+
+#[tokio::test]
+async fn a_call_that_changes_nothing_writes_only_to_take_a_tail_to_the_disk() {
+    let fixture = fresh();
+    fixture.decide(1).await;
+    let refused = || fixture.writer.run(|_| Err::<(), _>(Error::Conflict));
+    let before = fixture.log();
+    refused().await.unwrap_err();
+    assert_eq!(fixture.log(), before);
+    fixture.observe(1).await;
+    let tail = fixture.log();
+    refused().await.unwrap_err();
+    assert!(tail < fixture.log());
+}
+
+/// A call whose commit fails, as if the disk had.
+async fn fail_to_commit(fixture: &Fixture) {
+    let failing = fixture.writer.run(|tx| {
+        tx.query("PRAGMA defer_foreign_keys = 1").execute()?;
+        tx.query("INSERT INTO exec_logs VALUES ('x', 'nobody', '', 0, '', 0, 0)").execute()
+    });
+    let refused = failing.await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn after_a_sync_that_failed_no_tail_is_relied_on() {
+    let fixture = fresh();
+    fixture.decide(1).await;
+    fail_to_commit(&fixture).await;
+    let before = fixture.log();
+    fixture.decide(1).await;
+    assert!(before < fixture.log(), "what failed is written over, and nothing else was waiting");
+    fixture.observe(1).await;
+    let tail = fixture.log();
+    fail_to_commit(&fixture).await;
+    fixture.decide(1).await;
+    assert!(fixture.log() < tail, "what was in the tail is in the main file now");
+    assert_eq!(fixture.counter(), 4);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stacyvm.db");
+    let connection = open::writer(&path).unwrap();
+    connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let writer = Writer::start(connection).unwrap();
+    let fixture = Fixture { writer, path, _directory: directory };
+    fixture.decide(1).await;
+    fixture.observe(1).await;
+    let reader = Connection::open(&fixture.path).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM counters").unwrap();
+    fixture.observe(1).await;
+    fail_to_commit(&fixture).await;
+    let refused = fixture.writer.run(|tx| add(tx, 1)).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(fixture.writer.run(|tx| add(tx, 1)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_long_log_is_written_from_its_beginning_again() {
+    const PAGE: u64 = 4096 + 24;
+    let fixture = fresh();
+    let mut written = 0;
+    while written < 3 * LONG_LOG.unsigned_abs() * PAGE {
+        let text = "x".repeat(1 << 20);
+        written += text.len() as u64;
+        let put = fixture.writer.run(move |tx| {
+            tx.query(
+                "INSERT OR REPLACE INTO templates VALUES \
+                 ('x', 1, $1, '', '', 0, 0, 0, '', '', '', 0, '', '', 0, 0)",
+            )
+            .bind(text)
+            .execute()
+        });
+        put.await.unwrap();
+    }
+    let longest = (LONG_LOG.unsigned_abs() + 600) * PAGE;
+    assert!(fixture.log() < longest, "{} bytes", fixture.log());
 }
