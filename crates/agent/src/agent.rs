@@ -150,8 +150,9 @@ impl Agent {
         for id in ids {
             self.pump(id);
         }
+        let now = Instant::now();
         for exec in self.execs.values_mut().filter(|exec| !exec.is_over()) {
-            exec.watch_output(&self.poll);
+            exec.watch_output(&self.poll, now);
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, WaitStatus},
 };
@@ -38,6 +39,13 @@ enum Company {
     Alone(Instant),
     /// Nobody came back: its oldest output gives way.
     Abandoned,
+}
+
+/// Whether a pipe is empty and nobody is left who could write to it: how most commands end.
+fn is_deserted(pipe: &Watched) -> bool {
+    let mut state = [PollFd::new(pipe, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut state, Some(&now)), Ok(1)) && state[0].revents() == PollFlags::HUP
 }
 
 /// Where a command is in its life.
@@ -132,8 +140,8 @@ impl Exec {
         }
     }
 
-    /// When readers are told that it runs, if it neither said something nor ended before: most
-    /// short commands then cost their reader one wake-up instead of two.
+    /// When its readers are told that it runs, and its output is looked at for the first time: most
+    /// short commands have ended by then, and everything about them is done and told in one turn.
     fn greet_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running(since) => Some(since + GREETING),
@@ -201,8 +209,12 @@ impl Exec {
         self.journal.append(stderr, data, needed);
     }
 
-    /// Waits for output exactly while there is room for it.
-    pub(crate) fn watch_output(&mut self, poll: &Poll) {
+    /// Waits for output exactly while there is room for it. A terminal's is somebody's echo, so it
+    /// is waited for from the beginning.
+    pub(crate) fn watch_output(&mut self, poll: &Poll, now: Instant) {
+        if !self.terminal && self.greet_at().is_some_and(|at| now < at) {
+            return;
+        }
         let interest = if 0 < self.allowance() { Interest::IN } else { Interest::empty() };
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             poll.set(&mut output.pipe, interest);
@@ -282,7 +294,7 @@ impl Exec {
                 }
             }
             self.journal.append(stderr, &output.rest(), 0);
-            if open && !is_terminal {
+            if open && !is_terminal && !is_deserted(&output.pipe) {
                 leftovers.push(output.pipe);
             } else {
                 drop(poll.release(output.pipe));
@@ -367,8 +379,7 @@ impl Exec {
 
     /// When something must happen without an event.
     pub(crate) fn next_timer(&self, now: Instant) -> Option<Instant> {
-        let ungreeted = self.readers.iter().any(|reader| !reader.greeted);
-        let greet = self.greet_at().filter(|at| ungreeted && now < *at);
+        let greet = self.greet_at().filter(|at| now < *at);
         let kill = self.kill.as_ref().map(|(_, at)| *at);
         let alone = match self.company {
             Company::Alone(since) if !self.is_over() => Some(since + READER_GRACE),

@@ -87,7 +87,8 @@ pub const KILL_STEPS: u32 = 500;
 /// Between two steps of killing a tree.
 pub const KILL_PAUSE: Duration = Duration::from_millis(2);
 
-/// How long a reader waits to hear that its command runs, when there is nothing else to hear.
+/// How long a command runs before its output is looked at and its reader hears that it runs, unless
+/// it ends before.
 pub const GREETING: Duration = Duration::from_millis(1);
 
 /// Added to the chance that the kernel picks a command when memory is short.

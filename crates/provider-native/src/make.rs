@@ -17,7 +17,7 @@ use stacyvm_types::Limits;
 
 use crate::{
     HOST_IMAGE,
-    cgroup::{Groups, Kernel, Version},
+    cgroup::{Groups, Kernel, Used, Version},
     failpoints,
     images::ImageLease,
     provider::Shared,
@@ -100,8 +100,9 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
     make_private(&dir).map_err(failed("the sandbox's directory cannot be made"))?;
     let mut half = Half { shared, dir, groups: Groups(vec![]), pidfd: None, finished: false };
     failpoint!(failpoints::LAUNCH_BEFORE_GROUPS);
-    half.groups = Groups::make(&Kernel, &shared.hierarchies, &name, &wanted.limits)
+    let Used { groups, cpu_us } = groups(shared, &name, &wanted.limits)
         .map_err(failed("the sandbox's limits cannot be set"))?;
+    half.groups = groups;
     let listener = bind_socket(&half.dir).map_err(failed("the agent's socket cannot be made"))?;
     let (status, their_status) = fdpass::pair().map_err(failed("no status channel"))?;
     let disk_mb = writable_mb(&wanted.limits);
@@ -135,6 +136,7 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
         process: Process::of(pid).map_err(failed("the sandbox ended at once"))?,
         slot: slot.as_ref().map(crate::slots::Slot::number),
         groups: half.groups.0.clone(),
+        cpu_before_us: cpu_us,
         lower,
         image: wanted.image,
         disk_mb,
@@ -151,6 +153,15 @@ pub(crate) fn make(shared: &Shared, wanted: Wanted) -> Result<Live> {
     failpoint!(failpoints::LAUNCH_AFTER_READY);
     half.finished = true;
     Ok(Live::new(record, half.dir.clone(), half.pidfd.take(), slot, lease))
+}
+
+/// Groups with these limits: some that wait, else new ones.
+fn groups(shared: &Shared, name: &str, limits: &Limits) -> io::Result<Used> {
+    if let Some(used) = shared.spare_groups.take(&Kernel, limits) {
+        return Ok(used);
+    }
+    let groups = Groups::make(&Kernel, &shared.hierarchies, name, limits)?;
+    Ok(Used { groups, cpu_us: 0 })
 }
 
 /// What a runtime's root stands on.

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     HOST_IMAGE,
-    cgroup::{Hierarchy, Kernel},
+    cgroup::{Hierarchy, Kernel, Spares},
     early::Early,
     failpoints,
     images::ImageStore,
@@ -30,7 +30,7 @@ use crate::{
     probe::{Facts, KeptLimits, decide},
     record::{Owner, Record},
     rundir::RunDir,
-    runtime::{Live, clear},
+    runtime::{Live, clear_directory, clear_groups},
     skeleton::Skeleton,
     slots::Slots,
     spawner::{Spawner, protocol::Ids},
@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) pool_limits: Limits,
     pub(crate) pool_wanted: Notify,
     pub(crate) early: Early,
+    pub(crate) spare_groups: Spares,
+    pub(crate) spares_changed: Notify,
     pub(crate) launching: AtomicUsize,
     /// Launches that ever began.
     pub(crate) launches: AtomicUsize,
@@ -265,7 +267,7 @@ impl Shared {
             if let Some(network) = network {
                 shared.spawner.give_back(network.as_fd());
             }
-            clear_away(live, &dir, &shared.images);
+            clear_away(&shared, live, &dir);
         });
     }
 
@@ -279,14 +281,52 @@ impl Shared {
     }
 }
 
-/// Removes the leftovers of a runtime and then gives back its users and its image.
-fn clear_away(live: Arc<Live>, dir: &std::path::Path, images: &ImageStore) {
-    if let Err(error) = clear(&Kernel, &live.groups(), dir) {
+/// Removes the leftovers of a runtime, or keeps what another one can use, and then gives back its
+/// users and its image. Groups that are kept have no record any more by then.
+fn clear_away(shared: &Shared, live: Arc<Live>, dir: &std::path::Path) {
+    let groups = live.groups();
+    let cleared = clear_directory(dir).and_then(|()| {
+        let groups = match shared.stopping.is_cancelled() {
+            false => shared.spare_groups.offer(&Kernel, groups, live.limits()),
+            true => Some(groups),
+        };
+        match groups {
+            Some(groups) => clear_groups(&Kernel, &groups),
+            None => {
+                shared.spares_changed.notify_one();
+                Ok(())
+            }
+        }
+    });
+    if let Err(error) = cleared {
         tracing::warn!(runtime = live.record.name, %error, "a runtime's leftovers stay for now");
     }
     drop(live);
-    images.collect();
+    shared.images.collect();
     failpoint!(failpoints::DESTROY_AFTER_CLEAR);
+}
+
+/// Removes control groups that nobody needs, until the server stops, and then all.
+pub(crate) async fn remove_spares(shared: Arc<Shared>) {
+    let stopping = shared.stopping.clone();
+    let wait = async |shared: &Shared| match shared.spare_groups.next_outdated() {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => shared.spares_changed.notified().await,
+    };
+    loop {
+        let is_last = stopping.run_until_cancelled(wait(&shared)).await.is_none();
+        let outdated = shared.spare_groups.outdated(is_last);
+        let removing = shared.tasks.spawn_blocking(move || {
+            for groups in outdated {
+                // Whatever stays is in nobody's way and is found by the next server.
+                let _ = clear_groups(&Kernel, &groups);
+            }
+        });
+        let _ = removing.await;
+        if is_last {
+            return;
+        }
+    }
 }
 
 fn no_owner() -> Error {

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -21,7 +22,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// A runtime on disk: `runtime.json` in its directory, and `owner.json` once it has an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// The runtime's own name; also that of its control groups.
+    /// The runtime's own name.
     pub(crate) name: String,
     /// Its first process.
     pub(crate) process: Process,
@@ -29,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) slot: Option<u32>,
     /// Its control groups.
     pub(crate) groups: Vec<PathBuf>,
+    /// Processor time in microseconds that those groups had counted before.
+    pub(crate) cpu_before_us: u64,
     /// The directory that is its lower layer.
     pub(crate) lower: PathBuf,
     /// The image it was made from.
@@ -125,8 +128,14 @@ pub(crate) fn is_alive(pidfd: &OwnedFd) -> bool {
     matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
 }
 
+/// Names this boot of the host.
 fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(known) = BOOT.get() {
+        return Ok(known.clone());
+    }
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(BOOT.get_or_init(|| text.trim().to_owned()).clone())
 }
 
 fn start_time(pid: i32) -> io::Result<u64> {
@@ -166,6 +175,7 @@ mod tests {
             process: own(),
             slot: Some(3),
             groups: vec!["/x".into()],
+            cpu_before_us: 7,
             lower: "/y".into(),
             image: "host".to_owned(),
             disk_mb: 1,

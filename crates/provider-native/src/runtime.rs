@@ -13,7 +13,7 @@ use rustix::{
 };
 use stacyvm_agent_client::{AgentGuest, connector, unix};
 use stacyvm_provider::{Error, ErrorKind, Result, Runtime, RuntimeState, Stats};
-use stacyvm_types::{Generation, SandboxId, Timestamp};
+use stacyvm_types::{Generation, Limits, SandboxId, Timestamp};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -50,6 +50,7 @@ pub(crate) struct Live {
 struct Contact {
     socket: PathBuf,
     groups: Groups,
+    cpu_before_us: u64,
     memory_mb: u32,
     disk_mb: u32,
 }
@@ -59,6 +60,7 @@ impl Contact {
         Self {
             socket: dir.join(SOCKET),
             groups: Groups(record.groups.clone()),
+            cpu_before_us: record.cpu_before_us,
             memory_mb: record.memory_mb,
             disk_mb: record.disk_mb,
         }
@@ -67,7 +69,7 @@ impl Contact {
     fn stats(&self) -> Stats {
         let counted = self.groups.usage(&Kernel);
         Stats {
-            cpu_us: counted.cpu_us,
+            cpu_us: counted.cpu_us.map(|us| us.saturating_sub(self.cpu_before_us)),
             memory_bytes: counted.memory_bytes,
             pids: counted.pids,
             memory_limit_bytes: Some(u64::from(self.memory_mb) << 20),
@@ -129,6 +131,12 @@ impl Live {
         }
     }
 
+    /// The limits that its control groups have.
+    pub(crate) fn limits(&self) -> Limits {
+        let Record { memory_mb, vcpus, pids, disk_mb, .. } = self.record;
+        Limits { memory_mb, vcpus, pids, disk_mb }
+    }
+
     /// Its control groups.
     pub(crate) fn groups(&self) -> Groups {
         Groups(self.record.groups.clone())
@@ -169,11 +177,22 @@ fn stuck() -> Error {
 /// Removes what a killed runtime leaves. Blocking. What cannot be removed is found by the next
 /// server.
 pub(crate) fn clear(kernel: &dyn CgroupFs, groups: &Groups, dir: &Path) -> io::Result<()> {
+    clear_groups(kernel, groups)?;
+    clear_directory(dir)
+}
+
+/// Removes control groups that nothing runs in.
+pub(crate) fn clear_groups(kernel: &dyn CgroupFs, groups: &Groups) -> io::Result<()> {
     let left = groups.remove(kernel);
-    if !left.is_empty() {
-        tracing::warn!(groups = ?left, "control groups cannot be removed");
-        return Err(io::Error::other("control groups cannot be removed"));
+    if left.is_empty() {
+        return Ok(());
     }
+    tracing::warn!(groups = ?left, "control groups cannot be removed");
+    Err(io::Error::other("control groups cannot be removed"))
+}
+
+/// Removes a runtime's directory.
+pub(crate) fn clear_directory(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -15,12 +15,12 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cgroup::{CgroupFs, Groups, Hierarchy, Kernel, Places},
+    cgroup::{CgroupFs, Groups, Hierarchy, Kernel, Places, Spares},
     early::Early,
     images::{Caps, ImageStore, Parts},
     pool,
     probe::{Facts, KeptLimits, decide},
-    provider::{LAUNCHES, NativeProvider, Registry, Shared},
+    provider::{LAUNCHES, NativeProvider, Registry, Shared, remove_spares},
     record::Record,
     rundir::{Memory, RunDir},
     runtime::{Live, clear},
@@ -114,6 +114,8 @@ impl NativeProvider {
             pool_limits: settings.pool_limits,
             pool_wanted: Notify::new(),
             early: Early::default(),
+            spare_groups: Spares::default(),
+            spares_changed: Notify::new(),
             launching: AtomicUsize::new(0),
             launches: AtomicUsize::new(0),
             permits: Semaphore::new(LAUNCHES),
@@ -125,6 +127,9 @@ impl NativeProvider {
         settings.tasks.spawn_blocking(move || images.collect());
         if 0 < shared.pool_size {
             settings.tasks.spawn(pool::keep_full(Arc::clone(&shared)));
+        }
+        if !shared.hierarchies.is_empty() {
+            settings.tasks.spawn(remove_spares(Arc::clone(&shared)));
         }
         if !shared.capabilities.memory_limit {
             settings.tasks.spawn(watchdog::watch(Arc::clone(&shared)));

@@ -7,6 +7,7 @@
 
 mod fs;
 mod places;
+mod spares;
 
 use std::{
     io,
@@ -16,6 +17,7 @@ use std::{
 
 pub(crate) use fs::{CgroupFs, Kernel};
 pub(crate) use places::Places;
+pub(crate) use spares::{Spares, Used};
 use stacyvm_types::Limits;
 
 /// What a limit is kept with.
@@ -201,19 +203,36 @@ pub(crate) struct Usage {
 }
 
 impl Groups {
+    fn first(&self, kernel: &dyn CgroupFs, file: &str) -> Option<String> {
+        self.0.iter().find_map(|group| kernel.read(&group.join(file)).ok())
+    }
+
+    fn number(&self, kernel: &dyn CgroupFs, file: &str) -> Option<u64> {
+        self.first(kernel, file)?.trim().parse().ok()
+    }
+
+    /// Processor time in microseconds.
+    fn cpu_us(&self, kernel: &dyn CgroupFs) -> Option<u64> {
+        if let Some(ns) = self.number(kernel, "cpuacct.usage") {
+            return Some(ns / 1000);
+        }
+        let text = self.first(kernel, "cpu.stat")?;
+        text.lines().find_map(|l| l.strip_prefix("usage_usec "))?.trim().parse().ok()
+    }
+
+    /// Memory in bytes.
+    fn memory_bytes(&self, kernel: &dyn CgroupFs) -> Option<u64> {
+        self.number(kernel, "memory.usage_in_bytes")
+            .or_else(|| self.number(kernel, "memory.current"))
+    }
+
     /// Reads what the groups count.
     pub(crate) fn usage(&self, kernel: &dyn CgroupFs) -> Usage {
-        let first = |file: &str| self.0.iter().find_map(|g| kernel.read(&g.join(file)).ok());
-        let number = |file: &str| first(file)?.trim().parse::<u64>().ok();
-        let v2_cpu = || {
-            let text = first("cpu.stat")?;
-            text.lines().find_map(|l| l.strip_prefix("usage_usec "))?.trim().parse().ok()
-        };
         Usage {
-            cpu_us: number("cpuacct.usage").map(|ns| ns / 1000).or_else(v2_cpu),
-            memory_bytes: number("memory.usage_in_bytes").or_else(|| number("memory.current")),
+            cpu_us: self.cpu_us(kernel),
+            memory_bytes: self.memory_bytes(kernel),
             // Without the first process, which the limit does not count either.
-            pids: number("pids.current").map(|n| n.saturating_sub(1)),
+            pids: self.number(kernel, "pids.current").map(|n| n.saturating_sub(1)),
         }
     }
 }

@@ -22,8 +22,8 @@ use stacyvm_hostkit::{clone, net};
 const SPARES: usize = 8;
 /// Room for all that a namespace counts.
 const COUNTERS_BYTES: usize = 16 * 1024;
-/// What a namespace counts.
-const COUNTERS: [&str; 4] = ["dev", "snmp", "snmp6", "netstat"];
+/// What a namespace counts: packets of its device, and what came to nothing before it was a packet.
+const COUNTERS: [&str; 3] = ["dev", "snmp", "snmp6"];
 
 /// The namespaces of this spawner.
 #[derive(Debug)]
@@ -58,6 +58,16 @@ impl Networks {
     /// Whether the next one is yet to be made, in a spawner that made some.
     pub(super) fn is_wanted(&self) -> bool {
         self.fresh.is_some() && self.spares.is_empty()
+    }
+
+    /// Whether more wait than the next one.
+    pub(super) fn has_surplus(&self) -> bool {
+        1 < self.spares.len()
+    }
+
+    /// Keeps the next one only.
+    pub(super) fn drop_surplus(&mut self) {
+        self.spares.truncate(1);
     }
 
     /// Makes the next one. A failure shows when it is needed.

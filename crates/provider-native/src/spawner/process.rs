@@ -67,21 +67,26 @@ pub(crate) fn run() -> io::Result<()> {
             Request::Start { call, order } => spawner.answer(call, order, fds)?,
             Request::TakeBack => spawner.take_back(fds)?,
         }
-        if let Some(networks) = &mut spawner.networks
-            && networks.is_wanted()
-            && is_quiet(&spawner.socket)
-        {
-            networks.prepare()?;
+        if let Some(networks) = &mut spawner.networks {
+            if networks.is_wanted() && is_quiet(&spawner.socket, A_MOMENT) {
+                networks.prepare()?;
+            }
+            if networks.has_surplus() && is_quiet(&spawner.socket, A_WHILE) {
+                networks.drop_surplus();
+            }
         }
     }
     Ok(())
 }
 
-/// Whether no request comes for a moment. Until then the processors belong to the sandbox that was
-/// just started.
-fn is_quiet(socket: &OwnedFd) -> bool {
-    let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-    matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&moment)), Ok(0))
+/// After a launch the processors belong to the new sandbox for a moment.
+const A_MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+/// After so long nobody needs many sandboxes soon.
+const A_WHILE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Whether no request comes for so long.
+fn is_quiet(socket: &OwnedFd, pause: Timespec) -> bool {
+    matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&pause)), Ok(0))
 }
 
 /// Moves the socket off standard input, which then reads nothing.
