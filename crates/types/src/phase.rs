@@ -36,7 +36,8 @@ pub enum CauseKind {
     Expired,
     /// The runtime could not be started.
     LaunchFailed,
-    /// The server stopped while the runtime was being started, and nothing of it was found.
+    /// The server stopped while the runtime was being started, or lost its host just after, and
+    /// nothing of it was found.
     LaunchInterrupted,
     /// The runtime ended by itself.
     RuntimeDied,
