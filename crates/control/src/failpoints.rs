@@ -29,7 +29,7 @@ pub(crate) const SPAWN_LAUNCHED: &str = "control.spawn.launched";
 pub(crate) const SPAWN_SET_UP: &str = "control.spawn.set_up";
 /// The row says so, the client does not know.
 pub(crate) const SPAWN_RUNNING: &str = "control.spawn.running";
-/// The launch failed and the row does not say so.
+/// The launch failed, or the disk did, and the row does not say so.
 pub(crate) const SPAWN_FAILED: &str = "control.spawn.failed";
 /// The start is recorded, the command is not started.
 pub(crate) const EXEC_RECORDED: &str = "control.exec.recorded";

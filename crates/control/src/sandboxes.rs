@@ -48,7 +48,9 @@ impl Control {
             worker.expect(&new.provider, &new.image, &new.limits);
         }
         let lease_until = new.expires_at.saturating_add(self.settings().lease_grace);
-        let row = match self.store().admit(new, lease_until, self.now()).await {
+        // The kernel's word is enough to launch on: whoever loses it loses the runtime too.
+        let durability = Durability::Kernel;
+        let row = match self.store().admit(new, lease_until, durability, self.now()).await {
             Ok(row) => row,
             Err(error) => {
                 // It may have been stored: the reconciler ends a row that nobody works on.
@@ -59,25 +61,38 @@ impl Control {
         self.0.recorder.appended();
         self.0.reaper.expects(row.spec.expires_at);
         failpoint!(failpoints::SPAWN_ADMITTED);
+        // The disk is waited for beside the launch, and nothing is answered before it.
+        let launch = self.launch(&row, &setup, &claim);
+        let (synced, launched) = tokio::join!(biased; self.store().sync(), launch);
+        let running = launched?;
+        match synced {
+            Ok(()) => Ok(running),
+            Err(error) => Err(self.sync_failed(&running, error).await),
+        }
+    }
+
+    /// Starts the runtime of an admitted row and sets it up; the row that says so. A failure is
+    /// undone.
+    async fn launch(&self, row: &Sandbox, setup: &[String], claim: &Claim) -> Result<Sandbox> {
         let spec = LaunchSpec {
             id: row.spec.id.clone(),
             generation: row.generation,
             image: row.spec.image.clone(),
             limits: row.spec.limits,
         };
-        let launched = match self.worker_of(&row) {
+        let launched = match self.worker_of(row) {
             Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
             Err(error) => Err(error),
         };
         if let Err(error) = launched {
-            return Err(self.launch_failed(&row, error).await);
+            return Err(self.launch_failed(row, error).await);
         }
         failpoint!(failpoints::SPAWN_LAUNCHED);
-        if let Err(detail) = self.set_up(&row, &setup, &claim).await {
-            return Err(self.set_up_failed(&row, detail).await);
+        if let Err(detail) = self.set_up(row, setup, claim).await {
+            return Err(self.set_up_failed(row, detail).await);
         }
         failpoint!(failpoints::SPAWN_SET_UP);
-        self.hand_out(&row).await
+        self.hand_out(row).await
     }
 
     async fn hand_out(&self, row: &Sandbox) -> Result<Sandbox> {
@@ -145,6 +160,13 @@ impl Control {
         }
         self.undo(row, detail.clone()).await;
         Error::Conflict(detail)
+    }
+
+    /// The runtime runs, and the disk may not know of its row.
+    async fn sync_failed(&self, row: &Sandbox, error: store::Error) -> Error {
+        failpoint!(failpoints::SPAWN_FAILED);
+        self.undo(row, "its admission may not have reached the disk".to_owned()).await;
+        Error::from_store(error)
     }
 
     /// Ends a sandbox that was never handed out. Failures are the reconciler's work.

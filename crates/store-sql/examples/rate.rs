@@ -72,7 +72,7 @@ async fn admits(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> 
                 let new = new_sandbox(sandbox_id(round, caller, number))?;
                 let zero = Timestamp::from_micros(0);
                 let before = Instant::now();
-                store.admit(new, zero, zero).await?;
+                store.admit(new, zero, Durability::Disk, zero).await?;
                 took.push(before.elapsed());
             }
             Outcome::Ok(took)
@@ -127,9 +127,12 @@ async fn lives(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> {
                 };
                 let cause = Cause::new(CauseKind::Requested, "destroyed by request");
                 let before = Instant::now();
-                store.admit(new_sandbox(id.clone())?, now, now).await?;
+                store.admit(new_sandbox(id.clone())?, now, Durability::Kernel, now).await?;
                 let running = Some(EventKind::SandboxRunning);
-                step(Transition::Started, running, Durability::Kernel).await?;
+                let started = step(Transition::Started, running, Durability::Kernel);
+                let (synced, started) = tokio::join!(biased; store.sync(), started);
+                synced?;
+                started?;
                 spawns.push(before.elapsed());
                 let before = Instant::now();
                 step(Transition::Stop(cause), None, Durability::Kernel).await?;

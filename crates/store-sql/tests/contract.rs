@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use stacyvm_store::{Store, contract, memory::MemoryStore};
+use stacyvm_store::{Durability, Store, contract, memory::MemoryStore};
 use stacyvm_store_sql::SqliteStore;
 
 async fn fresh() -> (Arc<dyn Store>, tempfile::TempDir) {
@@ -33,7 +33,7 @@ async fn what_was_answered_is_there_after_a_reopen() {
     let path = directory.path().join("stacyvm.db");
     let store = SqliteStore::open(&path).unwrap();
     let new = contract::new_sandbox(1, contract::at(100));
-    let row = store.admit(new, contract::at(50), contract::at(0)).await.unwrap();
+    let row = store.admit(new, contract::at(50), Durability::Disk, contract::at(0)).await.unwrap();
     let template = store.create_template(contract::new_template("base")).await.unwrap();
     drop(store);
     let store = SqliteStore::open(&path).unwrap();

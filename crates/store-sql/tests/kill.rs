@@ -57,7 +57,7 @@ async fn write_one(store: &Arc<dyn Store>, id: SandboxId) {
     let now = contract::at(1);
     let mut new = contract::new_sandbox(0, contract::at(100));
     new.id = id.clone();
-    store.admit(new, contract::at(50), now).await.unwrap();
+    store.admit(new, contract::at(50), Durability::Kernel, now).await.unwrap();
     say(&format!("admitted {id}"));
     let mut event = contract::event(EventKind::SandboxRunning, 0);
     event.sandbox = Some(id.clone());

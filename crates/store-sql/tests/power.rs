@@ -12,7 +12,7 @@ use std::{
 };
 
 use stacyvm_store::{
-    Durability::{Disk, Kernel},
+    Durability::{self, Disk, Kernel},
     EventFilter, Sandbox, Store,
     contract::{FIRST, at, cause, event, id, new_sandbox},
 };
@@ -56,7 +56,11 @@ impl Host {
     }
 
     async fn admit(&self, number: u8) {
-        self.store.admit(new_sandbox(number, at(100)), at(50), at(0)).await.unwrap();
+        self.admit_for(Disk, number).await;
+    }
+
+    async fn admit_for(&self, durability: Durability, number: u8) {
+        self.store.admit(new_sandbox(number, at(100)), at(50), durability, at(0)).await.unwrap();
     }
 
     async fn start(&self, number: u8) {
@@ -116,6 +120,47 @@ async fn what_reaches_the_disk_takes_everything_before_it_there() {
     let torn = host.with_log_of(host.log() - 1);
     assert!(matches!(torn.phase(1).await, Phase::Stopping(_)));
     assert!(matches!(host.with_log_of(stopping).phase(1).await, Phase::Stopping(_)));
+}
+
+/// What nobody was told: the sandbox is not there, its id is free, and its neighbours are whole.
+#[tokio::test]
+async fn an_admission_that_was_not_synced_is_there_or_not_and_breaks_nothing() {
+    let host = Host::new();
+    host.admit(1).await;
+    let known = host.log();
+    host.admit_for(Kernel, 2).await;
+    let admitted = host.log();
+    assert!(known < admitted, "it is in the log, for everybody to read");
+    assert_eq!(host.with_log_of(admitted).phase(2).await, Phase::Creating);
+    for bytes in (known..admitted).step_by(1_000) {
+        let after = host.with_log_of(bytes);
+        assert_eq!(after.row(1).await, host.row(1).await);
+        assert_eq!(after.row(2).await, None, "{bytes} of {admitted}");
+        assert_eq!(after.store.lease(&id(2)).await.unwrap(), None);
+        assert_eq!(after.events(0).await, host.events(0).await[..1]);
+        after.admit_for(Kernel, 2).await;
+        let seen = host.events(0).await.last().unwrap().id;
+        assert!(seen < after.events(0).await.last().unwrap().id, "ids that were read are skipped");
+        after.start(2).await;
+        assert_eq!(after.phase(2).await, Phase::Running);
+    }
+}
+
+/// A sync is of the log as it is: it writes nothing, and takes everything before it along.
+#[tokio::test]
+async fn a_synced_admission_is_there_with_all_that_came_before_it() {
+    let host = Host::new();
+    host.admit(1).await;
+    host.start(1).await;
+    host.admit_for(Kernel, 2).await;
+    let admitted = host.log();
+    let (synced, ()) = tokio::join!(biased; host.store.sync(), host.start(2));
+    synced.unwrap();
+    let after = host.with_log_of(admitted);
+    assert_eq!(after.phase(1).await, Phase::Running);
+    assert_eq!(after.phase(2).await, Phase::Creating);
+    host.store.sync().await.unwrap();
+    assert_eq!(host.with_log_of(host.log()).row(2).await, host.row(2).await);
 }
 
 /// Who repeats a transition to be sure of it has nothing left to change, and must be sure all the
@@ -185,7 +230,7 @@ async fn an_orderly_stop_leaves_no_number_out() {
     let path = directory.path().join("stacyvm.db");
     for number in 1..=3 {
         let store = SqliteStore::open(&path).unwrap();
-        store.admit(new_sandbox(number, at(100)), at(50), at(0)).await.unwrap();
+        store.admit(new_sandbox(number, at(100)), at(50), Disk, at(0)).await.unwrap();
         let started = Transition::Started;
         let events = vec![event(EventKind::SandboxRunning, number)];
         store.transition(&id(number), FIRST, started, events, Kernel, at(1)).await.unwrap();

@@ -35,11 +35,13 @@ pub use rows::{
 pub trait Store: Send + Sync + 'static {
     /// Inserts a sandbox in phase `Creating` with its first lease (generation 1) for
     /// `new.worker` until `lease_until`, and the event [`NewEvent::created`].
-    /// A known id, also of an ended sandbox, is [`Error::Conflict`].
+    /// A known id, also of an ended sandbox, is [`Error::Conflict`]. The row is as durable as
+    /// `durability` says.
     async fn admit(
         &self,
         new: NewSandbox,
         lease_until: Timestamp,
+        durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox>;
 
@@ -146,6 +148,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a template; an unknown name is [`Error::NotFound`].
     async fn delete_template(&self, name: &str) -> Result<()>;
+
+    /// Returns when everything that was answered before the call has reached the disk. Other calls
+    /// go on meanwhile. An error means that some of it may not have, and changes nothing else.
+    async fn sync(&self) -> Result<()>;
 
     /// Whether the store answers: a small read on the path that every request takes.
     async fn ping(&self) -> Result<()>;

@@ -175,6 +175,7 @@ impl Store for MemoryStore {
         &self,
         new: NewSandbox,
         lease_until: Timestamp,
+        _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         self.state().admit(new, lease_until, now)
@@ -325,6 +326,10 @@ impl Store for MemoryStore {
 
     async fn delete_template(&self, name: &str) -> Result<()> {
         self.state().templates.remove(name).map(|_| ()).ok_or(Error::NotFound)
+    }
+
+    async fn sync(&self) -> Result<()> {
+        Ok(())
     }
 
     async fn ping(&self) -> Result<()> {

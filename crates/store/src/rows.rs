@@ -63,7 +63,8 @@ pub enum Durability {
     /// The loss of the host: the disk has it, with everything that was answered before.
     Disk,
     /// The death of the server's process: the kernel has it. For a change that means nothing any
-    /// more once the host, and with it every runtime, is lost.
+    /// more once the host, and with it every runtime, is lost, or of which nothing is told before
+    /// [`Store::sync`](crate::Store::sync).
     Kernel,
 }
 

@@ -1,9 +1,12 @@
 //! A process that can die at any effect: behind a gate whose budget is used up nothing answers and
 //! nothing happens any more, as for a process that was killed there.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -15,6 +18,7 @@ use stacyvm_store::{
     Template, TemplateChange, memory::MemoryStore,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake::Fake;
@@ -23,6 +27,8 @@ use crate::fake::Fake;
 pub(crate) struct Gate {
     left: AtomicI64,
     pub(crate) store_is_down: AtomicBool,
+    /// How the next syncs go; those that are not named succeed.
+    syncs: Mutex<VecDeque<oneshot::Receiver<Result<()>>>>,
     /// Cancelled when the process has died.
     pub(crate) dead: CancellationToken,
 }
@@ -32,6 +38,7 @@ impl Gate {
         Arc::new(Self {
             left: AtomicI64::new(moments),
             store_is_down: AtomicBool::new(false),
+            syncs: Mutex::default(),
             dead: CancellationToken::new(),
         })
     }
@@ -43,6 +50,24 @@ impl Gate {
     /// The process dies now.
     pub(crate) fn kill(&self) {
         self.left.store(0, Ordering::SeqCst);
+    }
+
+    /// Lets a test say when the next sync ends, and how.
+    pub(crate) fn hold_sync(&self) -> oneshot::Sender<Result<()>> {
+        let (end, outcome) = oneshot::channel();
+        self.syncs.lock().unwrap().push_back(outcome);
+        end
+    }
+
+    async fn disk(&self) -> Result<()> {
+        let held = self.syncs.lock().unwrap().pop_front();
+        match held {
+            Some(outcome) => match outcome.await {
+                Ok(outcome) => outcome,
+                Err(_) => std::future::pending().await,
+            },
+            None => Ok(()),
+        }
     }
 
     async fn moment(&self) {
@@ -86,12 +111,30 @@ impl GatedStore {
         };
         self.1.store(change).await
     }
+
+    async fn with<T>(
+        &self,
+        durability: Durability,
+        change: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match durability {
+            Durability::Disk => self.synced(change).await,
+            Durability::Kernel => self.1.store(change).await,
+        }
+    }
 }
 
 #[async_trait]
 impl Store for GatedStore {
-    async fn admit(&self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
-        self.synced(self.0.admit(new, until, now)).await
+    async fn admit(
+        &self,
+        new: NewSandbox,
+        until: Timestamp,
+        durability: Durability,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let change = self.0.admit(new, until, durability, now);
+        self.with(durability, change).await
     }
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         self.1.store(self.0.sandbox(id)).await
@@ -115,10 +158,7 @@ impl Store for GatedStore {
         now: Timestamp,
     ) -> Result<Sandbox> {
         let change = self.0.transition(id, generation, transition, events, durability, now);
-        match durability {
-            Durability::Disk => self.synced(change).await,
-            Durability::Kernel => self.1.store(change).await,
-        }
+        self.with(durability, change).await
     }
     async fn extend(
         &self,
@@ -184,6 +224,10 @@ impl Store for GatedStore {
     }
     async fn delete_template(&self, name: &str) -> Result<()> {
         self.synced(self.0.delete_template(name)).await
+    }
+    async fn sync(&self) -> Result<()> {
+        self.1.disk().await?;
+        self.synced(async { Ok(()) }).await
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await

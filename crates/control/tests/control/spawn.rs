@@ -81,6 +81,63 @@ async fn a_client_that_goes_away_during_a_spawn_cancels_nothing() {
     world.assert_agrees().await;
 }
 
+/// The row is committed, the runtime started, and the row says so: all of that beside the disk.
+#[tokio::test(start_paused = true)]
+async fn no_spawn_is_answered_before_its_admission_has_reached_the_disk() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    let disk = gate.hold_sync();
+    let control = server.control.clone();
+    let spawn = server.tasks.spawn(async move { control.spawn(request()).await });
+    world.pass_time(Duration::from_secs(10)).await;
+    assert_eq!(world.rows().await[0].phase, Phase::Running);
+    assert!(!spawn.is_finished());
+    disk.send(Ok(())).unwrap();
+    assert_eq!(spawn.await.unwrap().unwrap(), world.rows().await[0]);
+    world.assert_agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn power_that_fails_before_a_spawn_is_answered_leaves_nothing_of_it() {
+    let mut world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    let known = server.control.spawn(request()).await.unwrap().spec.id;
+    let disk = gate.hold_sync();
+    let control = server.control.clone();
+    let spawn = server.tasks.spawn(async move { control.spawn(request()).await });
+    world.pass_time(Duration::from_secs(1)).await;
+    assert_eq!(world.rows().await.len(), 2);
+    assert!(!spawn.is_finished());
+    gate.kill();
+    world.lose_power();
+    drop(disk);
+    world.start().await;
+    world.pass_time(Duration::from_secs(60)).await;
+    let rows = world.rows().await;
+    assert_eq!(rows.iter().map(|row| &row.spec.id).collect::<Vec<_>>(), [&known]);
+    world.assert_agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spawn_whose_admission_cannot_reach_the_disk_ends_and_answers_an_error() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    for launched in [Fault::None, Fault::Clean] {
+        world.fake.launches.lock().unwrap().push_back(launched);
+        let bad = || stacyvm_store::Error::Unavailable("a bad block".into());
+        gate.hold_sync().send(Err(bad())).unwrap();
+        let error = server.control.spawn(request()).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        assert!(world.rows().await.iter().all(|row| end_of(row) == CauseKind::LaunchFailed));
+        world.assert_agrees().await;
+    }
+    assert_eq!(world.fake.count(), 0);
+    server.control.spawn(request()).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_spawn_delays_no_other() {
     let world = World::new();

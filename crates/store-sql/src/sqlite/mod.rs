@@ -2,9 +2,11 @@
 
 mod open;
 mod readers;
+mod recent;
+mod syncer;
 mod writer;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use stacyvm_store::{
@@ -18,19 +20,24 @@ pub use self::open::OpenError;
 pub(crate) use self::open::migrate_for_tests;
 use self::{
     readers::Readers,
-    writer::{Needs, Writer},
+    recent::Recent,
+    syncer::{Syncer, Tail},
+    writer::{About, Needs, Writer},
 };
-use crate::{events, leases, sandboxes, templates};
+use crate::{db::Tx, events, leases, sandboxes, templates};
 
 /// A store in one SQLite file, for one server.
 ///
-/// What a method answered has reached the disk, or what it was asked to reach. Dropping the store lets queued changes finish,
-/// which blocks for as long as their commit takes.
+/// What a method answered has reached the disk, or what it was asked to reach. Dropping the store
+/// lets queued changes finish, which blocks for as long as their commit takes.
 #[derive(Debug)]
 pub struct SqliteStore {
     // Dropped first: the writer is then the last connection, and leaves one tidy file behind.
     readers: Readers,
+    syncer: Syncer,
     writer: Writer,
+    tail: Arc<Tail>,
+    recent: Arc<Recent>,
 }
 
 impl SqliteStore {
@@ -40,10 +47,18 @@ impl SqliteStore {
         let path = path.as_ref();
         let connection = open::writer(path)?;
         let readers = Readers::open(path)?;
-        let writer = Writer::start(connection)
-            .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
-        Ok(Self { readers, writer })
+        let log = open::log(path)?;
+        let thread = |source| OpenError::File { path: path.to_owned(), source };
+        let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
+        let syncer = Syncer::start(log, tail.clone()).map_err(thread)?;
+        let writer = Writer::start(connection, tail.clone(), recent.clone()).map_err(thread)?;
+        Ok(Self { readers, syncer, writer, tail, recent })
     }
+}
+
+/// What a call that answers with the whole row is about.
+fn whole(id: &SandboxId) -> About<Sandbox> {
+    About { id: id.clone(), after: |row| Some(row) }
 }
 
 #[async_trait]
@@ -52,13 +67,22 @@ impl Store for SqliteStore {
         &self,
         new: NewSandbox,
         lease_until: Timestamp,
+        durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.writer.run(move |tx| sandboxes::admit(tx, new, lease_until, now)).await
+        let about = whole(&new.id);
+        self.writer
+            .change(Needs::of(durability, 1), about, move |tx| {
+                sandboxes::admit(tx, new, lease_until, now)
+            })
+            .await
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
-        self.readers.point(|tx| sandboxes::one(tx, id)).await
+        match self.recent.get(id) {
+            Some(row) => Ok(Some(row)),
+            None => self.readers.point(|tx| sandboxes::one(tx, id)).await,
+        }
     }
 
     async fn sandboxes(&self, include: Include) -> Result<Vec<Sandbox>> {
@@ -83,12 +107,9 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Sandbox> {
         let id = id.clone();
-        let needs = match durability {
-            Durability::Disk => Needs::Disk,
-            Durability::Kernel => Needs::Kernel { events: events.len() },
-        };
+        let needs = Needs::of(durability, events.len());
         self.writer
-            .run_for(needs, move |tx| {
+            .change(needs, whole(&id), move |tx| {
                 sandboxes::transition(tx, &id, generation, transition, events, now)
             })
             .await
@@ -104,7 +125,9 @@ impl Store for SqliteStore {
     ) -> Result<Sandbox> {
         let id = id.clone();
         self.writer
-            .run(move |tx| sandboxes::extend(tx, &id, expires_at, lease_until, events, now))
+            .change(Needs::Disk, whole(&id), move |tx| {
+                sandboxes::extend(tx, &id, expires_at, lease_until, events, now)
+            })
             .await
     }
 
@@ -116,7 +139,9 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Lease> {
         let (id, holder) = (id.clone(), holder.clone());
-        self.writer.run(move |tx| leases::acquire(tx, &id, holder, until, now)).await
+        let about = About { id: id.clone(), after: |_: &Lease| None };
+        let body = move |tx: &mut Tx<'_>| leases::acquire(tx, &id, holder, until, now);
+        self.writer.change(Needs::Disk, about, body).await
     }
 
     async fn release_lease(
@@ -179,6 +204,17 @@ impl Store for SqliteStore {
     async fn delete_template(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
         self.writer.run(move |tx| templates::delete(tx, &name)).await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        if self.tail.is_synced() {
+            return Ok(());
+        }
+        if self.tail.is_torn() {
+            // Starts the log over first, and is then synced itself.
+            return self.writer.run(|_| Ok(())).await;
+        }
+        self.syncer.sync().await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Opening the file: whose it is, who may read it, and which schema it has.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -130,6 +130,15 @@ pub(super) fn reader(path: &Path) -> Result<Connection, OpenError> {
     configure(&connection).map_err(sql)?;
     connection.pragma_update(None, "query_only", true).map_err(sql)?;
     Ok(connection)
+}
+
+/// Opens the log that a writer has open, for syncing it.
+pub(super) fn log(path: &Path) -> Result<File, OpenError> {
+    let file = |source| OpenError::File { path: path.to_owned(), source };
+    // SQLite names it after the file itself, and not after a link to it.
+    let mut log = fs::canonicalize(path).map_err(file)?.into_os_string();
+    log.push("-wal");
+    OpenOptions::new().read(true).write(true).open(log).map_err(file)
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

@@ -16,10 +16,12 @@ use std::{
 };
 
 use rusqlite::Connection;
-use stacyvm_store::{Error, Result};
+use stacyvm_store::{Durability, Error, Result, Sandbox};
+use stacyvm_types::SandboxId;
 use tokio::sync::{mpsc, oneshot};
 
 use self::work::Work;
+use super::{recent::Recent, syncer::Tail};
 use crate::db::{Tx, shared_sql_error, unavailable};
 
 /// Calls that may wait for the writer; more wait outside, in order.
@@ -36,6 +38,23 @@ pub(crate) enum Needs {
     Kernel { events: usize },
 }
 
+impl Needs {
+    /// What a call of this durability needs that appends that many events at most.
+    pub(crate) const fn of(durability: Durability, events: usize) -> Self {
+        match durability {
+            Durability::Disk => Self::Disk,
+            Durability::Kernel => Self::Kernel { events },
+        }
+    }
+}
+
+/// The row that a call may change, and what it is after it.
+pub(crate) struct About<T> {
+    pub(crate) id: SandboxId,
+    /// `None` when the answer does not say.
+    pub(crate) after: fn(&T) -> Option<&Sandbox>,
+}
+
 /// The thread and the way to it. Dropping it lets the thread finish what was queued.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -46,11 +65,15 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the thread on this connection.
-    pub(crate) fn start(connection: Connection) -> io::Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        tail: Arc<Tail>,
+        recent: Arc<Recent>,
+    ) -> io::Result<Self> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || Work::on(connection).until_closed(queue))?;
+            .spawn(move || Work::on(connection, tail, recent).until_closed(queue))?;
         Ok(Self { calls: Some(calls), thread: Some(thread) })
     }
 
@@ -60,18 +83,27 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.run_for(Needs::Disk, body).await
+        self.send(Needs::Disk, None, body).await
     }
 
-    /// Runs `body` in a transaction and answers once it has what it needs.
-    pub(crate) async fn run_for<T, F>(&self, needs: Needs, body: F) -> Result<T>
+    /// Runs `body`, which may change that row, in a transaction and answers once it has what it
+    /// needs.
+    pub(crate) async fn change<T, F>(&self, needs: Needs, about: About<T>, body: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.send(needs, Some(about), body).await
+    }
+
+    async fn send<T, F>(&self, needs: Needs, about: Option<About<T>>, body: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let Some(calls) = &self.calls else { return Err(unavailable(Reason::Gone)) };
         let (reply, answer) = oneshot::channel();
-        let call = Box::new(Body { needs, body: Some(body), outcome: None, reply });
+        let call = Box::new(Body { needs, about, body: Some(body), outcome: None, reply });
         let wait = async {
             calls.send(call).await.map_err(|_| unavailable(Reason::Gone))?;
             answer.await.map_err(|_| unavailable(Reason::Gone))?
@@ -97,6 +129,10 @@ trait Call: Send {
     fn needs(&self) -> Needs;
     /// Runs it. Whether its changes are to be kept.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    /// The row that it may change.
+    fn about(&self) -> Option<&SandboxId>;
+    /// That row as it left it, when it succeeded.
+    fn change(&self) -> Option<(&SandboxId, Option<&Sandbox>)>;
     /// The failure that it met by itself, if it did.
     fn failed(&self) -> Option<&Error>;
     /// Tells the caller how it went, after the commit.
@@ -105,6 +141,7 @@ trait Call: Send {
 
 struct Body<T, F> {
     needs: Needs,
+    about: Option<About<T>>,
     body: Option<F>,
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
@@ -124,6 +161,15 @@ where
         self.outcome =
             self.body.take().and_then(|body| catch_unwind(AssertUnwindSafe(|| body(tx))).ok());
         matches!(self.outcome, Some(Ok(_)))
+    }
+
+    fn about(&self) -> Option<&SandboxId> {
+        self.about.as_ref().map(|about| &about.id)
+    }
+
+    fn change(&self) -> Option<(&SandboxId, Option<&Sandbox>)> {
+        let (about, outcome) = (self.about.as_ref()?, self.outcome.as_ref()?.as_ref().ok()?);
+        Some((&about.id, (about.after)(outcome)))
     }
 
     fn failed(&self) -> Option<&Error> {

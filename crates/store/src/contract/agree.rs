@@ -36,7 +36,8 @@ impl Dice {
 /// One call, chosen so that calls meet: few ids, few holders, times close together.
 #[derive(Debug, Clone)]
 enum Call {
-    Admit(u8, Timestamp, Timestamp),
+    Admit(u8, Timestamp, Timestamp, Durability),
+    Sync,
     Transition(u8, Generation, Transition, Durability),
     Extend(u8, Timestamp, Timestamp),
     Acquire(u8, &'static str, Timestamp),
@@ -58,8 +59,9 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let generation = Generation(dice.pick(&[1, 1, 1, 2, 2, 3, 4, 5, 0]));
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
-    match dice.below(16) {
-        0..=2 => Call::Admit(sandbox, soon, later),
+    let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
+    match dice.below(17) {
+        0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
             let transition = dice.pick(&[
@@ -72,7 +74,6 @@ fn call(dice: &mut Dice, now: u64) -> Call {
                 Transition::Stop(cause(kind)),
                 Transition::Gone,
             ]);
-            let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
             Call::Transition(sandbox, generation, transition, durability)
         }
         8 | 9 => Call::Extend(sandbox, later, soon),
@@ -83,7 +84,8 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             Call::Append(kinds, sandbox)
         }
         13 => Call::Log(dice.below(30), sandbox),
-        14 => Call::CreateTemplate(dice.pick(&TEMPLATES), dice.below(9)),
+        14 => Call::Sync,
+        15 => Call::CreateTemplate(dice.pick(&TEMPLATES), dice.below(9)),
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -108,12 +110,13 @@ fn call(dice: &mut Dice, now: u64) -> Call {
 /// Makes the call and writes down its answer, row or error.
 async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
     match call {
-        Call::Admit(number, expires_at, lease_until) => {
+        Call::Sync => format!("{:?}", store.sync().await),
+        Call::Admit(number, expires_at, lease_until, durability) => {
             let mut new = new_sandbox(number, expires_at);
             if number % 2 == 0 {
                 new.owner = None;
             }
-            format!("{:?}", store.admit(new, lease_until, now).await)
+            format!("{:?}", store.admit(new, lease_until, durability, now).await)
         }
         Call::Transition(number, generation, transition, durability) => {
             let events = vec![event(EventKind::ReconcileAction, number)];

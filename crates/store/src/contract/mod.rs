@@ -36,11 +36,13 @@ macro_rules! store_contract {
                 one_of_many_concurrent_admits_of_an_id_wins
                 a_transition_changes_the_phase_and_appends_its_events
                 a_transition_that_only_reached_the_kernel_is_read_at_once
+                a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced
                 a_repeated_transition_changes_nothing_and_appends_nothing
                 a_transition_with_another_generation_is_fenced
                 a_refused_transition_changes_nothing
                 every_phase_and_cause_is_read_back_as_written
                 concurrent_transitions_append_one_event
+                a_row_is_never_older_than_it_was_read_before
                 extending_moves_the_deadline_and_the_lease
                 only_a_creating_running_or_paused_sandbox_is_extended
                 an_expired_sandbox_is_not_extended
@@ -197,7 +199,7 @@ pub const FIRST: Generation = Generation(1);
 
 /// Admits a sandbox at second 0 with a lease until second 50.
 pub(crate) async fn admit(store: &Arc<dyn Store>, number: u8, expires_at: Timestamp) -> Sandbox {
-    store.admit(new_sandbox(number, expires_at), at(50), at(0)).await.expect("a fresh id")
+    store.admit(new_sandbox(number, expires_at), at(50), Disk, at(0)).await.expect("a fresh id")
 }
 
 /// Takes transitions that must be accepted, one a second from second 1 on.

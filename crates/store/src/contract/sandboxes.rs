@@ -1,6 +1,12 @@
 //! Cases about the rows of sandboxes and their commands.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use stacyvm_types::{CauseKind, EventKind, Generation, Lease, Phase, Transition};
 
@@ -15,7 +21,7 @@ use crate::{
 
 /// Admit returns and keeps the row, its first lease and its event.
 pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: Arc<dyn Store>) {
-    let row = store.admit(new_sandbox(1, at(100)), at(50), at(7)).await.unwrap();
+    let row = store.admit(new_sandbox(1, at(100)), at(50), Disk, at(7)).await.unwrap();
     assert_eq!(
         row,
         Sandbox {
@@ -42,7 +48,7 @@ pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: A
     let mut plain = new_sandbox(2, at(100));
     (plain.owner, plain.template) = (None, None);
     plain.metadata.clear();
-    let row = store.admit(plain.clone(), at(50), at(8)).await.unwrap();
+    let row = store.admit(plain.clone(), at(50), Disk, at(8)).await.unwrap();
     assert_eq!(row.spec, plain);
     assert_eq!(store.sandbox(&id(2)).await.unwrap(), Some(row));
 }
@@ -52,7 +58,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
     let first = admit(&store, 1, at(100)).await;
     let mut again = new_sandbox(1, at(900));
     again.worker = worker("w2");
-    let refused = store.admit(again.clone(), at(950), at(5)).await;
+    let refused = store.admit(again.clone(), at(950), Disk, at(5)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(first));
     assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
@@ -60,7 +66,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
 
     let end = [Transition::Stop(cause(CauseKind::Requested)), Transition::Gone];
     steps(&store, 1, &end).await;
-    let refused = store.admit(again, at(950), at(6)).await;
+    let refused = store.admit(again, at(950), Disk, at(6)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
 }
 
@@ -68,7 +74,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
 pub async fn one_of_many_concurrent_admits_of_an_id_wins(store: Arc<dyn Store>) {
     let results = race((0..16).map(|_| {
         let store = store.clone();
-        async move { store.admit(new_sandbox(1, at(100)), at(50), at(0)).await }
+        async move { store.admit(new_sandbox(1, at(100)), at(50), Disk, at(0)).await }
     }))
     .await;
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
@@ -121,6 +127,28 @@ pub async fn a_transition_that_only_reached_the_kernel_is_read_at_once(store: Ar
     assert!(!row.unwrap().phase.is_live());
     let ids: Vec<_> = all_events(&store).await.into_iter().map(|event| event.id).collect();
     assert_eq!(ids, [1, 2, 3]);
+}
+
+/// Admitted for the kernel, then taken to the disk: the row is the same all along.
+pub async fn a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced(
+    store: Arc<dyn Store>,
+) {
+    store.sync().await.unwrap();
+    for number in 1..=3 {
+        let new = new_sandbox(number, at(100));
+        let row = store.admit(new.clone(), at(50), Kernel, at(0)).await.unwrap();
+        assert_eq!((&row.spec, &row.phase, row.version), (&new, &Phase::Creating, 1));
+        assert_eq!(store.sandbox(&id(number)).await.unwrap().as_ref(), Some(&row));
+        assert_eq!(store.last_event().await.unwrap(), u64::from(number));
+        let syncs = race((0..4).map(|_| {
+            let store = store.clone();
+            async move { store.sync().await }
+        }));
+        assert!(syncs.await.iter().all(Result::is_ok));
+        assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
+        let refused = store.admit(new, at(50), Kernel, at(1)).await;
+        assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
+    }
 }
 
 /// An accepted transition asked for again returns the row as it is.
@@ -219,6 +247,59 @@ pub async fn concurrent_transitions_append_one_event(store: Arc<dyn Store>) {
         assert_eq!((row.phase, row.version), (Phase::Running, 2));
     }
     assert_eq!(all_events(&store).await.len(), 2);
+}
+
+/// Whoever reads a row, alone or in a list, and reads it again finds it as it was or newer, while
+/// others change it in every way and some of them are refused.
+pub async fn a_row_is_never_older_than_it_was_read_before(store: Arc<dyn Store>) {
+    admit(&store, 1, at(1_000_000)).await;
+    steps(&store, 1, &[Transition::Started]).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut readers = tokio::task::JoinSet::new();
+    for reader in 0..3 {
+        let (store, done) = (store.clone(), done.clone());
+        readers.spawn(async move {
+            let mut seen = 0;
+            let mut number = reader;
+            while !done.load(Ordering::SeqCst) {
+                number += 1;
+                let row = match number % 4 {
+                    0 => store.sandboxes(Include::Live).await.unwrap().remove(0),
+                    _ => store.sandbox(&id(1)).await.unwrap().unwrap(),
+                };
+                assert!(seen <= row.version, "version {} after {seen}", row.version);
+                seen = row.version;
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    race((0..3_u64).map(|writer| {
+        let store = store.clone();
+        async move {
+            for number in 0..60 {
+                let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+                let transition = match row.phase {
+                    Phase::Running => Transition::Paused,
+                    _ => Transition::Resumed,
+                };
+                let (id, now) = (id(1), at(100 + number));
+                // Refused to whoever comes second; the rest is about what readers see.
+                drop(match (number + writer) % 3 {
+                    0 => store.extend(&id, at(2_000_000), now, vec![], now).await.map(drop),
+                    1 => store.acquire_lease(&id, &worker("w1"), now, now).await.map(drop),
+                    _ => store
+                        .transition(&id, row.generation, transition, vec![], Kernel, now)
+                        .await
+                        .map(drop),
+                });
+            }
+        }
+    }))
+    .await;
+    done.store(true, Ordering::SeqCst);
+    readers.join_all().await;
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!(store.sandboxes(Include::Live).await.unwrap(), [row]);
 }
 
 /// Extend returns the row after; the lease moves with it unless it is free.
@@ -344,7 +425,7 @@ pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn S
 /// By creation, then id, both falling; ended ones only when asked for.
 pub async fn sandboxes_are_listed_newest_first(store: Arc<dyn Store>) {
     for (number, created) in [(1, 5), (2, 9), (3, 5), (4, 7)] {
-        store.admit(new_sandbox(number, at(100)), at(50), at(created)).await.unwrap();
+        store.admit(new_sandbox(number, at(100)), at(50), Disk, at(created)).await.unwrap();
     }
     let stop = Transition::Stop(cause(CauseKind::Requested));
     steps(&store, 4, &[stop.clone(), Transition::Gone]).await;

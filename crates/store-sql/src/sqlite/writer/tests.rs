@@ -1,17 +1,29 @@
-use std::{future::poll_fn, path::PathBuf, pin::Pin, sync::mpsc as std_mpsc, task::Poll};
+use std::{
+    future::poll_fn,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, mpsc as std_mpsc},
+    task::Poll,
+};
 
 use rusqlite::Connection;
-use stacyvm_store::{Error, Result};
+use stacyvm_store::{Error, Result, Sandbox, contract};
 use tokio::task::JoinSet;
 
 use super::{
-    Needs, Writer,
+    About, Needs, Writer,
     work::{LONG_LOG, RESERVED_IDS},
 };
-use crate::{db::Tx, events, sqlite::open};
+use crate::{
+    db::Tx,
+    events, sandboxes,
+    sqlite::{open, recent::Recent, syncer::Tail},
+};
 
 struct Fixture {
     writer: Writer,
+    tail: Arc<Tail>,
+    recent: Arc<Recent>,
     path: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -19,8 +31,10 @@ struct Fixture {
 fn fresh() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stacyvm.db");
-    let writer = Writer::start(open::writer(&path).unwrap()).unwrap();
-    Fixture { writer, path, _directory: directory }
+    let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
+    let connection = open::writer(&path).unwrap();
+    let writer = Writer::start(connection, tail.clone(), recent.clone()).unwrap();
+    Fixture { writer, tail, recent, path, _directory: directory }
 }
 
 impl Fixture {
@@ -47,7 +61,7 @@ impl Fixture {
     /// A call that needs no disk and gives out that many ids.
     async fn observe(&self, events: usize) -> u8 {
         let body = move |tx: &mut Tx<'_>| add_and_look(tx, events as u64);
-        self.writer.run_for(Needs::Kernel { events }, body).await.unwrap()
+        self.writer.send(Needs::Kernel { events }, None, body).await.unwrap()
     }
 
     async fn decide(&self, events: u64) -> u8 {
@@ -127,7 +141,7 @@ async fn a_call_whose_caller_went_away_still_happens() {
 
 #[tokio::test]
 async fn dropping_the_writer_finishes_what_was_queued() {
-    let Fixture { writer, path, _directory } = fresh();
+    let Fixture { writer, path, _directory, .. } = fresh();
     let release = hold(&writer).await;
     drop(start(writer.run(|tx| add(tx, 7))).await);
     drop(release);
@@ -195,7 +209,7 @@ async fn a_transaction_that_cannot_begin_makes_the_store_unavailable_and_no_more
     let path = directory.path().join("stacyvm.db");
     let connection = open::writer(&path).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
-    let writer = Writer::start(connection).unwrap();
+    let writer = Writer::start(connection, Arc::default(), Arc::default()).unwrap();
     let blocker = Connection::open(&path).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = writer.run(|tx| add(tx, 1)).await;
@@ -310,13 +324,32 @@ async fn after_a_sync_that_failed_no_tail_is_relied_on() {
 }
 
 #[tokio::test]
+async fn a_sync_that_failed_elsewhere_starts_the_log_over_before_the_next_commit() {
+    let fixture = fresh();
+    fixture.decide(1).await;
+    fixture.observe(1).await;
+    assert!(!fixture.tail.is_synced());
+    let tail = fixture.log();
+    fixture.tail.tear();
+    fixture.observe(1).await;
+    assert!(fixture.log() < tail, "what was in the tail is in the main file now");
+    assert!(!fixture.tail.is_torn());
+    assert!(!fixture.tail.is_synced(), "the last is not in the main file");
+    fixture.decide(0).await;
+    assert!(fixture.tail.is_synced());
+    assert_eq!(fixture.counter(), 3);
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stacyvm.db");
     let connection = open::writer(&path).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
-    let writer = Writer::start(connection).unwrap();
-    let fixture = Fixture { writer, path, _directory: directory };
+    let tail = Arc::<Tail>::default();
+    let writer = Writer::start(connection, tail.clone(), Arc::default()).unwrap();
+    let recent = Arc::default();
+    let fixture = Fixture { writer, tail, recent, path, _directory: directory };
     fixture.decide(1).await;
     fixture.observe(1).await;
     let reader = Connection::open(&fixture.path).unwrap();
@@ -327,6 +360,51 @@ async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it(
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     reader.execute_batch("COMMIT").unwrap();
     assert_eq!(fixture.writer.run(|tx| add(tx, 1)).await.unwrap(), 4);
+}
+
+fn admit(tx: &mut Tx<'_>) -> Result<Sandbox> {
+    let at = contract::at;
+    sandboxes::admit(tx, contract::new_sandbox(1, at(100)), at(50), at(0))
+}
+
+impl Fixture {
+    async fn change(&self, body: fn(&mut Tx<'_>) -> Result<Sandbox>) -> Result<Sandbox> {
+        let about = About { id: contract::id(1), after: |row| Some(row) };
+        self.writer.change(Needs::Disk, about, body).await
+    }
+}
+
+#[tokio::test]
+async fn a_row_is_known_once_it_was_committed_and_forgotten_before_it_may_change() {
+    let fixture = fresh();
+    let known = || fixture.recent.get(&contract::id(1));
+    let row = fixture.change(admit).await.unwrap();
+    assert_eq!(known(), Some(row.clone()));
+    fixture.change(admit).await.unwrap_err();
+    assert_eq!(known(), None, "refused: the file is read");
+    let recent = fixture.recent.clone();
+    recent.learn([(&contract::id(1), Some(&row))].into_iter());
+    let about = About { id: contract::id(1), after: |_| None };
+    let unread = fixture.writer.change(Needs::Disk, about, move |_| {
+        assert_eq!(recent.get(&contract::id(1)), None, "not even while it changes");
+        Ok(())
+    });
+    unread.await.unwrap();
+    assert_eq!(known(), None);
+}
+
+#[tokio::test]
+async fn no_row_of_a_commit_that_failed_is_known() {
+    let fixture = fresh();
+    let failed = fixture.change(|tx| {
+        let row = admit(tx)?;
+        tx.query("PRAGMA defer_foreign_keys = 1").execute()?;
+        tx.query("INSERT INTO exec_logs VALUES ('x', 'nobody', '', 0, '', 0, 0)").execute()?;
+        Ok(row)
+    });
+    assert!(matches!(failed.await, Err(Error::Unavailable(_))));
+    assert_eq!(fixture.recent.get(&contract::id(1)), None);
+    fixture.change(admit).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,14 +10,18 @@
 //! reservation that the disk has, which every waiting commit renews, and which the next opening
 //! skips.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use rusqlite::Connection;
 use stacyvm_store::{Durability, Error};
 use tokio::sync::mpsc;
 
 use super::{Call, Failure, Needs};
-use crate::{db::Tx, sql};
+use crate::{
+    db::Tx,
+    sql,
+    sqlite::{recent::Recent, syncer::Tail},
+};
 
 /// Calls that share one commit at most, so that the first of them does not wait for long.
 const GROUP: usize = 128;
@@ -43,22 +47,23 @@ pub(super) struct Work {
     durability: Durability,
     /// Ids that may still be given out before the disk is waited for.
     reserved: usize,
-    /// Whether something was answered that the disk may not have.
+    /// Whether something was answered that this connection did not sync.
     has_tail: bool,
-    /// Whether a sync failed that was to take a tail along. The kernel tells of what it could not
-    /// write once and does not try again, so the next sync would succeed over a hole in the log.
-    is_torn: bool,
+    /// The same for the others, and whether a sync failed that was to take it along.
+    tail: Arc<Tail>,
+    recent: Arc<Recent>,
 }
 
 impl Work {
     /// Nothing is reserved at first, so the first commit waits for the disk.
-    pub(super) const fn on(connection: Connection) -> Self {
+    pub(super) const fn on(connection: Connection, tail: Arc<Tail>, recent: Arc<Recent>) -> Self {
         Self {
             connection,
             durability: Durability::Disk,
             reserved: 0,
             has_tail: false,
-            is_torn: false,
+            tail,
+            recent,
         }
     }
 
@@ -107,7 +112,7 @@ impl Work {
             Err(error) => Err(error),
         };
         if let Err(error) = moved {
-            self.is_torn |= self.has_tail;
+            self.tear();
             tracing::warn!(error = &error as &dyn std::error::Error, "a checkpoint failed");
         }
     }
@@ -146,6 +151,9 @@ impl Work {
             // The transaction could not begin, so everybody hears why and nobody waits for the next.
             ran.extend(waiting.drain(..));
         }
+        if outcome.is_ok() {
+            self.recent.learn(ran.iter().filter_map(|call| call.change()));
+        }
         for call in ran {
             call.answer(outcome.as_ref().copied());
         }
@@ -158,9 +166,9 @@ impl Work {
         waiting: &mut VecDeque<Box<dyn Call>>,
         ran: &mut Vec<Box<dyn Call>>,
     ) -> Result<(), Failure> {
-        if self.is_torn {
+        if self.tail.is_torn() {
             self.start_log_over()?;
-            self.is_torn = false;
+            self.tail.heal();
         }
         self.commits_reach(group.durability)?;
         let connection = &self.connection;
@@ -169,6 +177,9 @@ impl Work {
         while ran.len() < group.calls
             && let Some(mut call) = waiting.pop_front()
         {
+            if let Some(id) = call.about() {
+                self.recent.forget(id);
+            }
             let savepoint = execute(connection, "SAVEPOINT call");
             let keep = savepoint.is_ok() && call.run(&mut Tx::sqlite(connection));
             let failure = match call.failed() {
@@ -193,13 +204,17 @@ impl Work {
             self.reserve(RESERVED_IDS)?;
         }
         if let Err(error) = execute(connection, "COMMIT") {
-            self.is_torn |= self.has_tail;
+            self.tear();
             return Err(error.into());
         }
         if renews {
             self.reserved = RESERVED_IDS as usize;
+            self.tail.all_is_synced();
         }
         self.has_tail = group.durability == Durability::Kernel;
+        if self.has_tail {
+            self.tail.grew();
+        }
         Ok(())
     }
 
@@ -216,6 +231,13 @@ impl Work {
         })?;
         self.durability = durability;
         Ok(())
+    }
+
+    /// A sync failed: what it was to take along is not to be relied on.
+    fn tear(&self) {
+        if self.has_tail {
+            self.tail.tear();
+        }
     }
 
     fn reserve(&self, ids: u32) -> rusqlite::Result<()> {
