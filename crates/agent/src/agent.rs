@@ -150,9 +150,8 @@ impl Agent {
         for id in ids {
             self.pump(id);
         }
-        let now = Instant::now();
         for exec in self.execs.values_mut().filter(|exec| !exec.is_over()) {
-            exec.watch_output(&self.poll, now);
+            exec.watch_output(&self.poll);
         }
     }
 
@@ -318,16 +317,15 @@ impl Agent {
 
     fn until_timer(&self) -> Option<Duration> {
         let forget = self.execs.values().filter_map(Exec::forgettable_since).min();
-        let now = Instant::now();
-        let next = self.execs.values().filter_map(|exec| exec.next_timer(now)).min();
+        let next = self.execs.values().filter_map(Exec::next_timer).min();
         let next = [next, forget.map(|since| since + ENDED_FOR)].into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(now))
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn on_timers(&mut self) {
         let now = Instant::now();
         for exec in self.execs.values_mut() {
-            if exec.next_timer(now).is_some_and(|at| at <= now) {
+            if exec.next_timer().is_some_and(|at| at <= now) {
                 exec.on_timer(&self.context.proc, now);
             }
         }

@@ -50,8 +50,8 @@ fn is_deserted(pipe: &Watched) -> bool {
 
 /// Where a command is in its life.
 pub(crate) enum Phase {
-    /// Its program runs since then.
-    Running(Instant),
+    /// Its program runs.
+    Running,
     /// It ended, and all its output is in the journal.
     Ended(End, Instant),
 }
@@ -71,6 +71,10 @@ pub(crate) struct Exec {
     pub(crate) id: Box<str>,
     pub(crate) pid: Pid,
     pub(crate) phase: Phase,
+    /// Until then its readers are not told that it runs, and its output is not looked at: most short
+    /// commands have ended by then, and everything about them is done and told in one turn. Cleared
+    /// by the timer and nothing else, so that no reading of the clock can be between the two.
+    quiet_until: Option<Instant>,
     pub(crate) journal: Journal,
     serial: u64,
     terminal: bool,
@@ -101,7 +105,9 @@ impl Exec {
         Self {
             id: identity.id.into(),
             pid: launched.pid,
-            phase: Phase::Running(Instant::now()),
+            phase: Phase::Running,
+            // What a terminal shows is somebody's echo.
+            quiet_until: (!identity.terminal).then(|| Instant::now() + GREETING),
             journal: Journal::default(),
             serial,
             terminal: identity.terminal,
@@ -124,7 +130,7 @@ impl Exec {
     pub(crate) fn forgettable_since(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended(_, at) if self.readers.is_empty() => Some(at),
-            Phase::Running(_) | Phase::Ended(..) => None,
+            Phase::Running | Phase::Ended(..) => None,
         }
     }
 
@@ -140,19 +146,9 @@ impl Exec {
         }
     }
 
-    /// When its readers are told that it runs, and its output is looked at for the first time: most
-    /// short commands have ended by then, and everything about them is done and told in one turn.
-    fn greet_at(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Running(since) => Some(since + GREETING),
-            Phase::Ended(..) => None,
-        }
-    }
-
     /// Writes what a reader has not seen yet, a bounded part of it.
     pub(crate) fn produce(&mut self, key: (u32, StreamId), out: &mut Vec<u8>) -> Produced {
-        let greet_later = self.journal.end() == 0
-            && self.greet_at().is_some_and(|greet_at| Instant::now() < greet_at);
+        let greet_later = self.quiet_until.is_some() && self.journal.end() == 0;
         let Some(reader) = self.readers.iter_mut().find(|reader| reader.key == key) else {
             return Produced::Nothing;
         };
@@ -209,10 +205,9 @@ impl Exec {
         self.journal.append(stderr, data, needed);
     }
 
-    /// Waits for output exactly while there is room for it. A terminal's is somebody's echo, so it
-    /// is waited for from the beginning.
-    pub(crate) fn watch_output(&mut self, poll: &Poll, now: Instant) {
-        if !self.terminal && self.greet_at().is_some_and(|at| now < at) {
+    /// Waits for output exactly while there is room for it.
+    pub(crate) fn watch_output(&mut self, poll: &Poll) {
+        if self.quiet_until.is_some() {
             return;
         }
         let interest = if 0 < self.allowance() { Interest::IN } else { Interest::empty() };
@@ -322,6 +317,7 @@ impl Exec {
         self.close_stdin(poll);
         self.journal.settle();
         self.deadline = None;
+        self.quiet_until = None;
         self.kill = None;
         self.phase = Phase::Ended(end, now);
         leftovers
@@ -378,18 +374,18 @@ impl Exec {
     }
 
     /// When something must happen without an event.
-    pub(crate) fn next_timer(&self, now: Instant) -> Option<Instant> {
-        let greet = self.greet_at().filter(|at| now < *at);
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
         let kill = self.kill.as_ref().map(|(_, at)| *at);
         let alone = match self.company {
             Company::Alone(since) if !self.is_over() => Some(since + READER_GRACE),
             Company::Followed | Company::Alone(_) | Company::Abandoned => None,
         };
-        [self.deadline, kill, alone, greet].into_iter().flatten().min()
+        [self.deadline, kill, alone, self.quiet_until].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub(crate) fn on_timer(&mut self, proc: &OwnedFd, now: Instant) {
+        self.quiet_until = self.quiet_until.filter(|until| now < *until);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
             self.timed_out = true;

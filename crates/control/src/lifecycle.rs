@@ -127,9 +127,10 @@ impl Control {
             None => events::about(row, EventKind::SandboxDestroyed, []),
         };
         let after = self
-            .transition(row, Transition::Gone, vec![event], Durability::Disk)
+            .transition(row, Transition::Gone, vec![event], Durability::Kernel)
             .await
             .map_err(Error::from_store)?;
+        self.store().sync().await.map_err(Error::from_store)?;
         failpoint!(failpoints::DESTROY_ENDED);
         Ok(after)
     }

@@ -81,7 +81,6 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 /// Bytes of the child's stack, with what it leaves for us at the top and a page that nobody may
 /// touch at the bottom.
 const STACK: usize = 64 * 1024;
-const GUARD: usize = 4096;
 
 /// What a child leaves when it could not become its command: the step and the error number. Zero
 /// means that nothing went wrong.
@@ -102,16 +101,19 @@ struct Order<'a> {
 #[derive(Debug)]
 pub struct Starter {
     memory: NonNull<c_void>,
+    length: usize,
 }
 
 impl Starter {
     /// Reserves the memory.
     pub fn new() -> io::Result<Self> {
+        let guard = usize::try_from(page_size()).unwrap_or(STACK);
+        let length = guard + STACK;
         // SAFETY: a fresh anonymous mapping, at an address that the kernel chooses.
         let memory = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                STACK,
+                length,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_ANONYMOUS,
                 -1,
@@ -119,11 +121,11 @@ impl Starter {
             )
         };
         let memory = match NonNull::new(memory) {
-            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => Self { memory },
+            Some(memory) if memory.as_ptr() != libc::MAP_FAILED => Self { memory, length },
             _ => return Err(io::Error::last_os_error()),
         };
         // SAFETY: the lowest page of our own mapping, which nothing uses yet.
-        match unsafe { libc::mprotect(memory.memory.as_ptr(), GUARD, libc::PROT_NONE) } {
+        match unsafe { libc::mprotect(memory.memory.as_ptr(), guard, libc::PROT_NONE) } {
             0 => Ok(memory),
             _ => Err(io::Error::last_os_error()),
         }
@@ -141,7 +143,7 @@ impl Starter {
         // SAFETY: the top of the mapping, aligned and large enough; only this call and its child
         // use it, both through atomics.
         let outcome = unsafe {
-            &*self.memory.byte_add(STACK - size_of::<Outcome>()).cast::<Outcome>().as_ptr()
+            &*self.memory.byte_add(self.length - size_of::<Outcome>()).cast::<Outcome>().as_ptr()
         };
         outcome.step.store(0, Ordering::Relaxed);
         outcome.errno.store(0, Ordering::Relaxed);
@@ -184,7 +186,7 @@ impl Drop for Starter {
     fn drop(&mut self) {
         // SAFETY: our own mapping; a child that uses it keeps `start` from returning.
         unsafe {
-            libc::munmap(self.memory.as_ptr(), STACK);
+            libc::munmap(self.memory.as_ptr(), self.length);
         }
     }
 }

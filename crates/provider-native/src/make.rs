@@ -205,6 +205,7 @@ fn bind_socket(dir: &Path) -> io::Result<OwnedFd> {
 /// The v2 group to be born in, and the `tasks` files of v1 groups to enter.
 fn attach_points(shared: &Shared, groups: &Groups) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
     let (mut v2, mut v1) = (None, Vec::new());
+    debug_assert!(groups.lie_in(&shared.hierarchies), "{groups:?}");
     for (hierarchy, group) in shared.hierarchies.iter().zip(&groups.0) {
         match hierarchy.version {
             Version::V1 => {

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fs,
-    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -237,7 +236,6 @@ impl Shared {
     /// Ends a runtime: its processes now, its files when there is time.
     async fn end(self: &Arc<Self>, id: &SandboxId, live: &Arc<Live>) -> Result<()> {
         failpoint!(failpoints::DESTROY_BEFORE_KILL);
-        let network = if self.rootless.is_none() { live.network() } else { None };
         live.kill(&self.tasks).await?;
         failpoint!(failpoints::DESTROY_AFTER_KILL);
         let gone = self.run.gone(&live.record.name);
@@ -250,25 +248,20 @@ impl Shared {
         }
         failpoint!(failpoints::DESTROY_AFTER_RENAME);
         self.registry.remove(id);
-        self.clear_later(Arc::clone(live), gone, network);
+        self.clear_later(Arc::clone(live), gone, true);
         Ok(())
     }
 
     /// Removes what an unowned runtime leaves, which has no processes any more.
     pub(crate) fn forget(self: &Arc<Self>, live: Live) {
         let dir = live.dir.clone();
-        self.clear_later(Arc::new(live), dir, None);
+        self.clear_later(Arc::new(live), dir, false);
     }
 
-    fn clear_later(self: &Arc<Self>, live: Arc<Live>, dir: PathBuf, network: Option<OwnedFd>) {
+    fn clear_later(self: &Arc<Self>, live: Arc<Live>, dir: PathBuf, keep_groups: bool) {
         // The directories are closed by whoever is the last to use them.
         let shared = Arc::clone(self);
-        self.tasks.spawn_blocking(move || {
-            if let Some(network) = network {
-                shared.spawner.give_back(network.as_fd());
-            }
-            clear_away(&shared, live, &dir);
-        });
+        self.tasks.spawn_blocking(move || clear_away(&shared, live, &dir, keep_groups));
     }
 
     async fn destroy(self: Arc<Self>, id: SandboxId) -> Result<()> {
@@ -283,20 +276,15 @@ impl Shared {
 
 /// Removes the leftovers of a runtime, or keeps what another one can use, and then gives back its
 /// users and its image. Groups that are kept have no record any more by then.
-fn clear_away(shared: &Shared, live: Arc<Live>, dir: &std::path::Path) {
+fn clear_away(shared: &Shared, live: Arc<Live>, dir: &std::path::Path, keep_groups: bool) {
     let groups = live.groups();
     let cleared = clear_directory(dir).and_then(|()| {
-        let groups = match shared.stopping.is_cancelled() {
-            false => shared.spare_groups.offer(&Kernel, groups, live.limits()),
-            true => Some(groups),
-        };
-        match groups {
-            Some(groups) => clear_groups(&Kernel, &groups),
-            None => {
-                shared.spares_changed.notify_one();
-                Ok(())
-            }
+        let keep = keep_groups && groups.lie_in(&shared.hierarchies);
+        if keep && shared.spare_groups.offer(&Kernel, &groups, live.limits()) {
+            shared.spares_changed.notify_one();
+            return Ok(());
         }
+        clear_groups(&Kernel, &groups)
     });
     if let Err(error) = cleared {
         tracing::warn!(runtime = live.record.name, %error, "a runtime's leftovers stay for now");
@@ -315,7 +303,10 @@ pub(crate) async fn remove_spares(shared: Arc<Shared>) {
     };
     loop {
         let is_last = stopping.run_until_cancelled(wait(&shared)).await.is_none();
-        let outdated = shared.spare_groups.outdated(is_last);
+        let outdated = match is_last {
+            true => shared.spare_groups.close(),
+            false => shared.spare_groups.outdated(),
+        };
         let removing = shared.tasks.spawn_blocking(move || {
             for groups in outdated {
                 // Whatever stays is in nobody's way and is found by the next server.

@@ -31,6 +31,7 @@ pub(crate) struct Record {
     /// Its control groups.
     pub(crate) groups: Vec<PathBuf>,
     /// Processor time in microseconds that those groups had counted before.
+    #[serde(default)]
     pub(crate) cpu_before_us: u64,
     /// The directory that is its lower layer.
     pub(crate) lower: PathBuf,

@@ -142,13 +142,6 @@ impl Live {
         Groups(self.record.groups.clone())
     }
 
-    /// Its network namespace, while it lives.
-    pub(crate) fn network(&self) -> Option<OwnedFd> {
-        let network = fs::File::open(format!("/proc/{}/ns/net", self.record.process.pid)).ok()?;
-        // Asked after it is open: only then was the number surely still this process's.
-        (self.state() == RuntimeState::Running).then(|| network.into())
-    }
-
     /// Kills everything in it and waits until the last process has ended.
     pub(crate) async fn kill(&self, tasks: &TaskTracker) -> Result<()> {
         let Some(pidfd) = &self.pidfd else { return Ok(()) };

@@ -82,6 +82,13 @@ impl Groups {
         Ok(made)
     }
 
+    /// Whether these are groups of this server, one for each hierarchy: a predecessor may have had
+    /// others.
+    pub(crate) fn lie_in(&self, hierarchies: &[Hierarchy]) -> bool {
+        let parents = self.0.iter().map(|group| group.parent());
+        parents.eq(hierarchies.iter().map(|hierarchy| Some(hierarchy.base.as_path())))
+    }
+
     /// Changes the limits of a runtime that exists.
     pub(crate) fn adjust(
         &self,
@@ -211,6 +218,11 @@ impl Groups {
         self.first(kernel, file)?.trim().parse().ok()
     }
 
+    /// Whether they count processor time at all.
+    fn counts_cpu(&self, kernel: &dyn CgroupFs) -> bool {
+        ["cpuacct.usage", "cpu.stat"].iter().any(|file| self.first(kernel, file).is_some())
+    }
+
     /// Processor time in microseconds.
     fn cpu_us(&self, kernel: &dyn CgroupFs) -> Option<u64> {
         if let Some(ns) = self.number(kernel, "cpuacct.usage") {
@@ -297,6 +309,20 @@ mod tests {
                 "/cg/cpu/stacyvm/abc/rt-1/cpu.cfs_quota_us = 200000",
             ]
         );
+    }
+
+    #[test]
+    fn groups_of_a_predecessor_with_other_hierarchies_are_not_this_servers() {
+        let hierarchies = [v1("memory", Controller::Memory), v1("pids", Controller::Pids)];
+        let groups = |paths: &[&str]| Groups(paths.iter().map(PathBuf::from).collect());
+        let ours = groups(&["/cg/memory/stacyvm/abc/rt-1", "/cg/pids/stacyvm/abc/rt-1"]);
+        assert!(ours.lie_in(&hierarchies));
+        let one_less = groups(&["/cg/memory/stacyvm/abc/rt-1"]);
+        let elsewhere = groups(&["/cg/memory/b/stacyvm/abc/rt-1", "/cg/pids/stacyvm/abc/rt-1"]);
+        let other_order = groups(&["/cg/pids/stacyvm/abc/rt-1", "/cg/memory/stacyvm/abc/rt-1"]);
+        for theirs in [one_less, elsewhere, other_order] {
+            assert!(!theirs.lie_in(&hierarchies), "{theirs:?}");
+        }
     }
 
     #[test]

@@ -26,9 +26,14 @@ struct Spare {
     since: Instant,
 }
 
-/// The groups that wait.
-#[derive(Default)]
-pub(crate) struct Spares(Mutex<Vec<Spare>>);
+/// The groups that wait, the oldest first; `None` when no more are kept.
+pub(crate) struct Spares(Mutex<Option<Vec<Spare>>>);
+
+impl Default for Spares {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
+    }
+}
 
 /// Groups for a runtime.
 pub(crate) struct Used {
@@ -44,55 +49,65 @@ fn same(one: &Limits, other: &Limits) -> bool {
 }
 
 impl Spares {
-    fn locked(&self) -> MutexGuard<'_, Vec<Spare>> {
+    fn locked(&self) -> MutexGuard<'_, Option<Vec<Spare>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Groups with these limits that are as good as new, if some wait.
     pub(crate) fn take(&self, kernel: &dyn CgroupFs, limits: &Limits) -> Option<Used> {
         let groups = {
-            let mut all = self.locked();
+            let mut spares = self.locked();
+            let all = spares.as_mut()?;
             // The one that waited longest has the least charged to it.
             let at = all.iter().position(|spare| same(&spare.limits, limits))?;
             all.remove(at).groups
         };
-        if groups.memory_bytes(kernel).is_some_and(|bytes| RESIDUE < bytes) {
-            groups.remove(kernel);
-            return None;
+        let charged = groups.memory_bytes(kernel).is_some_and(|bytes| RESIDUE < bytes);
+        let cpu_us = if groups.counts_cpu(kernel) { groups.cpu_us(kernel) } else { Some(0) };
+        match cpu_us {
+            Some(cpu_us) if !charged => Some(Used { groups, cpu_us }),
+            _ => {
+                let left = groups.remove(kernel);
+                if !left.is_empty() {
+                    tracing::warn!(groups = ?left, "control groups cannot be removed");
+                }
+                None
+            }
         }
-        let cpu_us = groups.cpu_us(kernel).unwrap_or(0);
-        Some(Used { groups, cpu_us })
     }
 
-    /// Keeps the groups of a runtime that has ended, or gives them back to be removed.
-    pub(crate) fn offer(
-        &self,
-        kernel: &dyn CgroupFs,
-        groups: Groups,
-        limits: Limits,
-    ) -> Option<Groups> {
+    /// Keeps the groups of a runtime that has ended, if they are of use.
+    pub(crate) fn offer(&self, kernel: &dyn CgroupFs, groups: &Groups, limits: Limits) -> bool {
         if groups.0.is_empty() || !groups.processes(kernel).is_empty() {
-            return Some(groups);
+            return false;
         }
-        let mut all = self.locked();
-        if SPARES <= all.len() {
-            return Some(groups);
+        match self.locked().as_mut() {
+            Some(all) if all.len() < SPARES => {
+                all.push(Spare { groups: groups.clone(), limits, since: Instant::now() });
+                true
+            }
+            _ => false,
         }
-        all.push(Spare { groups, limits, since: Instant::now() });
-        None
     }
 
-    /// Those that have waited for too long, or all.
-    pub(crate) fn outdated(&self, all: bool) -> Vec<Groups> {
+    /// Those that have waited for too long.
+    pub(crate) fn outdated(&self) -> Vec<Groups> {
         let mut spares = self.locked();
-        let count = spares.iter().take_while(|spare| all || IDLE <= spare.since.elapsed()).count();
-        spares.drain(..count).map(|spare| spare.groups).collect()
+        let Some(all) = spares.as_mut() else { return Vec::new() };
+        let count = all.iter().take_while(|spare| IDLE <= spare.since.elapsed()).count();
+        all.drain(..count).map(|spare| spare.groups).collect()
+    }
+
+    /// All of them; from now on none are kept.
+    pub(crate) fn close(&self) -> Vec<Groups> {
+        let all = self.locked().take().unwrap_or_default();
+        all.into_iter().map(|spare| spare.groups).collect()
     }
 
     /// How long until one has waited for too long; `None` when none waits.
     pub(crate) fn next_outdated(&self) -> Option<Duration> {
         let spares = self.locked();
-        spares.first().map(|spare| IDLE.saturating_sub(spare.since.elapsed()))
+        spares.as_ref()?.first().map(|spare| IDLE.saturating_sub(spare.since.elapsed()))
     }
 }
 
@@ -119,7 +134,7 @@ mod tests {
     #[test]
     fn groups_wait_for_a_runtime_with_the_same_limits() {
         let (kernel, spares) = (kernel("", "4096\n"), Spares::default());
-        assert!(spares.offer(&kernel, groups(), LIMITS).is_none());
+        assert!(spares.offer(&kernel, &groups(), LIMITS));
         assert!(spares.take(&kernel, &Limits { pids: 65, ..LIMITS }).is_none());
         let used = spares.take(&kernel, &Limits { disk_mb: 1, ..LIMITS }).unwrap();
         assert_eq!((used.groups, used.cpu_us), (groups(), 7000));
@@ -130,24 +145,34 @@ mod tests {
     #[test]
     fn groups_with_processes_in_them_are_not_kept() {
         let spares = Spares::default();
-        assert_eq!(spares.offer(&kernel("4711\n", "0\n"), groups(), LIMITS), Some(groups()));
+        assert!(!spares.offer(&kernel("4711\n", "0\n"), &groups(), LIMITS));
     }
 
     #[test]
     fn groups_with_memory_charged_to_them_are_removed() {
         let (kernel, spares) = (kernel("", "2000000\n"), Spares::default());
-        spares.offer(&kernel, groups(), LIMITS);
+        spares.offer(&kernel, &groups(), LIMITS);
         assert!(spares.take(&kernel, &LIMITS).is_none());
         assert_eq!(kernel.lines(), ["rmdir /cg/memory/rt-1", "rmdir /cg/cpuacct/rt-1"]);
     }
 
     #[test]
+    fn groups_whose_processor_time_cannot_be_read_are_removed() {
+        let files = [("/cg/memory/rt-1/cgroup.procs", ""), ("/cg/cpuacct/rt-1/cpuacct.usage", "?")];
+        let (kernel, spares) = (Recorder::with_files(&files), Spares::default());
+        assert!(spares.offer(&kernel, &groups(), LIMITS));
+        assert!(spares.take(&kernel, &LIMITS).is_none());
+        assert_eq!(kernel.lines().len(), 2);
+    }
+
+    #[test]
     fn no_more_wait_than_are_wanted() {
         let (kernel, spares) = (kernel("", "0\n"), Spares::default());
-        let kept = (0..100).filter(|_| spares.offer(&kernel, groups(), LIMITS).is_none()).count();
+        let kept = (0..100).filter(|_| spares.offer(&kernel, &groups(), LIMITS)).count();
         assert_eq!(kept, SPARES);
-        assert!(spares.outdated(false).is_empty() && spares.next_outdated().is_some());
-        assert_eq!(spares.outdated(true).len(), SPARES);
+        assert!(spares.outdated().is_empty() && spares.next_outdated().is_some());
+        assert_eq!(spares.close().len(), SPARES);
         assert!(spares.next_outdated().is_none());
+        assert!(!spares.offer(&kernel, &groups(), LIMITS), "kept although nobody removes them");
     }
 }

@@ -75,7 +75,7 @@ impl Spawner {
     /// Starts a first process, and gives its number and pidfd. Waits; not for async code.
     pub(crate) fn launch(&self, order: Order, fds: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd)> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let request = postcard::to_allocvec(&Request::Start { call, order })
+        let request = postcard::to_allocvec(&Request { call, order })
             .map_err(|error| failed("the order cannot be written").because(error))?;
         let (answer, answered) = sync_channel(1);
         let (socket, pending) = self.connected()?;
@@ -95,16 +95,6 @@ impl Spawner {
                 forget(&pending, call);
                 Err(Error::unknown(ErrorKind::Timeout, "starting the sandbox took too long"))
             }
-        }
-    }
-
-    /// Gives back the network namespace of a sandbox whose processes have ended. It may be used
-    /// again; nothing depends on whether it is.
-    pub(crate) fn give_back(&self, network: BorrowedFd<'_>) {
-        if let (Ok(request), Ok((socket, _))) =
-            (postcard::to_allocvec(&Request::TakeBack), self.connected())
-        {
-            let _ = fdpass::send(&*socket, &request, &[network]);
         }
     }
 

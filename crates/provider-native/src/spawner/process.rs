@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    mount::{OpenTreeFlags, open_tree},
+    mount::{MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount},
 };
 use stacyvm_hostkit::{
     clone::{self, SingleThread},
@@ -50,6 +50,8 @@ pub(crate) fn run() -> io::Result<()> {
     let title = Title::find()?;
     title.set(&proof, "stacyvm: spawner", c"stacyvm-spawner")?;
     clone::forget_children(&proof);
+    // Without privilege it keeps what it was started with.
+    let _ = shed_mounts();
     let kept = Kept {
         devices: devices::template().ok(),
         masks: Masks::of_this_kernel(),
@@ -63,30 +65,31 @@ pub(crate) fn run() -> io::Result<()> {
         let Ok(request) = postcard::from_bytes::<Request>(&buffer[..length]) else {
             return Err(io::Error::other("the server sent what is not a request"));
         };
-        match request {
-            Request::Start { call, order } => spawner.answer(call, order, fds)?,
-            Request::TakeBack => spawner.take_back(fds)?,
-        }
-        if let Some(networks) = &mut spawner.networks {
-            if networks.is_wanted() && is_quiet(&spawner.socket, A_MOMENT) {
-                networks.prepare()?;
-            }
-            if networks.has_surplus() && is_quiet(&spawner.socket, A_WHILE) {
-                networks.drop_surplus();
-            }
+        spawner.answer(request, fds)?;
+        if let Some(networks) = &mut spawner.networks
+            && networks.is_wanted()
+            && is_quiet(&spawner.socket)
+        {
+            networks.prepare()?;
         }
     }
     Ok(())
 }
 
-/// After a launch the processors belong to the new sandbox for a moment.
-const A_MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-/// After so long nobody needs many sandboxes soon.
-const A_WHILE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// Leaves the mounts below `/sys` behind, often most of a host's: every sandbox begins with a copy
+/// of all mounts of this process, and ends with removing them. What the host mounts later arrives
+/// here too.
+fn shed_mounts() -> io::Result<()> {
+    clone::unshare(clone::NEW_MOUNT)?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    Ok(unmount("/sys", UnmountFlags::DETACH)?)
+}
 
-/// Whether no request comes for so long.
-fn is_quiet(socket: &OwnedFd, pause: Timespec) -> bool {
-    matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&pause)), Ok(0))
+/// Whether no request comes for a moment. Until then the processors belong to the sandbox that was
+/// just started.
+fn is_quiet(socket: &OwnedFd) -> bool {
+    let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&moment)), Ok(0))
 }
 
 /// Moves the socket off standard input, which then reads nothing.
@@ -102,21 +105,15 @@ fn says<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
 }
 
 impl Spawner {
-    fn answer(&mut self, call: u64, order: Order, fds: Vec<OwnedFd>) -> io::Result<()> {
-        let (started, pidfd) = match self.start(order, fds) {
+    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let (started, pidfd) = match self.start(request.order, fds) {
             Ok(child) => (Ok(child.pid), Some(child.pidfd)),
             Err(error) => (Err(error), None),
         };
-        let reply = postcard::to_allocvec(&Reply { call, started }).map_err(io::Error::other)?;
+        let reply = postcard::to_allocvec(&Reply { call: request.call, started })
+            .map_err(io::Error::other)?;
         let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
         fdpass::send(&self.socket, &reply, &fds)
-    }
-
-    fn take_back(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {
-        match (&mut self.networks, fds.into_iter().next()) {
-            (Some(networks), Some(used)) => networks.take_back(used),
-            _ => Ok(()),
-        }
     }
 
     fn start(&mut self, order: Order, fds: Vec<OwnedFd>) -> Result<clone::Started, String> {
@@ -149,11 +146,7 @@ impl Spawner {
         let start = || clone::start(&self.proof, namespaces, cgroup, || sandbox::begin(&birth));
         let child = match networks {
             None => start(),
-            Some(networks) => {
-                networks.enter_next().map_err(says("network namespace"))?;
-                let child = start();
-                networks.leave().and(child)
-            }
+            Some(networks) => networks.in_the_next(start),
         }
         .map_err(says("clone"))?;
         drop(birth);

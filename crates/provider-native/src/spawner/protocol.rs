@@ -6,22 +6,16 @@ use serde::{Deserialize, Serialize};
 /// The longest message.
 pub(crate) const MAX_MESSAGE: usize = 16 * 1024;
 
-/// What the server asks for.
+/// Asks for a sandbox's first process.
+///
+/// Descriptors: the bound socket, the status channel, then the v2 cgroup's directory where
+/// `into_cgroup`, then the `tasks` files to attach through.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
-    /// A sandbox's first process.
-    ///
-    /// Descriptors: the bound socket, the status channel, then the v2 cgroup's directory where
-    /// `into_cgroup`, then the `tasks` files to attach through.
-    Start {
-        /// Repeated in the answer.
-        call: u64,
-        /// What to start.
-        order: Order,
-    },
-    /// Nothing: the network namespace of a sandbox that ended comes back as a descriptor. There is
-    /// no answer.
-    TakeBack,
+pub(crate) struct Request {
+    /// Repeated in the answer.
+    pub(crate) call: u64,
+    /// What to start.
+    pub(crate) order: Order,
 }
 
 /// What to start.
@@ -73,7 +67,7 @@ pub(crate) enum Ids {
     },
 }
 
-/// Answers a [`Request::Start`]; a started process's pidfd comes with it.
+/// Answers a [`Request`]; a started process's pidfd comes with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reply {
     /// The request's number.

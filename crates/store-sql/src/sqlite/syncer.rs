@@ -88,6 +88,10 @@ impl Tail {
     }
 }
 
+/// How long a call waits for others to share its sync with, when the last one was shared: a sync
+/// costs the processors as much as a small transaction.
+const LINGER: Duration = Duration::from_micros(300);
+
 /// The thread and the way to it. Dropping it lets the thread finish what was queued.
 #[derive(Debug)]
 pub(super) struct Syncer {
@@ -144,13 +148,18 @@ fn until_closed(
     mut disk: impl FnMut() -> io::Result<()>,
     tail: &Tail,
 ) {
+    let mut company = false;
     while let Some(first) = queue.blocking_recv() {
+        if company {
+            thread::sleep(LINGER);
+        }
         let mut waiting = vec![first];
         while waiting.len() < QUEUE
             && let Ok(reply) = queue.try_recv()
         {
             waiting.push(reply);
         }
+        company = 1 < waiting.len();
         let outcome = sync(&mut disk, tail).map_err(Arc::new);
         for reply in waiting {
             // The caller may have gone away.
