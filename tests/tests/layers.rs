@@ -10,6 +10,7 @@ use std::{
 const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("api-types", &["types"]),
+    ("config", &["types"]),
     ("store", &["types"]),
     ("store-sql", &["store", "types"]),
     ("provider", &["types"]),

@@ -20,7 +20,7 @@ use stacyvm_client::{Client, Settings};
 
 pub use args::{Command, CommandArgs, Format, Global};
 pub use exit::{ExitStatus, Failure};
-pub use output::{Rows, print_json, print_rows, say};
+pub use output::{Rows, print_json, print_rows, print_text, say};
 pub use stacyvm_client::{Chunk, Frame, OutputStream, SessionInput};
 
 use output::Output;

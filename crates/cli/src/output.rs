@@ -69,6 +69,11 @@ pub fn print_json(json: &[u8]) -> Result<(), Failure> {
     write(&text)
 }
 
+/// Writes text to standard output as it is; what others chose in it is escaped already.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    write(text.as_bytes())
+}
+
 fn write(text: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).map_err(failed)

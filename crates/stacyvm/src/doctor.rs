@@ -11,11 +11,7 @@ use stacyvm_cli::{ExitStatus, Failure, Format, Global, Rows, print_json, print_r
 use stacyvm_provider::{Probe, Provider};
 use stacyvm_provider_native::HOST_IMAGE;
 
-use crate::{
-    data_dir,
-    logging::{self, LogFormat},
-    oneshot,
-};
+use crate::{data_dir, logging, oneshot};
 
 /// `doctor`
 #[derive(Debug, Args)]
@@ -35,7 +31,7 @@ struct Check {
 
 /// Looks, and exits with 1 when no sandbox can run here.
 pub(crate) fn doctor(global: &Global, args: DoctorArgs) -> Result<ExitStatus, Failure> {
-    logging::start(LogFormat::Text, "error");
+    logging::errors_only();
     let kernel = rustix::system::uname();
     let mut checks = vec![Check {
         name: "version".to_owned(),

@@ -1,12 +1,15 @@
 //! The StacyVM binary: names every implementation and wires them.
 
+mod config;
 mod data_dir;
 mod doctor;
 mod logging;
 mod native;
 mod oneshot;
+mod reload;
 mod run;
 mod serve;
+mod settings;
 mod stop;
 
 use std::{io, process::ExitCode, time::Duration};
@@ -35,6 +38,9 @@ enum Command {
     Remote(Remote),
     /// Look at what this host gives to sandboxes, and say what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Show, check and describe the settings of the server
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Write a completion script for a shell to standard output
     Completions {
         /// The shell
@@ -55,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args).map_err(Failure::before_command),
         Command::Remote(command) => client(&cli.global, command),
         Command::Doctor(args) => doctor::doctor(&cli.global, args),
+        Command::Config(command) => config::config(&cli.global, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut io::stdout());
             Ok(ExitStatus::OK)

@@ -22,6 +22,7 @@ pub(crate) fn spawner() -> Result<Spawner, Failure> {
 pub(crate) fn open(
     data_dir: &Path,
     pool_size: usize,
+    pool_limits: Limits,
     spawner: Spawner,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
@@ -29,7 +30,7 @@ pub(crate) fn open(
     NativeProvider::new(NativeSettings {
         data_dir: data_dir.to_owned(),
         pool_size,
-        pool_limits: Limits::DEFAULT,
+        pool_limits,
         uid_base: UID_BASE,
         spawner,
         tasks: tasks.clone(),

@@ -14,6 +14,7 @@ use std::{
 use stacyvm_cli::Failure;
 use stacyvm_provider::Provider;
 use stacyvm_provider_native::{HOST_IMAGE, NativeProvider, Spawner};
+use stacyvm_types::Limits;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{data_dir, failed, native};
@@ -127,7 +128,7 @@ impl Prepared {
 impl OneShot {
     fn open(place: Place, spawner: Spawner) -> Result<Self, Failure> {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-        match native::open(&place.path, 0, spawner, &tasks, &stopping) {
+        match native::open(&place.path, 0, Limits::DEFAULT, spawner, &tasks, &stopping) {
             Ok(provider) => Ok(Self { provider, tasks, stopping, place }),
             Err(failure) => {
                 place.remove();

@@ -20,9 +20,7 @@ use stacyvm_worker::LocalWorker;
 use tokio::signal::unix::SignalKind;
 
 use crate::{
-    chain, data_dir, failed,
-    logging::{self, LogFormat},
-    native,
+    chain, data_dir, failed, logging, native,
     oneshot::{self, OneShot},
     stop::StopSignals,
 };
@@ -51,7 +49,7 @@ pub(crate) struct RunArgs {
 
 /// Runs the command and gives its exit code.
 pub(crate) fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
-    logging::start(LogFormat::Text, "error");
+    logging::errors_only();
     let mut joined = args.command.joined()?;
     // Without a terminal, what is piped in is meant for the command.
     joined.stdin |= !joined.terminal && !terminal::stdin_is_terminal();

@@ -8,6 +8,7 @@
 pub mod event;
 pub mod go_duration;
 pub mod id;
+pub mod image;
 pub mod lease;
 pub mod limits;
 pub mod phase;
@@ -16,6 +17,7 @@ pub mod time;
 pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
 pub use id::{ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
+pub use image::is_image_name;
 pub use lease::{Generation, Lease};
 pub use limits::Limits;
 pub use phase::{Cause, CauseKind, Phase, Transition};

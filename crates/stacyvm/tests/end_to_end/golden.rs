@@ -40,6 +40,10 @@ const COMMANDS: &[&str] = &[
     "providers",
     "health",
     "doctor",
+    "config",
+    "config show",
+    "config lint",
+    "config schema",
     "completions",
     "version",
 ];

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
 mod commands;
+mod config;
 mod golden;
 mod mock;
 mod serving;

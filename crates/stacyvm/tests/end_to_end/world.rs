@@ -31,9 +31,13 @@ pub(crate) struct Said {
 pub(crate) fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(BINARY);
     command.args(args).stdin(Stdio::null());
-    for name in ["STACYVM_SERVER", "STACYVM_API_KEY", "STACYVM_DATA_DIR", "STACYVM_LOG"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("STACYVM_") {
+            command.env_remove(name);
+        }
     }
+    // No settings of whoever runs the tests either.
+    command.env("HOME", "/nonexistent");
     command
 }
 
@@ -101,9 +105,15 @@ impl Drop for World {
 
 /// Starts a server over a directory.
 pub(crate) fn serve(dir: &Path, args: &[&str]) -> Child {
+    serve_with(dir, args, &[])
+}
+
+/// The same with variables of the environment.
+pub(crate) fn serve_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = command(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(dir.join("data")).arg("--port-file").arg(dir.join("port")).args(args);
+    command.envs(env.iter().copied()).current_dir(dir);
     command.stderr(log).spawn().unwrap()
 }
 

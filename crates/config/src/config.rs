@@ -1,0 +1,171 @@
+//! The settings and their defaults. What they mean stands in [`crate::keys`].
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::{
+    names::{Domain, HostName, Image, LogFilter, Origin},
+    values::{Driver, Host, LogFormat, Number, Provider, Span, Term},
+};
+
+/// Everything that an operator decides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Where data lives; the platform's place when it is not said.
+    pub data_dir: Option<PathBuf>,
+    /// Where and for whom the server listens.
+    pub server: Server,
+    /// What runs sandboxes.
+    pub providers: Providers,
+    /// What a request gets that does not say it, and the most that it may ask for.
+    pub defaults: Defaults,
+    /// Where state is kept.
+    pub database: Database,
+    /// What the server says about itself.
+    pub logging: Logging,
+}
+
+/// Where and for whom the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Server {
+    pub host: Host,
+    pub port: Number<0, 65_535>,
+    pub preview_domain: Domain,
+    pub allowed_hosts: Vec<HostName>,
+    pub cors_allowed_origins: Vec<Origin>,
+    pub shutdown_timeout: Term,
+    pub insecure_no_auth: bool,
+}
+
+/// What runs sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Providers {
+    pub default: Provider,
+    pub mock: Mock,
+}
+
+/// The provider for tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Mock {
+    pub enabled: bool,
+}
+
+/// What a request gets that does not say it, and the most that it may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Defaults {
+    pub image: Image,
+    pub ttl: Term,
+    pub max_ttl: Span,
+    pub memory_mb: Number<1, 65_536>,
+    pub vcpus: Number<1, 64>,
+    pub disk_size_mb: Number<1, 65_536>,
+    pub default_exec_timeout: Span,
+    pub pool_size: Number<0, 256>,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Database {
+    pub driver: Driver,
+    pub path: PathBuf,
+}
+
+/// What the server says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Logging {
+    pub level: LogFilter,
+    pub format: LogFormat,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: Host(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port: Number(7423),
+            preview_domain: Domain("localhost".to_owned()),
+            allowed_hosts: Vec::new(),
+            cors_allowed_origins: Vec::new(),
+            shutdown_timeout: Term(Duration::from_secs(10)),
+            insecure_no_auth: false,
+        }
+    }
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self { default: Provider::Native, mock: Mock { enabled: false } }
+    }
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            image: Image("host".to_owned()),
+            ttl: Term(Duration::from_secs(30 * 60)),
+            max_ttl: Span(Some(Duration::from_secs(24 * 60 * 60))),
+            memory_mb: Number(1024),
+            vcpus: Number(1),
+            disk_size_mb: Number(1024),
+            default_exec_timeout: Span(None),
+            pool_size: Number(4),
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { driver: Driver::Sqlite, path: PathBuf::from("stacyvm.db") }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { level: LogFilter("info".to_owned()), format: LogFormat::Text }
+    }
+}
+
+impl Server {
+    /// Where to listen.
+    #[expect(clippy::cast_possible_truncation, reason = "the type holds 0 to 65535")]
+    pub fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.host.0, self.port.0 as u16)
+    }
+}
+
+/// What must hold between keys: the key to blame, and why.
+pub(crate) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let listen = config.server.listen();
+    if !listen.ip().is_loopback() && !config.server.insecure_no_auth {
+        found.push((
+            "server.host",
+            format!(
+                "{listen} can be reached from other machines, and this server has no credentials \
+                 yet: everyone there could run code here. Listen on 127.0.0.1, or say \
+                 --insecure-no-auth (server.insecure_no_auth: true) if that is what you want"
+            ),
+        ));
+    }
+    if let Span(Some(max)) = config.defaults.max_ttl
+        && max < config.defaults.ttl.0
+    {
+        found.push((
+            "defaults.ttl",
+            format!(
+                "{} is above defaults.max_ttl, which is {}",
+                stacyvm_types::format_duration(config.defaults.ttl.0),
+                stacyvm_types::format_duration(max),
+            ),
+        ));
+    }
+    found
+}

@@ -1,0 +1,256 @@
+//! The keys that work, each with its meaning: the one table that reading, showing, the schema and
+//! the documentation are made from.
+
+use serde_json::Value;
+
+use crate::{config::Config, secret::Raw, values::Setting};
+
+/// When a changed value is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// After SIGHUP.
+    Reload,
+    /// After a restart.
+    Restart,
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its path, such as `server.port`.
+    pub path: &'static str,
+    /// What it means, in one sentence without a full stop.
+    pub meaning: &'static str,
+    /// When a changed value is used.
+    pub effect: Effect,
+    /// An older variable with the same meaning, besides [`Key::variable`].
+    pub alias: Option<&'static str>,
+    /// The flag of `serve` that sets it.
+    pub flag: Option<&'static str>,
+    pub(crate) read: fn(&mut Config, &Raw) -> Result<(), String>,
+    show: fn(&Config) -> Value,
+    pub(crate) schema: fn() -> Value,
+}
+
+impl Key {
+    /// Its variable: `STACYVM_` and the path in upper case with underscores.
+    pub fn variable(&self) -> String {
+        variable(self.path)
+    }
+
+    /// The value in a configuration, as it may be shown.
+    pub fn shown(&self, config: &Config) -> Value {
+        (self.show)(config)
+    }
+
+    /// The value in a configuration as text.
+    pub fn text(&self, config: &Config) -> String {
+        match self.shown(config) {
+            Value::String(text) => text,
+            Value::Array(items) => {
+                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The variable of a path.
+pub(crate) fn variable(path: &str) -> String {
+    format!("STACYVM_{}", path.to_ascii_uppercase().replace('.', "_"))
+}
+
+fn schema_of<T: Setting>(_: fn(&mut Config) -> &mut T) -> Value {
+    T::schema()
+}
+
+macro_rules! path {
+    ($first:ident $(. $rest:ident)*) => {
+        concat!(stringify!($first) $(, ".", stringify!($rest))*)
+    };
+}
+
+macro_rules! key {
+    ($($field:ident).+, $effect:ident, $alias:expr, $flag:expr, $meaning:literal) => {
+        Key {
+            path: path!($($field).+),
+            meaning: $meaning,
+            effect: Effect::$effect,
+            alias: $alias,
+            flag: $flag,
+            read: |config, raw| {
+                config.$($field).+ = Setting::read(raw)?;
+                Ok(())
+            },
+            show: |config| Setting::show(&config.$($field).+),
+            schema: || schema_of(|config| &mut config.$($field).+),
+        }
+    };
+}
+
+/// Every key that works, in the order of the documentation.
+pub fn keys() -> &'static [Key] {
+    KEYS
+}
+
+static KEYS: &[Key] = &[
+    key!(
+        data_dir,
+        Restart,
+        None,
+        Some("--data-dir"),
+        "Where data lives; `/var/lib/stacyvm` for root, otherwise the user's own data directory"
+    ),
+    key!(
+        server.host,
+        Restart,
+        Some("STACYVM_LISTEN"),
+        Some("--listen"),
+        "The address to listen on; beyond loopback only with `server.insecure_no_auth`"
+    ),
+    key!(
+        server.port,
+        Restart,
+        Some("STACYVM_LISTEN"),
+        Some("--listen"),
+        "The port to listen on; 0 is any free one"
+    ),
+    key!(
+        server.preview_domain,
+        Restart,
+        None,
+        None,
+        "Shown in sandboxes, for clients that build preview addresses"
+    ),
+    key!(
+        server.allowed_hosts,
+        Restart,
+        Some("STACYVM_ALLOW_HOST"),
+        Some("--allow-host"),
+        "Names by which the server may be called, besides loopback"
+    ),
+    key!(
+        server.cors_allowed_origins,
+        Restart,
+        Some("STACYVM_ALLOW_ORIGIN"),
+        Some("--allow-origin"),
+        "Origins whose web pages may call, besides the server's own; `*` is refused"
+    ),
+    key!(
+        server.shutdown_timeout,
+        Restart,
+        Some("STACYVM_SHUTDOWN_TIMEOUT"),
+        Some("--shutdown-timeout"),
+        "How long what is in flight may take to finish when the server stops"
+    ),
+    key!(
+        server.insecure_no_auth,
+        Restart,
+        Some("STACYVM_INSECURE_NO_AUTH"),
+        Some("--insecure-no-auth"),
+        "Listen beyond loopback although there are no credentials yet: everyone who reaches the \
+         address can run code on this host"
+    ),
+    key!(
+        providers.default,
+        Restart,
+        Some("STACYVM_PROVIDER"),
+        Some("--provider"),
+        "What runs the sandboxes of requests that name no provider: `native` or `mock`"
+    ),
+    key!(
+        providers.mock.enabled,
+        Restart,
+        None,
+        None,
+        "Offer the mock provider, which isolates nothing, besides the default; for tests"
+    ),
+    key!(defaults.image, Restart, None, None, "The image of a request that names none"),
+    key!(defaults.ttl, Restart, None, None, "The life of a sandbox whose request says none"),
+    key!(
+        defaults.max_ttl,
+        Restart,
+        None,
+        None,
+        "The longest life of a sandbox, extensions included; `0s` is no limit"
+    ),
+    key!(defaults.memory_mb, Restart, None, None, "Memory of a sandbox, in MiB"),
+    key!(defaults.vcpus, Restart, None, None, "Virtual CPUs of a sandbox"),
+    key!(defaults.disk_size_mb, Restart, None, None, "Writable space of a sandbox, in MiB"),
+    key!(
+        defaults.default_exec_timeout,
+        Restart,
+        None,
+        None,
+        "The deadline of a command that names none; `0s` is none"
+    ),
+    key!(
+        defaults.pool_size,
+        Restart,
+        Some("STACYVM_POOL"),
+        Some("--pool"),
+        "Sandboxes of the native provider to keep ready"
+    ),
+    key!(
+        database.driver,
+        Restart,
+        Some("STACYVM_STORE"),
+        Some("--store"),
+        "Where state is kept: `sqlite`, or `memory`, which is forgotten at the end"
+    ),
+    key!(
+        database.path,
+        Restart,
+        None,
+        None,
+        "The file of `sqlite`; a relative path begins in the data directory"
+    ),
+    key!(
+        logging.level,
+        Reload,
+        Some("STACYVM_LOG"),
+        None,
+        "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, also of parts, such \
+         as `stacyvm_control=debug,warn`"
+    ),
+    key!(
+        logging.format,
+        Restart,
+        Some("STACYVM_LOG_FORMAT"),
+        Some("--log-format"),
+        "How log lines are written: `json`, or `text` (also called `pretty`)"
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_key_and_variable_is_there_once() {
+        let mut names = BTreeSet::new();
+        for key in keys() {
+            assert!(names.insert(key.path.to_owned()), "{}", key.path);
+            assert!(names.insert(key.variable()), "{}", key.path);
+        }
+        for later in crate::later::ALL {
+            assert!(names.insert(later.path.to_owned()), "{}", later.path);
+        }
+    }
+
+    #[test]
+    fn every_default_is_read_back_as_it_is_shown() {
+        let default = Config::default();
+        for key in keys() {
+            let mut config = Config::default();
+            let text = key.text(&default);
+            if !text.is_empty() {
+                (key.read)(&mut config, &Raw::one(text)).unwrap();
+            }
+            assert_eq!(config, default, "{}", key.path);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The operator's settings: which keys there are, where their values come from, and whether they
+//! can be right.
+//!
+//! Promises:
+//! - Later sources win: defaults, the file, the environment, flags. Each value knows its source.
+//! - All problems are reported at once, each with its place, its key and what would be right.
+//! - A key that this version cannot honour is refused when it asks for something, never ignored in
+//!   silence.
+//! - No text that may be a secret is ever part of a message.
+//! - Nothing here reads the environment or changes anything: the caller hands in what there is,
+//!   and [`load`] reads one file.
+
+mod config;
+mod file;
+mod keys;
+mod later;
+mod lint;
+mod load;
+mod names;
+mod problem;
+mod reference;
+mod schema;
+mod secret;
+mod suggest;
+mod values;
+mod yaml;
+
+pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server};
+pub use file::choose;
+pub use keys::{Effect, Key, keys};
+pub use lint::{Check, Verdict, lint};
+pub use load::{Loaded, Refused, Sources, Written, load};
+pub use names::{Domain, HostName, Image, LogFilter, Origin};
+pub use problem::{Problem, Source};
+pub use reference::reference;
+pub use schema::schema;
+pub use secret::{Raw, Secret};
+pub use values::{Driver, Host, LogFormat, Number, Provider, Span, Term};

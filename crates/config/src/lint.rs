@@ -1,0 +1,215 @@
+//! What an operator should know about a configuration that can be right.
+
+use crate::{
+    keys::keys,
+    load::Loaded,
+    load::Refused,
+    names::Origin,
+    problem::Problem,
+    values::{Driver, LogFormat, Provider},
+};
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Fine for trying out.
+    Warn,
+    /// Not to be run like this.
+    Fail,
+}
+
+impl Verdict {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Warn => "WARN",
+            Self::Fail => "FAIL",
+        }
+    }
+}
+
+/// One check and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The key, or what was looked at.
+    pub name: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was found.
+    pub message: String,
+    /// What to do about it; empty after [`Verdict::Pass`].
+    pub fix: String,
+}
+
+/// Judges a configuration; `strict` is the verdict on what must not be so in production:
+/// [`Verdict::Fail`] there, [`Verdict::Warn`] elsewhere.
+pub fn lint(loaded: &Result<Loaded, Refused>, strict: Verdict) -> Vec<Check> {
+    let (warnings, mut checks) = match loaded {
+        Ok(loaded) => (&loaded.warnings, vec![read(loaded)]),
+        Err(refused) => (&refused.warnings, refused.problems.iter().map(failed).collect()),
+    };
+    checks.extend(warnings.iter().map(warned));
+    if let Ok(loaded) = loaded {
+        checks.extend(server(loaded, strict));
+        checks.extend(defaults(loaded, strict));
+        checks.extend(missing(strict));
+    }
+    checks
+}
+
+fn check(
+    name: &str,
+    verdict: Verdict,
+    message: impl Into<String>,
+    fix: impl Into<String>,
+) -> Check {
+    Check { name: name.to_owned(), verdict, message: message.into(), fix: fix.into() }
+}
+
+fn pass(name: &str, message: impl Into<String>) -> Check {
+    check(name, Verdict::Pass, message, "")
+}
+
+fn read(loaded: &Loaded) -> Check {
+    let said = keys().iter().filter(|key| loaded.sources.contains_key(key.path)).count();
+    let from = match &loaded.file {
+        Some(path) => path.display().to_string(),
+        None => "no file".to_owned(),
+    };
+    pass("config", format!("loaded from {from}; {said} of {} keys are set", keys().len()))
+}
+
+fn failed(problem: &Problem) -> Check {
+    let fix = "correct it; docs/config.md describes every key";
+    named(problem, Verdict::Fail, fix)
+}
+
+fn warned(problem: &Problem) -> Check {
+    named(problem, Verdict::Warn, "remove it, or correct its name")
+}
+
+fn named(problem: &Problem, verdict: Verdict, fix: &str) -> Check {
+    let without_key = Problem { key: String::new(), ..problem.clone() };
+    let name = if problem.key.is_empty() { "config" } else { problem.key.as_str() };
+    check(name, verdict, without_key.to_string(), fix)
+}
+
+fn server(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
+    let server = &loaded.config.server;
+    let listen = server.listen();
+    let plain = |origin: &&Origin| {
+        let rest = origin.as_str().strip_prefix("http://");
+        rest.is_some_and(|host| {
+            !["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name))
+        })
+    };
+    vec![
+        if listen.ip().is_loopback() {
+            pass("server.host", format!("{listen} can be reached from this machine only"))
+        } else {
+            check(
+                "server.host",
+                strict,
+                format!("{listen} can be reached from other machines, without credentials and TLS"),
+                "listen on 127.0.0.1, behind a proxy that does both",
+            )
+        },
+        match server.cors_allowed_origins.iter().find(plain) {
+            None => pass("server.cors_allowed_origins", "only pages that are named may call"),
+            Some(origin) => check(
+                "server.cors_allowed_origins",
+                strict,
+                format!("whoever is on the way can change the pages of {}", origin.as_str()),
+                "serve that page over https",
+            ),
+        },
+    ]
+}
+
+fn defaults(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
+    let config = &loaded.config;
+    let timeout = config.defaults.default_exec_timeout.0;
+    vec![
+        match (config.providers.default, config.providers.mock.enabled) {
+            (Provider::Native, false) => pass("providers.default", "native isolates sandboxes"),
+            (Provider::Mock, _) => check(
+                "providers.default",
+                strict,
+                "mock isolates nothing: commands run as this server's user",
+                "set providers.default to native",
+            ),
+            (Provider::Native, true) => check(
+                "providers.mock.enabled",
+                strict,
+                "a request may name mock, which isolates nothing",
+                "set providers.mock.enabled to false",
+            ),
+        },
+        match config.defaults.max_ttl.0 {
+            Some(_) => pass("defaults.max_ttl", "every sandbox ends at some time"),
+            None => check(
+                "defaults.max_ttl",
+                strict,
+                "a sandbox may live without end",
+                "set a longest life, such as 24h",
+            ),
+        },
+        match timeout {
+            Some(_) => pass("defaults.default_exec_timeout", "a command ends at some time"),
+            None => check(
+                "defaults.default_exec_timeout",
+                strict,
+                "a command that names no deadline has none",
+                "set a deadline, such as 10m",
+            ),
+        },
+        match config.database.driver {
+            Driver::Sqlite => pass("database.driver", "state survives a restart"),
+            Driver::Memory => check(
+                "database.driver",
+                strict,
+                "a restart forgets every sandbox",
+                "set database.driver to sqlite",
+            ),
+        },
+        match config.logging.format {
+            LogFormat::Json => pass("logging.format", "programs can read the log"),
+            LogFormat::Text => check(
+                "logging.format",
+                strict,
+                "text is for people; programs read json",
+                "set logging.format to json",
+            ),
+        },
+    ]
+}
+
+/// What a production server needs and this version does not have.
+fn missing(strict: Verdict) -> Vec<Check> {
+    let wait = "keep the server on loopback or behind a proxy that does it, or wait for a version \
+                that can";
+    vec![
+        check(
+            "auth.enabled",
+            strict,
+            "this version has no credentials: whoever reaches the server may do everything",
+            wait,
+        ),
+        check("rate_limit.enabled", strict, "this version limits no client's requests", wait),
+        check(
+            "defaults.sandbox_caps",
+            strict,
+            "this version limits neither the sandboxes of one owner nor all of them",
+            wait,
+        ),
+        check(
+            "defaults.max_exec_timeout",
+            strict,
+            "this version lets a request ask for any deadline, or for none",
+            wait,
+        ),
+    ]
+}

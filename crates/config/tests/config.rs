@@ -1,0 +1,278 @@
+//! Precedence, problems, and what an old file gets to hear.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use stacyvm_config::{
+    Config, LogFormat, Provider, Raw, Refused, Source, Sources, Verdict, Written, keys, lint, load,
+};
+
+const GO_EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go-example.yaml");
+
+struct Here(tempfile::TempDir);
+
+fn file(text: &str) -> Here {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("stacyvm.yaml"), text).unwrap();
+    Here(dir)
+}
+
+impl Here {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("stacyvm.yaml")
+    }
+
+    fn sources(&self) -> Sources {
+        Sources { file: Some(self.path()), ..Sources::default() }
+    }
+}
+
+fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The problems and the warnings, without the file's path.
+fn told(sources: &Sources) -> (Vec<String>, Vec<String>) {
+    let (problems, warnings) = match load(sources) {
+        Ok(loaded) => (Vec::new(), loaded.warnings),
+        Err(Refused { problems, warnings }) => (problems, warnings),
+    };
+    let dir = sources.file.as_deref().and_then(Path::parent).unwrap_or_else(|| Path::new(""));
+    let dir = format!("{}/", dir.display());
+    let plain = |p: &stacyvm_config::Problem| p.to_string().replace(&dir, "");
+    (problems.iter().map(plain).collect(), warnings.iter().map(plain).collect())
+}
+
+#[test]
+fn later_sources_win_and_each_value_knows_its_own() {
+    let file = file("server:\n  port: 1000\ndefaults:\n  pool_size: 1\n  vcpus: 2\n  image: a\n");
+    let flag = |flag, text: &str| Written { flag, raw: Raw::one(text) };
+    let loaded = load(&Sources {
+        env: env(&[
+            ("STACYVM_DEFAULTS_POOL_SIZE", "2"),
+            ("STACYVM_LISTEN", "localhost:2000"),
+            ("STACYVM_DEFAULTS_IMAGE", ""),
+            ("HOME", "/nowhere"),
+        ]),
+        flags: vec![flag("--pool", "3")],
+        ..file.sources()
+    })
+    .unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.defaults.pool_size.0, 3);
+    assert_eq!(config.server.listen().to_string(), "127.0.0.1:2000");
+    assert_eq!((config.defaults.vcpus.0, config.defaults.memory_mb.0), (2, 1024));
+    assert_eq!(config.defaults.image.as_str(), "a", "an empty variable says nothing");
+    let source = |path| loaded.source(path).to_string();
+    assert_eq!(source("defaults.pool_size"), "flag --pool");
+    assert_eq!(source("server.port"), "env STACYVM_LISTEN");
+    assert_eq!(source("defaults.vcpus"), format!("file:{}:5", file.path().display()));
+    assert_eq!(loaded.source("defaults.memory_mb"), &Source::Default);
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn every_key_can_be_said_by_every_source() {
+    for key in keys() {
+        let value = match key.path {
+            "data_dir" | "database.path" => "/x",
+            "server.host" => "::1",
+            "server.allowed_hosts" => "a.b",
+            "server.cors_allowed_origins" => "https://a.b",
+            "providers.default" => "mock",
+            "database.driver" => "memory",
+            "logging.format" => "json",
+            "logging.level" => "debug",
+            path if path.ends_with("auth") || path.ends_with("enabled") => "true",
+            path if path.contains("ttl") || path.contains("timeout") => "45m",
+            _ => "7",
+        };
+        let line = format!("{}: {value}\n", key.path);
+        let file = file(&line);
+        let from_file = load(&file.sources()).unwrap();
+        let from = |name: String| {
+            load(&Sources { env: vec![(name, value.to_owned())], ..Sources::default() }).unwrap()
+        };
+        let from_env = from(key.variable());
+        assert_ne!(from_file.config, Config::default(), "{line}");
+        assert_eq!(from_file.config, from_env.config, "{line}");
+        if let Some(alias) = key.alias.filter(|alias| *alias != "STACYVM_LISTEN") {
+            assert_eq!(from(alias.to_owned()).config, from_env.config, "{alias}");
+        }
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_places() {
+    let file = file(
+        "server:\n  prot: 80\n  port: 80000\n  host: example.org\ndefaults:\n  ttl: 48h\n  \
+         vcpus: [1]\n  image: {name: x}\ndatabase: sqlite\nlogging:\n  level: inof\n",
+    );
+    let (problems, warnings) = told(&Sources {
+        env: env(&[
+            ("STACYVM_POOL", "many"),
+            ("STACYVM_LISTEN", "7423"),
+            ("STACYVM_AUTH_API_KEY", "hunter2hunter2"),
+            ("STACYVM_SERVER_PROT", "1"),
+        ]),
+        flags: vec![Written { flag: "--shutdown-timeout", raw: Raw::one("0s") }],
+        ..file.sources()
+    });
+    let text = problems.join("\n");
+    for line in [
+        "stacyvm.yaml:2: server.prot: there is no such key; did you mean server.port?",
+        "stacyvm.yaml:3: server.port: \"80000\" cannot be right: a whole number from 0 to 65535 \
+         is needed",
+        "stacyvm.yaml:4: server.host: \"example.org\" cannot be right: an address of this machine",
+        "stacyvm.yaml:6: defaults.ttl: 48h0m0s is above defaults.max_ttl, which is 24h0m0s",
+        "stacyvm.yaml:7: defaults.vcpus: it is a single value, not a list",
+        "stacyvm.yaml:8: defaults.image.name: defaults.image holds a value",
+        "stacyvm.yaml:9: database: it is a section; its keys are database.driver, database.path",
+        "stacyvm.yaml:11: logging.level: \"inof\" cannot be right: a level is",
+        "STACYVM_AUTH_API_KEY: auth.api_key: credentials are not supported by this version yet",
+        "STACYVM_LISTEN: an address looks like 127.0.0.1:7423 or [::1]:7423",
+        "STACYVM_POOL: defaults.pool_size: \"many\" cannot be right",
+        "--shutdown-timeout: server.shutdown_timeout: \"0s\" cannot be right: the duration must be",
+    ] {
+        assert!(text.contains(line), "{line}\n---\n{text}");
+    }
+    assert_eq!(problems.len(), 12, "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("did you mean STACYVM_SERVER_PORT?"), "{warnings:?}");
+}
+
+#[test]
+fn a_file_of_the_go_implementation_is_told_what_does_not_work() {
+    let sources = Sources { file: Some(GO_EXAMPLE.into()), ..Sources::default() };
+    let (problems, warnings) = told(&sources);
+    let keys = |lines: &[String]| -> Vec<String> {
+        lines.iter().map(|line| line.split(": ").nth(1).unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        keys(&problems),
+        [
+            "server.cors_allowed_origins",
+            "providers.default",
+            "providers.firecracker.enabled",
+            "providers.docker.enabled",
+            "defaults.max_exec_timeout",
+            "server.host",
+        ]
+    );
+    for problem in problems.iter().filter(|p| p.contains("providers") || p.contains("exec")) {
+        assert!(problem.contains("not supported by this version yet"), "{problem}");
+    }
+    assert_eq!(
+        keys(&warnings),
+        [
+            "worker.control_plane_url",
+            "worker.heartbeat_interval",
+            "worker.shutdown_timeout",
+            "worker.rpc_tls.insecure_skip_verify",
+            "providers.firecracker.firecracker_path",
+            "providers.e2b.base_url",
+            "providers.custom.timeout",
+            "providers.docker.runtime",
+            "providers.docker.dropped_caps",
+            "providers.docker.added_caps",
+            "providers.docker.tmpfs./tmp",
+            "providers.docker.pool_security.pid_namespace",
+            "providers.proot.languages",
+            "defaults.pool_template",
+            "defaults.spawn_queue_timeout",
+            "defaults.max_spawn_queue",
+            "auth.admin_fallback_enabled",
+            "auth.oidc_groups_claim",
+            "rate_limit.requests_per_minute",
+            "pool.max_vms",
+            "pool.overflow",
+        ]
+    );
+}
+
+#[test]
+fn a_server_beyond_loopback_must_be_asked_for() {
+    let mut sources = file("server: {host: 0.0.0.0}\n").sources();
+    sources.file = None;
+    sources.env = env(&[("STACYVM_SERVER_HOST", "0.0.0.0")]);
+    let (problems, _) = told(&sources);
+    assert!(problems[0].starts_with("STACYVM_SERVER_HOST: server.host: "), "{problems:?}");
+    assert!(problems[0].contains("--insecure-no-auth"), "{problems:?}");
+    sources.env.push(("STACYVM_INSECURE_NO_AUTH".to_owned(), "true".to_owned()));
+    assert_eq!(told(&sources), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn two_variables_for_one_key_must_agree() {
+    let said = |pool: &str, size: &str| {
+        let env = env(&[("STACYVM_POOL", pool), ("STACYVM_DEFAULTS_POOL_SIZE", size)]);
+        told(&Sources { env, ..Sources::default() }).0
+    };
+    assert_eq!(said("2", "2"), Vec::<String>::new());
+    assert_eq!(said("2", ""), Vec::<String>::new());
+    assert!(said("2", "3")[0].contains("set only one"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, word) in
+        [(dir.path().join("none.yaml"), "cannot be read"), (dir.path().into(), "not a file")]
+    {
+        let (problems, _) = told(&Sources { file: Some(path), ..Sources::default() });
+        assert!(problems[0].contains(word), "{problems:?}");
+    }
+    let broken = file("server: [\n");
+    assert!(told(&broken.sources()).0[0].starts_with("stacyvm.yaml:1: this is not YAML"));
+}
+
+#[test]
+fn the_check_for_production_fails_on_what_this_version_cannot_do() {
+    let file = file("providers: {default: mock}\nlogging: {format: json}\n");
+    let loaded = load(&file.sources());
+    let config = &loaded.as_ref().unwrap().config;
+    assert_eq!(
+        (config.providers.default, config.logging.format),
+        (Provider::Mock, LogFormat::Json)
+    );
+    let verdict = |strict, name: &str| {
+        let checks = lint(&loaded, strict);
+        checks.into_iter().find(|check| check.name == name).unwrap().verdict
+    };
+    for name in ["providers.default", "auth.enabled", "rate_limit.enabled", "defaults.sandbox_caps"]
+    {
+        assert_eq!(verdict(Verdict::Warn, name), Verdict::Warn, "{name}");
+        assert_eq!(verdict(Verdict::Fail, name), Verdict::Fail, "{name}");
+    }
+    for name in ["config", "server.host", "logging.format", "database.driver"] {
+        assert_eq!(verdict(Verdict::Fail, name), Verdict::Pass, "{name}");
+    }
+    for check in lint(&loaded, Verdict::Fail) {
+        assert_eq!(check.fix.is_empty(), check.verdict == Verdict::Pass, "{check:?}");
+    }
+}
+
+/// `UPDATE_GOLDEN=1` writes both anew.
+#[test]
+fn the_committed_documents_are_made_from_the_keys() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let schema = format!("{:#}\n", stacyvm_config::schema());
+    let page = fs::read_to_string(docs.join("config.md")).unwrap();
+    let (start, end) = ("<!-- made from crates/config -->\n", "<!-- end -->\n");
+    let (before, rest) = page.split_once(start).unwrap();
+    let after = rest.split_once(end).unwrap().1;
+    let whole = format!("{before}{start}{}{end}{after}", stacyvm_config::reference());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(docs.join("config.schema.json"), &schema).unwrap();
+        fs::write(docs.join("config.md"), &whole).unwrap();
+    }
+    let committed = fs::read_to_string(docs.join("config.schema.json")).unwrap_or_default();
+    assert!(committed == schema, "docs/config.schema.json: run with UPDATE_GOLDEN=1");
+    let page = fs::read_to_string(docs.join("config.md")).unwrap();
+    assert!(page == whole, "docs/config.md: run with UPDATE_GOLDEN=1");
+}

@@ -1,0 +1,194 @@
+//! Where the settings of this process come from, and what the parts get of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint, builder::PossibleValuesParser};
+use stacyvm_cli::{ExitStatus, Failure, escape::escape};
+use stacyvm_config::{Config, Defaults, Loaded, Raw, Refused, Sources, Written};
+use stacyvm_control::Settings;
+use stacyvm_types::{Limits, WorkerId};
+
+use crate::data_dir;
+
+/// The settings that flags can give, and the file that gives the others.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SettingArgs {
+    /// The file with the settings; otherwise the first that exists of ./stacyvm.yaml and
+    /// ~/.stacyvm/config.yaml [env: STACYVM_CONFIG]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to listen; port 0 is any free one [default: 127.0.0.1:7423] [env: STACYVM_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where data lives; /var/lib/stacyvm for root, otherwise the user's own data directory
+    /// [env: STACYVM_DATA_DIR]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    data_dir: Option<String>,
+    /// What runs the sandboxes; mock isolates nothing and is for tests [default: native]
+    /// [env: STACYVM_PROVIDER]
+    #[arg(long, value_parser = PossibleValuesParser::new(["native", "mock"]))]
+    provider: Option<String>,
+    /// Sandboxes to keep ready, at most 256 [default: 4] [env: STACYVM_POOL]
+    #[arg(long, value_name = "N")]
+    pool: Option<String>,
+    /// A name by which the server may be called, besides loopback; may be given several times
+    /// [env: STACYVM_ALLOW_HOST]
+    #[arg(long, value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// An origin whose web pages may call, such as https://dash.example.org; may be given several
+    /// times [env: STACYVM_ALLOW_ORIGIN]
+    #[arg(long, value_delimiter = ',')]
+    allow_origin: Vec<String>,
+    /// Where state is kept: in a file, or in memory, which is forgotten at the end
+    /// [default: sqlite] [env: STACYVM_STORE]
+    #[arg(long, value_parser = PossibleValuesParser::new(["sqlite", "memory"]))]
+    store: Option<String>,
+    /// How long what is in flight may take to finish when the server stops [default: 10s]
+    /// [env: STACYVM_SHUTDOWN_TIMEOUT]
+    #[arg(long, value_name = "DURATION")]
+    shutdown_timeout: Option<String>,
+    /// How log lines are written to standard error [default: text] [env: STACYVM_LOG_FORMAT]
+    #[arg(long, value_parser = PossibleValuesParser::new(["json", "text"]))]
+    log_format: Option<String>,
+    /// Listen beyond loopback although there are no credentials yet: everyone who reaches the
+    /// address can run code on this host [env: STACYVM_INSECURE_NO_AUTH]
+    #[arg(long)]
+    insecure_no_auth: bool,
+}
+
+impl SettingArgs {
+    fn flags(&self) -> Vec<Written> {
+        let one = |flag, value: &Option<String>| {
+            value.as_ref().map(|text| Written { flag, raw: Raw::one(text.as_str()) })
+        };
+        let many = |flag, values: &[String]| {
+            let raw = Raw::many(values.iter().map(String::as_str));
+            (!values.is_empty()).then_some(Written { flag, raw })
+        };
+        let set = |flag, is: bool| is.then(|| Written { flag, raw: Raw::one("true") });
+        [
+            one("--listen", &self.listen),
+            one("--data-dir", &self.data_dir),
+            one("--provider", &self.provider),
+            one("--pool", &self.pool),
+            many("--allow-host", &self.allow_host),
+            many("--allow-origin", &self.allow_origin),
+            one("--store", &self.store),
+            one("--shutdown-timeout", &self.shutdown_timeout),
+            one("--log-format", &self.log_format),
+            set("--insecure-no-auth", self.insecure_no_auth),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn sources(&self) -> Sources {
+        Sources { flags: self.flags(), ..sources(self.config.clone()) }
+    }
+}
+
+/// Everything besides flags.
+pub(crate) fn sources(file: Option<PathBuf>) -> Sources {
+    let path =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|p| !p.as_os_str().is_empty());
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    Sources {
+        defaults: Config { data_dir: data_dir::default().ok(), ..Config::default() },
+        file: stacyvm_config::choose(
+            file.or_else(|| path("STACYVM_CONFIG")),
+            path("HOME").as_deref(),
+        ),
+        env: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
+        flags: Vec::new(),
+    }
+}
+
+/// Reads all of it again, whatever was read before.
+pub(crate) fn read(args: &SettingArgs) -> Result<Loaded, Refused> {
+    stacyvm_config::load(&args.sources())
+}
+
+/// The settings, or every problem with them.
+pub(crate) fn load(args: &SettingArgs) -> Result<Loaded, Failure> {
+    read(args).map_err(|refused| {
+        let lines: String =
+            refused.problems.iter().map(|p| format!("\n  {}", escape(&p.to_string()))).collect();
+        Failure::new(ExitStatus::USAGE, format!("the settings cannot be used:{lines}"))
+    })
+}
+
+/// What a sandbox gets whose request names nothing.
+pub(crate) fn limits(defaults: &Defaults) -> Limits {
+    Limits {
+        memory_mb: defaults.memory_mb.0,
+        vcpus: defaults.vcpus.0,
+        disk_mb: defaults.disk_size_mb.0,
+        ..Limits::DEFAULT
+    }
+}
+
+/// What control gets of the settings.
+pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
+    let defaults = &config.defaults;
+    Settings {
+        default_image: defaults.image.as_str().to_owned(),
+        default_ttl: defaults.ttl.0,
+        max_ttl: defaults.max_ttl.0,
+        default_limits: limits(defaults),
+        default_exec_timeout: defaults.default_exec_timeout.0,
+        ..Settings::new(worker, config.providers.default.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_says_is_what_control_does_by_itself() {
+        let worker = WorkerId::parse("local").unwrap();
+        let plain = Settings::new(worker.clone(), "native");
+        assert_eq!(control(&Config::default(), worker), plain);
+        assert_eq!(limits(&Defaults::default()), Limits::DEFAULT);
+    }
+
+    #[test]
+    fn every_bound_of_the_settings_is_one_of_control() {
+        let mut config = Config::default();
+        let most = Settings::new(WorkerId::parse("local").unwrap(), "native").max_limits;
+        config.defaults.memory_mb.0 = most.memory_mb;
+        config.defaults.vcpus.0 = most.vcpus;
+        config.defaults.disk_size_mb.0 = most.disk_mb;
+        for key in stacyvm_config::keys().iter().filter(|key| key.path.starts_with("defaults.")) {
+            let (name, value) = (key.variable(), key.text(&config));
+            let sources = Sources { env: vec![(name, value)], ..Sources::default() };
+            let loaded = stacyvm_config::load(&sources).unwrap();
+            let settings = control(&loaded.config, WorkerId::parse("local").unwrap());
+            assert_eq!(settings.problems(), Vec::<String>::new(), "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn every_flag_belongs_to_a_key() {
+        let all = SettingArgs {
+            config: None,
+            listen: Some(String::new()),
+            data_dir: Some(String::new()),
+            provider: Some(String::new()),
+            pool: Some(String::new()),
+            allow_host: vec![String::new()],
+            allow_origin: vec![String::new()],
+            store: Some(String::new()),
+            shutdown_timeout: Some(String::new()),
+            log_format: Some(String::new()),
+            insecure_no_auth: true,
+        };
+        let mut given: Vec<_> = all.flags().iter().map(|written| written.flag).collect();
+        let mut known: Vec<_> = stacyvm_config::keys().iter().filter_map(|key| key.flag).collect();
+        known.dedup();
+        given.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(given, known);
+    }
+}
