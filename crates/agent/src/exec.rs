@@ -73,7 +73,7 @@ pub(crate) struct Exec {
     pub(crate) phase: Phase,
     /// Until then its readers are not told that it runs, and its output is not looked at: most short
     /// commands have ended by then, and everything about them is done and told in one turn. Cleared
-    /// by the timer and nothing else, so that no reading of the clock can be between the two.
+    /// by the timer or the end, and never compared with another reading of the clock.
     quiet_until: Option<Instant>,
     pub(crate) journal: Journal,
     serial: u64,

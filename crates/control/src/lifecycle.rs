@@ -101,6 +101,7 @@ impl Control {
     async fn try_destroy_runtime(&self, row: &Sandbox) -> Result<Sandbox> {
         let id = &row.spec.id;
         if matches!(row.phase, Phase::Ended(_)) {
+            self.store().sync().await.map_err(Error::from_store)?;
             return Ok(row.clone());
         }
         let destroyed = match self.worker_of(row) {

@@ -312,7 +312,8 @@ impl Control {
 
     async fn end(&self, row: &Sandbox, cause: Cause) -> Result<()> {
         if matches!(row.phase, Phase::Ended(_)) {
-            return Ok(());
+            // Its end may only have reached the kernel: who ended it still waits for the disk.
+            return self.store().sync().await.map_err(Error::from_store);
         }
         // The end that is answered reaches the disk, and takes the decision along.
         let stopping = self.stop(row, cause.clone(), Vec::new(), Durability::Kernel).await?;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         eprintln!("skipped: the tests of the native provider need root");
         return ExitCode::SUCCESS;
     }
-    let cases: [Case; 15] = [
+    let cases: [Case; 16] = [
         ("a_destroyed_sandbox_leaves_nothing", a_destroyed_sandbox_leaves_nothing),
         ("a_command_runs_as_an_unprivileged_root", a_command_runs_as_an_unprivileged_root),
         ("a_second_launch_finds_the_first", a_second_launch_finds_the_first),
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         ("nothing_says_who_started_it", nothing_says_who_started_it),
         ("a_launch_that_never_comes_leaves_nothing", a_launch_that_never_comes_leaves_nothing),
         ("an_expected_launch_is_like_any_other", an_expected_launch_is_like_any_other),
+        ("nobody_is_charged_for_a_predecessor", nobody_is_charged_for_a_predecessor),
         (
             "no_two_sandboxes_ever_have_the_same_network",
             no_two_sandboxes_ever_have_the_same_network,
@@ -323,6 +324,36 @@ fn an_expected_launch_is_like_any_other() -> Outcome {
             assert_eq!(platform.provider.list().await?.len(), 1);
             platform.provider.destroy(&spec.id).await?;
         }
+        Ok(())
+    })
+}
+
+/// Control groups are used again, and what they have counted for others is nobody's concern.
+fn nobody_is_charged_for_a_predecessor() -> Outcome {
+    const BURN: &str = "timeout 0.5 sh -c 'while :; do :; done'; true";
+    let platform = Platform::start(0);
+    platform.run(async {
+        let mut burnt = BTreeSet::new();
+        let mut again = 0;
+        for _ in 0..10 {
+            let spec = spec();
+            platform.provider.launch(&spec).await?;
+            let stats = platform.provider.guest(&spec.id).await?.stats().await?;
+            let groups = platform.groups(&spec.id);
+            if groups.is_empty() {
+                println!("skipped: this host has no control groups for sandboxes");
+                return Ok(());
+            }
+            if burnt.contains(&groups) {
+                again += 1;
+                let used = stats.cpu_us.ok_or("no processor time")?;
+                assert!(used < 300_000, "{used} µs before its first command");
+            }
+            platform.shell(&spec.id, BURN).await?;
+            burnt.insert(groups);
+            platform.provider.destroy(&spec.id).await?;
+        }
+        assert!(0 < again, "no group was ever used again");
         Ok(())
     })
 }

@@ -67,6 +67,24 @@ async fn large_output_comes_in_bounded_frames_that_split_no_character() {
     assert!(!reply.text().contains('\u{85}'), "raw U+0085 would cut a line");
 }
 
+/// R1.2: output that is no text arrives byte by byte, streamed or not; text is not given twice.
+#[tokio::test]
+async fn output_that_is_no_text_comes_with_its_exact_bytes() {
+    let world = World::new().await;
+    let path = format!("/sandboxes/{}/exec", world.sandbox().await);
+    let command = r"printf 'a\377'; echo fine >&2";
+    let streamed = json!({ "command": command, "stream": true }).to_string();
+    let frames = lines(&world.post(&path, &streamed).await);
+    let of = |kind: &str| frames.iter().find(|frame| frame["stream"] == kind).unwrap().clone();
+    assert_eq!(of("stdout")["data"], "a\u{fffd}");
+    assert_eq!(of("stdout")["base64"], "Yf8=");
+    assert_eq!(of("stderr").get("base64"), None);
+    let reply = world.post(&path, &json!({ "command": command }).to_string()).await;
+    let reply: Value = serde_json::from_str(reply.text()).unwrap();
+    assert_eq!((&reply["stdout"], &reply["stdout_base64"]), (&json!("a\u{fffd}"), &json!("Yf8=")));
+    assert_eq!((&reply["stderr"], reply.get("stderr_base64")), (&json!("fine\n"), None));
+}
+
 #[tokio::test]
 async fn a_quiet_stream_beats_with_blank_lines() {
     let timing = Timing { stream_heartbeat: Duration::from_millis(50), ..Timing::default() };

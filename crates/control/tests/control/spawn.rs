@@ -329,3 +329,49 @@ async fn a_stopping_server_takes_nothing_new_and_its_tasks_end() {
     tokio::time::timeout(Duration::from_secs(1), server.tasks.wait()).await.unwrap();
     world.assert_agrees().await;
 }
+
+/// The end is committed and visible, but nobody is told before the disk has it: neither who ended
+/// the sandbox, nor who finds it ended and says so again.
+#[tokio::test(start_paused = true)]
+async fn no_destroy_is_answered_before_the_end_has_reached_the_disk() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    let id = server.control.spawn(request()).await.unwrap().spec.id;
+    let destroy = || {
+        let (control, id) = (server.control.clone(), id.clone());
+        server.tasks.spawn(async move { control.destroy(&id).await })
+    };
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        let disk = gate.hold_sync();
+        let call = destroy();
+        world.pass_time(Duration::from_secs(1)).await;
+        assert!(matches!(world.rows().await[0].phase, Phase::Ended(_)));
+        assert!(!call.is_finished());
+        calls.push((disk, call));
+    }
+    for (disk, call) in calls {
+        disk.send(Ok(())).unwrap();
+        call.await.unwrap().unwrap();
+    }
+    world.assert_agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_cannot_reach_the_disk_is_no_success_however_often_it_is_asked_for() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    let id = server.control.spawn(request()).await.unwrap().spec.id;
+    for _ in 0..2 {
+        gate.hold_sync()
+            .send(Err(stacyvm_store::Error::Unavailable("a bad block".into())))
+            .unwrap();
+        let error = server.control.destroy(&id).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    }
+    server.control.destroy(&id).await.unwrap();
+    assert_eq!(end_of(&world.rows().await[0]), CauseKind::Requested);
+    world.assert_agrees().await;
+}

@@ -133,7 +133,7 @@ impl Platform {
         Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
     }
 
-    fn groups(&self, id: &SandboxId) -> Vec<PathBuf> {
+    pub(crate) fn groups(&self, id: &SandboxId) -> Vec<PathBuf> {
         let record = self.record(id);
         let groups = record["groups"].as_array().unwrap();
         groups.iter().map(|g| PathBuf::from(g.as_str().unwrap())).collect()

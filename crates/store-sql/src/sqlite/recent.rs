@@ -2,8 +2,8 @@
 //!
 //! Only the writer's thread puts rows in: it forgets a row before a call may change it, and learns
 //! it again when the commit of that call has succeeded and before any call of it is answered. In
-//! between, and when the commit failed or nobody knows, the file is read. So no row is answered from here that
-//! was not committed, and none that is older than what the file shows.
+//! between, and when the commit failed or nobody knows, the file is read. So no row is answered from
+//! here that was not committed, and none that is older than what the file shows.
 //! It holds for a file that no other process writes, as is the case for the store.
 
 use std::{

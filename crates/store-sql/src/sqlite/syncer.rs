@@ -35,6 +35,9 @@ use crate::db::unavailable;
 const QUEUE: usize = 256;
 /// The longest that a caller waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a call waits for others to share its sync with, when the last one was shared: a sync
+/// costs the processors as much as a small transaction.
+const LINGER: Duration = Duration::from_micros(300);
 
 /// How much of what was answered the disk has.
 #[derive(Debug, Default)]
@@ -87,10 +90,6 @@ impl Tail {
         self.torn.store(false, Ordering::SeqCst);
     }
 }
-
-/// How long a call waits for others to share its sync with, when the last one was shared: a sync
-/// costs the processors as much as a small transaction.
-const LINGER: Duration = Duration::from_micros(300);
 
 /// The thread and the way to it. Dropping it lets the thread finish what was queued.
 #[derive(Debug)]
