@@ -7,7 +7,7 @@ use std::{
 };
 
 use stacyvm_store::{Durability, Store, contract, memory::MemoryStore};
-use stacyvm_store_sql::SqliteStore;
+use stacyvm_store_sql::{OpenError, SqliteStore};
 
 async fn fresh() -> (Arc<dyn Store>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -40,4 +40,23 @@ async fn what_was_answered_is_there_after_a_reopen() {
     assert_eq!(store.sandbox(&contract::id(1)).await.unwrap(), Some(row));
     assert_eq!(store.template("base").await.unwrap(), Some(template));
     assert_eq!(store.last_event().await.unwrap(), 1);
+}
+
+/// Rows are read from memory, which is only right while nobody else writes the file.
+#[tokio::test]
+async fn a_file_is_one_stores_however_it_is_called() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stacyvm.db");
+    let link = directory.path().join("link.db");
+    let first = SqliteStore::open(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for name in [&path, &link] {
+        let refused = SqliteStore::open(name).unwrap_err();
+        assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
+    }
+    let new = contract::new_sandbox(1, contract::at(100));
+    first.admit(new, contract::at(50), Durability::Disk, contract::at(0)).await.unwrap();
+    drop(first);
+    let next = SqliteStore::open(&link).unwrap();
+    assert!(next.sandbox(&contract::id(1)).await.unwrap().is_some());
 }

@@ -6,7 +6,7 @@ mod recent;
 mod syncer;
 mod writer;
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use stacyvm_store::{
@@ -38,21 +38,25 @@ pub struct SqliteStore {
     writer: Writer,
     tail: Arc<Tail>,
     recent: Arc<Recent>,
+    /// Dropped last: whoever opens the file next finds it at rest.
+    _lock: File,
 }
 
 impl SqliteStore {
     /// Opens the store at `path`, making it and its directory for their owner only, and bringing
-    /// an older schema up to date. Blocks; meant for the start of the program.
+    /// an older schema up to date. A file that another store has open is refused. Blocks; meant for
+    /// the start of the program.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let connection = open::writer(path)?;
+        let lock = open::lock(path)?;
         let readers = Readers::open(path)?;
         let log = open::log(path)?;
         let thread = |source| OpenError::File { path: path.to_owned(), source };
         let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
         let syncer = Syncer::start(log, tail.clone()).map_err(thread)?;
         let writer = Writer::start(connection, tail.clone(), recent.clone()).map_err(thread)?;
-        Ok(Self { readers, syncer, writer, tail, recent })
+        Ok(Self { readers, syncer, writer, tail, recent, _lock: lock })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening the file: whose it is, who may read it, and which schema it has.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -44,6 +44,9 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// Another store has the file.
+    #[error("another server uses the store {}: stop it, or give this one its own", .0.display())]
+    InUse(PathBuf),
     /// The file is something else.
     #[error("{} is not a StacyVM database, and was left as it is", .0.display())]
     Foreign(PathBuf),
@@ -135,10 +138,35 @@ pub(super) fn reader(path: &Path) -> Result<Connection, OpenError> {
 /// Opens the log that a writer has open, for syncing it.
 pub(super) fn log(path: &Path) -> Result<File, OpenError> {
     let file = |source| OpenError::File { path: path.to_owned(), source };
-    // SQLite names it after the file itself, and not after a link to it.
-    let mut log = fs::canonicalize(path).map_err(file)?.into_os_string();
-    log.push("-wal");
-    OpenOptions::new().read(true).write(true).open(log).map_err(file)
+    OpenOptions::new().read(true).write(true).open(beside(path, "-wal")?).map_err(file)
+}
+
+/// Holds the file for this store, until what is returned is dropped: rows that were written last
+/// are read from memory, so nobody else may write it.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = |source| OpenError::File { path: path.to_owned(), source };
+    // Beside the file and not on it: closing any descriptor of the file would drop SQLite's locks.
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(beside(path, "-lock")?)
+        .map_err(file)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(file(source)),
+    }
+}
+
+/// A name beside the file. As SQLite does it: after the file itself, and not after a link to it.
+fn beside(path: &Path, suffix: &str) -> Result<PathBuf, OpenError> {
+    let found = fs::canonicalize(path);
+    let mut name =
+        found.map_err(|source| OpenError::File { path: path.to_owned(), source })?.into_os_string();
+    name.push(suffix);
+    Ok(name.into())
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
