@@ -1,17 +1,32 @@
 //! Requests taken apart, with refusals that name what was wrong.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use stacyvm_api_types::Code;
+use stacyvm_control::Caller;
 use stacyvm_types::{OwnerId, SandboxId, parse_duration};
 
 use crate::{
     Api, body,
     problem::{Problem, Result, echo},
 };
+
+/// What handlers share, with a control plane that knows who asks: the [`Caller`] that the edge put
+/// among the request's extensions.
+impl FromRequestParts<Api> for Api {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+        let mut api = api.clone();
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            api.control = api.control.on_behalf_of(caller.clone());
+        }
+        Ok(api)
+    }
+}
 
 /// A JSON body, whatever its content type says.
 pub(crate) struct Body<T>(pub(crate) T);

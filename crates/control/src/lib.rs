@@ -10,6 +10,7 @@
 //! - What goes wrong half-way is settled by the reconciler, which compares rows and runtimes all
 //!   the time, one step per row.
 
+mod caller;
 mod claims;
 mod decide;
 mod error;
@@ -37,6 +38,7 @@ use stacyvm_store::Store;
 use stacyvm_types::time::Clock;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
@@ -60,9 +62,10 @@ pub struct Parts {
     pub stopping: CancellationToken,
 }
 
-/// The control plane. Clones share one.
+/// The control plane as one caller sees it. Clones share it; [`Control::on_behalf_of`] is it for
+/// another caller.
 #[derive(Clone)]
-pub struct Control(Arc<Inner>);
+pub struct Control(Arc<Inner>, Arc<Caller>);
 
 struct Inner {
     parts: Parts,
@@ -81,7 +84,7 @@ impl Control {
     /// events starts here, on `parts.tasks`.
     pub fn new(parts: Parts) -> Self {
         let recorder = events::Recorder::start(&parts);
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             parts,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
@@ -91,7 +94,8 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
-        }))
+        });
+        Self(inner, Arc::new(Caller::system()))
     }
 
     /// What the operator decided.

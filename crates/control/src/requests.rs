@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use stacyvm_fleet::ProviderReport;
 use stacyvm_provider::{Exit, Program, Size, Stdin};
-use stacyvm_types::{ExecId, OwnerId};
+use stacyvm_types::{ExecId, OwnerId, SandboxId};
 
 /// A sandbox to spawn. `None` takes the template's value, then the server's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SpawnRequest {
+    /// Its id, when that was chosen before, so that a retry is the same sandbox; otherwise a fresh
+    /// one.
+    pub id: Option<SandboxId>,
     /// `host`, or the name of an imported image.
     pub image: Option<String>,
     /// The provider that launches it.

@@ -199,7 +199,7 @@ impl Control {
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
         self.known_provider(&provider)?;
         let new = NewSandbox {
-            id: SandboxId::from_entropy(rand::random()),
+            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
             owner: request.owner,
             provider,
             worker: settings.worker.clone(),

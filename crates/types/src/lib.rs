@@ -11,6 +11,7 @@ pub mod id;
 pub mod image;
 pub mod lease;
 pub mod limits;
+pub mod operation;
 pub mod phase;
 pub mod time;
 
@@ -20,5 +21,6 @@ pub use id::{ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
 pub use lease::{Generation, Lease};
 pub use limits::Limits;
+pub use operation::Operation;
 pub use phase::{Cause, CauseKind, Phase, Transition};
 pub use time::Timestamp;

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, fmt::Write as _};
 
-use axum::{body::Body, extract::State, response::Response};
+use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, header};
@@ -21,11 +21,7 @@ use crate::{
 
 const BATCH: u32 = 256;
 
-pub(super) async fn follow(
-    State(api): State<Api>,
-    query: Query,
-    headers: HeaderMap,
-) -> Result<Response> {
+pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result<Response> {
     let filter = filter(&query)?;
     let last_seen = match headers.get("last-event-id") {
         Some(value) => value.to_str().ok().filter(|text| !text.is_empty()),

@@ -2,7 +2,6 @@
 
 use axum::{
     body::Body as Reply,
-    extract::State,
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -109,7 +108,7 @@ pub(super) fn started(api: &Api, id: &SandboxId, exec: Exec) -> Follow {
 
 /// R1.2: runs a command.
 pub(super) async fn run(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     headers: HeaderMap,
     Body(request): Body<ExecRequest>,
@@ -148,7 +147,7 @@ async fn stopped_waiting(api: &Api) {
 
 /// R1.2: takes a stream up again at an offset.
 pub(super) async fn resume(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     path: PathText,
     query: Query,

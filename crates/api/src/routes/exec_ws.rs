@@ -6,12 +6,9 @@ use std::{
 };
 
 use axum::{
-    extract::{
-        State,
-        ws::{
-            CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
-            rejection::WebSocketUpgradeRejection,
-        },
+    extract::ws::{
+        CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
+        rejection::WebSocketUpgradeRejection,
     },
     response::Response,
 };
@@ -53,11 +50,7 @@ fn upgrade(socket: Upgrade) -> Result<WebSocketUpgrade> {
 }
 
 /// R1.2: runs a command that the first message describes.
-pub(super) async fn run(
-    State(api): State<Api>,
-    Sandbox(id): Sandbox,
-    socket: Upgrade,
-) -> Result<Response> {
+pub(super) async fn run(api: Api, Sandbox(id): Sandbox, socket: Upgrade) -> Result<Response> {
     let socket = upgrade(socket)?;
     api.control.get(&id).await?;
     let token = api.config.sessions.token();
@@ -69,7 +62,7 @@ pub(super) async fn run(
 
 /// R1.2: takes a command up again at an offset.
 pub(super) async fn resume(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     path: PathText,
     query: Query,

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use axum::{
     body::Body as Raw,
-    extract::State,
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -60,7 +59,7 @@ fn asked(headers: &HeaderMap) -> Option<Asked> {
 
 /// R1.3: reads a file, or a range of it.
 pub(super) async fn read(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
     headers: HeaderMap,
@@ -116,7 +115,7 @@ fn written(info: stacyvm_provider::FileInfo) -> Json<WriteReply> {
 
 /// R1.3: writes text.
 pub(super) async fn write(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     Body(request): Body<WriteRequest>,
 ) -> Result<Json<WriteReply>> {
@@ -129,7 +128,7 @@ pub(super) async fn write(
 
 /// R1.3: writes bytes as they arrive.
 pub(super) async fn upload(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
     headers: HeaderMap,
@@ -147,7 +146,7 @@ pub(super) async fn upload(
 }
 
 pub(super) async fn remove(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
 ) -> Result<Json<StatusReply>> {
@@ -157,7 +156,7 @@ pub(super) async fn remove(
 }
 
 pub(super) async fn list(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
 ) -> Result<Json<Vec<FileInfo>>> {
@@ -166,17 +165,13 @@ pub(super) async fn list(
     Ok(ok(entries.into_iter().map(views::file).collect()))
 }
 
-pub(super) async fn stat(
-    State(api): State<Api>,
-    Sandbox(id): Sandbox,
-    query: Query,
-) -> Result<Json<FileInfo>> {
+pub(super) async fn stat(api: Api, Sandbox(id): Sandbox, query: Query) -> Result<Json<FileInfo>> {
     let path = query.required("path")?;
     Ok(ok(views::file(api.control.stat_file(&id, path).await?)))
 }
 
 pub(super) async fn glob(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
 ) -> Result<Json<Vec<String>>> {
@@ -185,7 +180,7 @@ pub(super) async fn glob(
 }
 
 pub(super) async fn rename(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     Body(request): Body<MoveRequest>,
 ) -> Result<Json<StatusReply>> {
@@ -196,7 +191,7 @@ pub(super) async fn rename(
 }
 
 pub(super) async fn chmod(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     Body(request): Body<ChmodRequest>,
 ) -> Result<Json<StatusReply>> {

@@ -1,6 +1,6 @@
 //! Imported images.
 
-use axum::{body::Body, extract::State};
+use axum::body::Body;
 use http::HeaderMap;
 use stacyvm_api_types::{Code, Image, StatusReply};
 
@@ -15,12 +15,12 @@ use crate::{
     views,
 };
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Image>>> {
+pub(super) async fn list(api: Api) -> Result<Json<Vec<Image>>> {
     Ok(ok(api.control.images().await?.into_iter().map(views::image).collect()))
 }
 
 pub(super) async fn import(
-    State(api): State<Api>,
+    api: Api,
     path: PathText,
     headers: HeaderMap,
     body: Body,
@@ -36,7 +36,7 @@ pub(super) async fn import(
     Ok(created(views::image(record)))
 }
 
-pub(super) async fn remove(State(api): State<Api>, path: PathText) -> Result<Json<StatusReply>> {
+pub(super) async fn remove(api: Api, path: PathText) -> Result<Json<StatusReply>> {
     api.control.remove_image(path.get("name")).await?;
     Ok(status("deleted"))
 }

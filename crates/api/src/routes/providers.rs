@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
 use stacyvm_api_types::{Provider, ProviderConfig, ProviderDetail};
 use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
@@ -32,16 +31,16 @@ pub(super) fn view(report: &ProviderReport) -> Provider {
     }
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Provider>> {
+pub(super) async fn list(api: Api) -> Json<Vec<Provider>> {
     ok(api.control.providers().await.iter().map(view).collect())
 }
 
-pub(super) async fn test(State(api): State<Api>) -> Json<BTreeMap<&'static str, bool>> {
+pub(super) async fn test(api: Api) -> Json<BTreeMap<&'static str, bool>> {
     let reports = api.control.providers().await;
     ok(reports.iter().map(|report| (report.name, report.probe.usable)).collect())
 }
 
-pub(super) async fn show(State(api): State<Api>, path: PathText) -> Result<Json<ProviderDetail>> {
+pub(super) async fn show(api: Api, path: PathText) -> Result<Json<ProviderDetail>> {
     let name = path.get("name");
     let reports = api.control.providers().await;
     let report = reports.iter().find(|report| report.name == name);

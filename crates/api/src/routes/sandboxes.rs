@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
 use stacyvm_api_types::{
     AdmissionReply, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
     StatusReply,
@@ -41,6 +40,7 @@ fn wanted(request: SpawnRequest, user: User) -> Result<control::SpawnRequest> {
         )));
     }
     Ok(control::SpawnRequest {
+        id: None,
         image: given(request.image),
         provider: given(request.provider),
         memory_mb: count(request.memory_mb),
@@ -72,7 +72,7 @@ pub(super) fn view(api: &Api, row: stacyvm_store::Sandbox) -> View {
 
 /// R1.1: spawns a sandbox.
 pub(super) async fn spawn(
-    State(api): State<Api>,
+    api: Api,
     user: User,
     Body(request): Body<SpawnRequest>,
 ) -> Result<Json<View>> {
@@ -81,7 +81,7 @@ pub(super) async fn spawn(
 }
 
 pub(super) async fn admission(
-    State(api): State<Api>,
+    api: Api,
     user: User,
     Body(request): Body<SpawnRequest>,
 ) -> Result<Json<AdmissionReply>> {
@@ -89,16 +89,12 @@ pub(super) async fn admission(
     Ok(ok(views::admission(answer)))
 }
 
-pub(super) async fn list(State(api): State<Api>, query: Query) -> Result<Json<Vec<View>>> {
+pub(super) async fn list(api: Api, query: Query) -> Result<Json<Vec<View>>> {
     let rows = api.control.list(include(&query)?).await?;
     Ok(ok(rows.into_iter().map(|row| view(&api, row)).collect()))
 }
 
-pub(super) async fn show(
-    State(api): State<Api>,
-    Sandbox(id): Sandbox,
-    query: Query,
-) -> Result<Json<View>> {
+pub(super) async fn show(api: Api, Sandbox(id): Sandbox, query: Query) -> Result<Json<View>> {
     let row = match include(&query)? {
         Include::Live => api.control.get(&id).await?,
         Include::Ended => api.control.get_any(&id).await?,
@@ -107,19 +103,19 @@ pub(super) async fn show(
 }
 
 /// Idempotent: what cannot exist is destroyed already.
-pub(super) async fn destroy(State(api): State<Api>, path: PathText) -> Result<Json<StatusReply>> {
+pub(super) async fn destroy(api: Api, path: PathText) -> Result<Json<StatusReply>> {
     if let Ok(id) = SandboxId::parse(path.get("id")) {
         api.control.destroy(&id).await?;
     }
     Ok(status("destroyed"))
 }
 
-pub(super) async fn prune(State(api): State<Api>) -> Result<Json<PruneReply>> {
+pub(super) async fn prune(api: Api) -> Result<Json<PruneReply>> {
     Ok(ok(PruneReply { pruned: api.control.prune().await? }))
 }
 
 pub(super) async fn extend(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     Body(request): Body<ExtendRequest>,
 ) -> Result<Json<View>> {
@@ -134,7 +130,7 @@ pub(super) async fn extend(
 
 /// R1.5: the last lines that commands wrote.
 pub(super) async fn logs(
-    State(api): State<Api>,
+    api: Api,
     Sandbox(id): Sandbox,
     query: Query,
 ) -> Result<Json<Vec<String>>> {
@@ -144,10 +140,7 @@ pub(super) async fn logs(
 }
 
 /// R1.5: what the sandbox uses now.
-pub(super) async fn stats(
-    State(api): State<Api>,
-    Sandbox(id): Sandbox,
-) -> Result<Json<StatsReply>> {
+pub(super) async fn stats(api: Api, Sandbox(id): Sandbox) -> Result<Json<StatsReply>> {
     let begun = Instant::now();
     let before = match api.control.stats(&id).await {
         Ok(stats) => stats,

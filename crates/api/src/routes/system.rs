@@ -1,6 +1,5 @@
 //! The server itself, and what it truthfully says about what it does not limit.
 
-use axum::extract::State;
 use http::StatusCode;
 use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready, StoreHealth};
 use stacyvm_types::format_duration;
@@ -20,17 +19,17 @@ fn state(api: &Api, status: &str) -> Health {
     }
 }
 
-pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
+pub(super) async fn health(api: Api) -> Json<Health> {
     ok(state(&api, "ok"))
 }
 
 /// R2.1: says only that the process answers.
-pub(super) async fn live(State(api): State<Api>) -> Json<Health> {
+pub(super) async fn live(api: Api) -> Json<Health> {
     ok(state(&api, "alive"))
 }
 
 /// R2.1: the store and every provider; 503 when either cannot work.
-pub(super) async fn ready(State(api): State<Api>) -> Json<Ready> {
+pub(super) async fn ready(api: Api) -> Json<Ready> {
     let readiness = api.control.ready().await;
     let (code, word) = if readiness.is_ready() {
         (StatusCode::OK, "ready")

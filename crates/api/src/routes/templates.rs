@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::extract::State;
 use stacyvm_api_types::{
     Sandbox, StatusReply, Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest,
 };
@@ -62,12 +61,12 @@ fn change(request: TemplateRequest) -> Result<TemplateChange> {
     })
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Template>>> {
+pub(super) async fn list(api: Api) -> Result<Json<Vec<Template>>> {
     Ok(ok(api.control.templates().await?.into_iter().map(views::template).collect()))
 }
 
 pub(super) async fn create(
-    State(api): State<Api>,
+    api: Api,
     Body(mut request): Body<TemplateRequest>,
 ) -> Result<Json<Template>> {
     let name = given(request.name.take())
@@ -91,12 +90,12 @@ pub(super) async fn create(
     Ok(created(views::template(api.control.create_template(fields, &name).await?)))
 }
 
-pub(super) async fn show(State(api): State<Api>, path: PathText) -> Result<Json<Template>> {
+pub(super) async fn show(api: Api, path: PathText) -> Result<Json<Template>> {
     Ok(ok(views::template(api.control.template(path.get("name")).await?)))
 }
 
 pub(super) async fn update(
-    State(api): State<Api>,
+    api: Api,
     path: PathText,
     Body(mut request): Body<TemplateRequest>,
 ) -> Result<Json<Template>> {
@@ -107,14 +106,14 @@ pub(super) async fn update(
     Ok(ok(views::template(api.control.update_template(name, change(request)?).await?)))
 }
 
-pub(super) async fn remove(State(api): State<Api>, path: PathText) -> Result<Json<StatusReply>> {
+pub(super) async fn remove(api: Api, path: PathText) -> Result<Json<StatusReply>> {
     api.control.delete_template(path.get("name")).await?;
     Ok(status("deleted"))
 }
 
 /// R1.4: spawns from a template; no body at all is fine.
 pub(super) async fn spawn(
-    State(api): State<Api>,
+    api: Api,
     user: User,
     path: PathText,
     OptionalBody(request): OptionalBody<TemplateSpawnRequest>,
