@@ -13,6 +13,7 @@ mod body;
 mod edge;
 mod extract;
 mod follow;
+mod idempotency;
 mod json;
 mod origin;
 mod problem;
@@ -117,6 +118,8 @@ pub fn router(control: Control, config: ApiConfig) -> Router {
     routes::all()
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)
+        // Inside of whatever says who asks, and whether it may.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), idempotency::pass))
         .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))
         .with_state(api)
 }

@@ -19,6 +19,7 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod idempotency;
 mod images;
 mod jobs;
 mod lifecycle;
@@ -42,8 +43,11 @@ pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
+pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
-pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use requests::{
+    Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
+};
 pub use settings::Settings;
 
 /// What a control plane is made of.
@@ -77,6 +81,7 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    turns: idempotency::Turns,
 }
 
 impl Control {
@@ -94,6 +99,7 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            turns: idempotency::Turns::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }

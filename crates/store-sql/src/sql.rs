@@ -110,6 +110,22 @@ statements! {
         pool_size = $10, allowed_hosts = $11, secrets = $12, version = version + 1, \
         updated_at_us = $13 WHERE name = $14 AND version = $15";
     DELETE_TEMPLATE = "DELETE FROM templates WHERE name = $1";
+
+    INSERT_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
+        holder, held_until_us) VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+    KEY = "SELECT fingerprint, resource, attempt, begun_at_us, holder, held_until_us, status, \
+        content_type, body FROM idempotency_keys WHERE id = $1";
+    TAKE_KEY = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
+        held_until_us = $2 WHERE id = $3 AND attempt = $4 AND status IS NULL";
+    RENEW_KEY = "UPDATE idempotency_keys SET resource = $1 \
+        WHERE id = $2 AND attempt = $3 AND status IS NULL";
+    FINISH_KEY = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \
+        holder = NULL, held_until_us = NULL WHERE id = $4 AND attempt = $5 AND status IS NULL";
+    RELEASE_KEY = "UPDATE idempotency_keys SET holder = NULL, held_until_us = NULL \
+        WHERE id = $1 AND attempt = $2 AND status IS NULL";
+    OLD_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
+        ORDER BY begun_at_us, id LIMIT $2";
+    DELETE_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
 }
 
 #[cfg(test)]
@@ -194,6 +210,9 @@ mod tests {
             ("RESERVE_EVENT_IDS", 1),
             ("INSERT_EVENT", 3),
             ("INSERT_EXEC_LOG", 2),
+            ("INSERT_KEY", 3),
+            ("TAKE_KEY", 1),
+            ("FINISH_KEY", 1),
         ] {
             assert_eq!(written(&connection, name), count, "{name}");
         }
@@ -213,6 +232,8 @@ mod tests {
             ("EVENTS_OF_OWNER", "events_by_owner (owner=? AND id>?)"),
             ("EVENTS_OF_SANDBOX_AND_OWNER", "events_by_sandbox (sandbox=? AND id>?)"),
             ("EXEC_LOGS", "PRIMARY KEY (sandbox=?)"),
+            ("KEY", "(id=?)"),
+            ("OLD_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

@@ -3,6 +3,8 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod idempotency;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},
@@ -32,6 +34,7 @@ struct State {
     events: Vec<Event>,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    keys: idempotency::Keys,
 }
 
 impl MemoryStore {

@@ -20,6 +20,7 @@ use crate::{
     Api,
     body::Upload,
     extract::{Body, Query, Sandbox, given, mode},
+    idempotency::Once,
     json::{Json, ok},
     origin,
     problem::{Problem, Result},
@@ -182,11 +183,12 @@ pub(super) async fn glob(
 pub(super) async fn rename(
     api: Api,
     Sandbox(id): Sandbox,
+    once: Once,
     Body(request): Body<MoveRequest>,
 ) -> Result<Json<StatusReply>> {
     let from = required("old_path", request.old_path)?;
     let to = required("new_path", request.new_path)?;
-    api.control.move_file(&id, &from, &to).await?;
+    api.control.move_file_once(once.turn(), &id, &from, &to).await?;
     Ok(status("moved"))
 }
 

@@ -17,6 +17,8 @@ use axum::{
 
 use crate::Api;
 
+pub(crate) use exec::NDJSON;
+
 /// Every route.
 pub(crate) fn all() -> Router<Api> {
     let routes = Router::new()

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, User, count, duration, given},
+    idempotency::Once,
     json::{Json, created, ok},
     problem::{Problem, Result, echo},
     views,
@@ -74,9 +75,10 @@ pub(super) fn view(api: &Api, row: stacyvm_store::Sandbox) -> View {
 pub(super) async fn spawn(
     api: Api,
     user: User,
+    once: Once,
     Body(request): Body<SpawnRequest>,
 ) -> Result<Json<View>> {
-    let row = api.control.spawn(wanted(request, user)?).await?;
+    let row = api.control.spawn_once(once.turn(), wanted(request, user)?).await?;
     Ok(created(view(&api, row)))
 }
 
@@ -117,6 +119,7 @@ pub(super) async fn prune(api: Api) -> Result<Json<PruneReply>> {
 pub(super) async fn extend(
     api: Api,
     Sandbox(id): Sandbox,
+    once: Once,
     Body(request): Body<ExtendRequest>,
 ) -> Result<Json<View>> {
     let ttl = duration("ttl", request.ttl)?;
@@ -124,7 +127,7 @@ pub(super) async fn extend(
     if ttl.is_zero() {
         return Err(Problem::bad_request("ttl must be positive"));
     }
-    let row = api.control.extend(&id, ttl).await?;
+    let row = api.control.extend_once(once.turn(), &id, ttl).await?;
     Ok(ok(view(&api, row)))
 }
 

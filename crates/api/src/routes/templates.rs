@@ -12,6 +12,7 @@ use super::sandboxes::{self, status};
 use crate::{
     Api,
     extract::{Body, OptionalBody, PathText, User, count, duration, given},
+    idempotency::Once,
     json::{Json, created, ok},
     problem::{Problem, Result},
     views,
@@ -67,6 +68,7 @@ pub(super) async fn list(api: Api) -> Result<Json<Vec<Template>>> {
 
 pub(super) async fn create(
     api: Api,
+    once: Once,
     Body(mut request): Body<TemplateRequest>,
 ) -> Result<Json<Template>> {
     let name = given(request.name.take())
@@ -87,7 +89,8 @@ pub(super) async fn create(
         allowed_hosts: change.allowed_hosts.unwrap_or_default(),
         secrets: change.secrets.unwrap_or_default(),
     };
-    Ok(created(views::template(api.control.create_template(fields, &name).await?)))
+    let row = api.control.create_template_once(once.turn(), fields, &name).await?;
+    Ok(created(views::template(row)))
 }
 
 pub(super) async fn show(api: Api, path: PathText) -> Result<Json<Template>> {
@@ -115,6 +118,7 @@ pub(super) async fn remove(api: Api, path: PathText) -> Result<Json<StatusReply>
 pub(super) async fn spawn(
     api: Api,
     user: User,
+    once: Once,
     path: PathText,
     OptionalBody(request): OptionalBody<TemplateSpawnRequest>,
 ) -> Result<Json<Sandbox>> {
@@ -125,6 +129,6 @@ pub(super) async fn spawn(
         metadata: request.metadata.unwrap_or_default(),
         env: BTreeMap::new(),
     };
-    let row = api.control.spawn_template(path.get("name"), wanted).await?;
+    let row = api.control.spawn_template_once(once.turn(), path.get("name"), wanted).await?;
     Ok(created(sandboxes::view(&api, row)))
 }
