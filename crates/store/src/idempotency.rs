@@ -74,8 +74,7 @@ pub trait IdempotencyStore: Send + Sync {
     /// Gives the key another resource. [`crate::Error::LeaseLost`] when the turn is not the last.
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()>;
 
-    /// Keeps the answer. [`crate::Error::LeaseLost`] when the turn is not the last. It has reached
-    /// the kernel: a host that loses it leaves the key to the next turn.
+    /// Keeps the answer, on the disk. [`crate::Error::LeaseLost`] when the turn is not the last.
     async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()>;
 
     /// Leaves the work to the next turn, whoever takes it. Nothing when the turn is not the last.

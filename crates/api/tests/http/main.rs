@@ -4,6 +4,7 @@
 
 mod browsers;
 mod files;
+mod idempotency;
 mod limits;
 mod malformed;
 mod shapes;

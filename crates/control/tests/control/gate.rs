@@ -249,7 +249,7 @@ impl IdempotencyStore for GatedStore {
         self.1.store(self.0.renew_key(id, attempt, resource)).await
     }
     async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
-        self.1.store(self.0.finish_key(id, attempt, answer)).await
+        self.synced(self.0.finish_key(id, attempt, answer)).await
     }
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
         self.1.store(self.0.release_key(id, attempt)).await

@@ -5,6 +5,7 @@
 mod commands;
 mod fake;
 mod gate;
+mod idempotency;
 mod random;
 mod recovery;
 mod spawn;

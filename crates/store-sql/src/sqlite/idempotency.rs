@@ -7,7 +7,7 @@ use stacyvm_types::Timestamp;
 use super::{SqliteStore, writer::Needs};
 use crate::idempotency as keys;
 
-/// What survives the process is enough: the next turn finds out what a lost answer said.
+/// What survives the process is enough: a change that the host loses is one that did not happen.
 const KERNEL: Needs = Needs::Kernel { events: 0 };
 
 #[async_trait]
@@ -29,7 +29,7 @@ impl IdempotencyStore for SqliteStore {
 
     async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
         let id = id.to_owned();
-        self.writer.run_to(KERNEL, move |tx| keys::finish(tx, &id, attempt, &answer)).await
+        self.writer.run(move |tx| keys::finish(tx, &id, attempt, &answer)).await
     }
 
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
