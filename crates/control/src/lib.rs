@@ -23,9 +23,14 @@ mod idempotency;
 mod images;
 mod jobs;
 mod lifecycle;
+mod preflight;
+mod queue;
+mod quotas;
 mod reaper;
 mod reconcile;
 mod requests;
+mod reserve;
+mod rules;
 mod sandboxes;
 mod settings;
 mod status;
@@ -45,9 +50,12 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
+pub use queue::{Outlook, QueueCounts};
+pub use quotas::OwnerUsage;
 pub use requests::{
     Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
 };
+pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
 /// What a control plane is made of.
@@ -76,6 +84,8 @@ struct Inner {
     spawning: claims::Claims,
     settling: claims::Claims,
     recorder: events::Recorder,
+    queue: queue::Queue,
+    rules: rules::InForce,
     reaper: reaper::Alarm,
     reconcile: jobs::Wake,
     retries: reconcile::Retries,
@@ -90,6 +100,8 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         let recorder = events::Recorder::start(&parts);
         let inner = Arc::new(Inner {
+            rules: rules::InForce::new(parts.settings.rules.clone()),
+            queue: queue::Queue::default(),
             parts,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
