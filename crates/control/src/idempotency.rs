@@ -165,7 +165,7 @@ impl Turn {
 enum Found {
     Nothing,
     /// It was handed out, or can be.
-    Sandbox(Sandbox),
+    Sandbox(Box<Sandbox>),
     /// It ended before it could be handed out.
     Failed,
 }
@@ -279,7 +279,7 @@ impl Control {
         let mut id = turn.sandbox()?;
         if turn.stage != Stage::First {
             match self.find_begun(&id).await? {
-                Found::Sandbox(row) => return Ok(row),
+                Found::Sandbox(row) => return Ok(*row),
                 Found::Nothing | Found::Failed if turn.stage == Stage::Done => {
                     return Err(Error::NoSandbox(id));
                 }
@@ -325,7 +325,7 @@ impl Control {
                 {
                     return Ok(Found::Failed);
                 }
-                _ => return Ok(Found::Sandbox(row)),
+                _ => return Ok(Found::Sandbox(Box::new(row))),
             }
         }
     }

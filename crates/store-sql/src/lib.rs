@@ -11,6 +11,7 @@
 mod db;
 mod events;
 mod idempotency;
+mod invariants;
 mod leases;
 mod quotas;
 mod sandboxes;
@@ -18,4 +19,6 @@ mod sql;
 mod sqlite;
 mod templates;
 
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{
+    CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,
+};

@@ -92,6 +92,10 @@ statements! {
     RESERVE_EVENT_IDS = "UPDATE counters SET reserved = value + $1 WHERE name = 'event'";
     SKIP_RESERVED_EVENT_IDS = "UPDATE counters SET value = reserved \
         WHERE name = 'event' AND value < reserved";
+    /// The highest number that may have been given out, by a server that was killed too.
+    HIGHEST_EVENT_ID = "SELECT CASE WHEN value < reserved THEN reserved ELSE value END \
+        FROM counters WHERE name = 'event'";
+    RAISE_EVENT_IDS = "UPDATE counters SET value = $1 WHERE name = 'event' AND value < $1";
     LAST_EVENT = "SELECT value FROM counters WHERE name = 'event'";
     INSERT_EVENT = "INSERT INTO events (", event_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6)";
     EVENTS = "SELECT ", event_columns!(), " FROM events WHERE id > $1 AND ", of_kinds!(),
