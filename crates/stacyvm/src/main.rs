@@ -2,6 +2,7 @@
 
 mod config;
 mod data_dir;
+mod db;
 mod doctor;
 mod logging;
 mod native;
@@ -41,6 +42,9 @@ enum Command {
     /// Show, check and describe the settings of the server
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Copy, check and put back the server's database
+    #[command(subcommand)]
+    Db(db::DbCommand),
     /// Write a completion script for a shell to standard output
     Completions {
         /// The shell
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Remote(command) => client(&cli.global, command),
         Command::Doctor(args) => doctor::doctor(&cli.global, args),
         Command::Config(command) => config::config(&cli.global, command),
+        Command::Db(command) => db::db(&cli.global, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut io::stdout());
             Ok(ExitStatus::OK)

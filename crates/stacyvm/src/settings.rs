@@ -112,7 +112,20 @@ pub(crate) fn read(args: &SettingArgs) -> Result<Loaded, Refused> {
 
 /// The settings, or every problem with them.
 pub(crate) fn load(args: &SettingArgs) -> Result<Loaded, Failure> {
-    read(args).map_err(|refused| {
+    told(read(args))
+}
+
+/// The same for a command that takes only the file and the data directory.
+pub(crate) fn load_with(file: Option<PathBuf>, data_dir: Option<&str>) -> Result<Loaded, Failure> {
+    let flags = data_dir
+        .map(|text| Written { flag: "--data-dir", raw: Raw::one(text) })
+        .into_iter()
+        .collect();
+    told(stacyvm_config::load(&Sources { flags, ..sources(file) }))
+}
+
+fn told(loaded: Result<Loaded, Refused>) -> Result<Loaded, Failure> {
+    loaded.map_err(|refused| {
         let lines: String =
             refused.problems.iter().map(|p| format!("\n  {}", escape(&p.to_string()))).collect();
         Failure::new(ExitStatus::USAGE, format!("the settings cannot be used:{lines}"))

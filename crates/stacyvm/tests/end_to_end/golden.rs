@@ -44,6 +44,10 @@ const COMMANDS: &[&str] = &[
     "config show",
     "config lint",
     "config schema",
+    "db",
+    "db backup",
+    "db check",
+    "db restore",
     "completions",
     "version",
 ];

@@ -4,6 +4,7 @@
 
 mod commands;
 mod config;
+mod db;
 mod golden;
 mod mock;
 mod serving;
