@@ -136,7 +136,9 @@ fn restore(global: &Global, args: &RestoreArgs) -> Result<ExitStatus, Failure> {
 
 fn refused(error: &CopyError) -> Failure {
     let status = match error {
-        CopyError::Exists(_) | CopyError::Open(OpenError::InUse(_)) => ExitStatus::REFUSED,
+        CopyError::Exists(_) | CopyError::Own(_) | CopyError::Open(OpenError::InUse(_)) => {
+            ExitStatus::REFUSED
+        }
         CopyError::Open(_) | CopyError::File { .. } | CopyError::Damaged { .. } => {
             ExitStatus::FAILED
         }

@@ -52,6 +52,9 @@ pub enum CopyError {
     /// A file with the name of the backup is there already.
     #[error("{} exists: choose another name, or replace it with --force", .0.display())]
     Exists(PathBuf),
+    /// The backup would take the place of the database, or of a file that belongs to it.
+    #[error("{} is part of the database itself: choose another name", .0.display())]
+    Own(PathBuf),
     /// A file cannot be written.
     #[error("{} cannot be written", path.display())]
     File {
@@ -139,6 +142,9 @@ impl Drop for Unnamed {
 /// Copies the database in `from` to `to`, beside a running server or without one. The server goes on
 /// meanwhile and its file is only read. Blocks as long as reading and writing all of it takes.
 pub fn backup(from: &Path, to: &Path, existing: Existing) -> Result<Report, CopyError> {
+    if is_part_of(from, to) {
+        return Err(CopyError::Own(to.to_owned()));
+    }
     if existing == Existing::Keep && to.symlink_metadata().is_ok() {
         return Err(CopyError::Exists(to.to_owned()));
     }
@@ -147,6 +153,22 @@ pub fn backup(from: &Path, to: &Path, existing: Existing) -> Result<Report, Copy
     copy.sync()?;
     copy.name(to, existing)?;
     Ok(report)
+}
+
+/// Whether a file that gets this name would take the place of the database, by any of its names, or
+/// of what lies beside it.
+fn is_part_of(database: &Path, name: &Path) -> bool {
+    let Ok(name) = in_its_directory(name) else { return false };
+    let own = [in_its_directory(database), fs::canonicalize(database)];
+    own.into_iter().flatten().any(|own| {
+        ["", "-wal", "-shm", "-lock", "-journal"].iter().any(|part| with_suffix(&own, part) == name)
+    })
+}
+
+/// The path with the links in its directory resolved, and not itself.
+fn in_its_directory(path: &Path) -> io::Result<PathBuf> {
+    let Some(name) = path.file_name() else { return fs::canonicalize(path) };
+    Ok(fs::canonicalize(directory_of(path))?.join(name))
 }
 
 /// Puts the database of the file `backup` in the place of the one in `path`, which no server may
@@ -264,11 +286,15 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn sync_directory(file: &Path) -> Result<(), CopyError> {
-    let directory = match file.parent() {
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn sync_directory(file: &Path) -> Result<(), CopyError> {
+    let directory = directory_of(file);
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| CopyError::File { path: directory.to_owned(), source })
 }

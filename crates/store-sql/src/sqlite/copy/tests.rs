@@ -99,6 +99,12 @@ async fn a_backup_beside_a_writing_store_is_whole_private_and_holds_what_was_ans
     writing.join_all().await;
     assert_eq!(report.problems, Vec::<String>::new());
     let count = report.rows.iter().find(|(table, _)| table == "sandboxes").unwrap().1;
+    let mode: String = Connection::open(&to)
+        .unwrap()
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "delete", "it needs no log");
+    assert!(!place.names().iter().any(|name| name.starts_with("copy.db-")), "one plain file");
     let found = ids(&to).await;
     assert_eq!(found.len() as u64, count);
     assert_eq!(found, wanted(0..u32::try_from(count).unwrap()), "no gap: it is one instant");
@@ -121,6 +127,33 @@ async fn a_backup_takes_the_place_of_a_file_only_when_it_may() {
     backup(&from, &to, Existing::Replace).unwrap();
     assert_eq!(ids(&to).await, wanted(0..3));
     assert!(!place.names().iter().any(|name| name.contains("partial")), "{:?}", place.names());
+}
+
+/// The server would go on with a file that has no name any more.
+#[tokio::test]
+async fn a_backup_never_takes_the_place_of_its_database() {
+    let place = Place::new();
+    let store = place.store();
+    admit(&store, 0..3).await;
+    let path = place.path("stacyvm.db");
+    let (link, inside) = (place.path("link.db"), place.path("inside"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    std::os::unix::fs::symlink(place.path("."), &inside).unwrap();
+    let before = place.names();
+    for (from, to) in [
+        (&path, path.clone()),
+        (&link, path.clone()),
+        (&link, link.clone()),
+        (&path, inside.join("stacyvm.db")),
+        (&path, place.path("stacyvm.db-wal")),
+        (&link, place.path("stacyvm.db-lock")),
+    ] {
+        let refused = backup(from, &to, Existing::Replace).unwrap_err();
+        assert!(matches!(refused, CopyError::Own(_)), "{}: {refused}", to.display());
+    }
+    assert_eq!(place.names(), before);
+    drop(store);
+    assert_eq!(ids(&path).await, wanted(0..3));
 }
 
 /// A file with the name of the backup that came while it was made.
