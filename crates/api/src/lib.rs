@@ -15,6 +15,7 @@ mod edge;
 mod extract;
 mod follow;
 mod json;
+mod openapi;
 mod origin;
 mod problem;
 mod routes;

@@ -1,6 +1,6 @@
 //! One file per resource, each with its part of the table of routes.
 
-mod doc;
+pub(crate) mod doc;
 mod events;
 mod exec;
 mod exec_ws;
@@ -9,7 +9,7 @@ mod images;
 mod providers;
 mod sandboxes;
 mod system;
-mod table;
+pub(crate) mod table;
 mod templates;
 
 pub use table::{Listed, demanded, list};
