@@ -7,6 +7,7 @@ mod files;
 mod idempotency;
 mod limits;
 mod malformed;
+mod openapi;
 mod shapes;
 mod sockets;
 mod streams;
