@@ -25,7 +25,7 @@ use stacyvm_store::Answer;
 use crate::{
     Api, body,
     problem::{Carried, Problem, Result},
-    routes::NDJSON,
+    routes::{NDJSON, table},
 };
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -35,26 +35,14 @@ const LONGEST_KEY: usize = 255;
 /// The longest answer that is kept; a longer one is made anew.
 const LONGEST_KEPT: u64 = 256 << 10;
 
-/// What a route does, as far as its keys go.
+/// What a route that takes keys does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
+pub(crate) enum Work {
     /// It begins with a spawn.
     Spawn,
     /// Anything else.
     Other,
 }
-
-/// The routes that take keys, without the common prefix and a slash at the end.
-const ROUTES: &[(&str, Work)] = &[
-    ("/sandboxes", Work::Spawn),
-    ("/sandboxes/{id}/extend", Work::Other),
-    ("/sandboxes/{id}/exec", Work::Other),
-    ("/sandboxes/{id}/files", Work::Other),
-    ("/sandboxes/{id}/files/move", Work::Other),
-    ("/sandboxes/{id}/files/chmod", Work::Other),
-    ("/templates", Work::Other),
-    ("/templates/{name}/spawn", Work::Spawn),
-];
 
 /// The turn of a request that brought a key.
 pub(crate) struct Once(pub(crate) Option<Turn>);
@@ -96,10 +84,7 @@ fn taken(request: &Request) -> Option<(&'static str, Work)> {
     if request.method() != Method::POST || !request.headers().contains_key(KEY) {
         return None;
     }
-    let path = request.extensions().get::<MatchedPath>()?.as_str();
-    let path = path.strip_prefix("/api/v1")?;
-    let path = path.strip_suffix('/').unwrap_or(path);
-    ROUTES.iter().find(|(route, _)| *route == path).copied()
+    table::keyed(request.extensions().get::<MatchedPath>()?.as_str())
 }
 
 async fn once(
@@ -252,6 +237,17 @@ mod tests {
             &[&[], &[b""], &[b"a b"], &[&[b'k'; 256]], &[b"a", b"a"], &[b"\xe9"]];
         for bad in bad {
             assert!(with(bad).unwrap_err().contains("1 to 255"), "{bad:?}");
+        }
+    }
+
+    /// R3.10: every `POST` that creates or runs something. What an administrator makes may be a
+    /// secret, and a secret is not kept.
+    #[test]
+    fn every_post_that_does_something_takes_a_key() {
+        for route in crate::routes::table() {
+            let asks = matches!(route.path, "/sandboxes/admission" | "/providers/test");
+            let acts = route.method == Method::POST && !asks && !route.path.contains("/admin");
+            assert_eq!(route.doc.once.is_some(), acts, "{} {}", route.method, route.path);
         }
     }
 
