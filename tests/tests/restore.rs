@@ -49,7 +49,7 @@ fn a_server_over_an_older_database_adopts_ends_and_destroys_until_all_agrees() -
         let left = host::Leftovers::of(&data);
         Ok((left.processes.len() == 1 && left.directories.len() == 1).then_some(()))
     })?;
-    ensure!(server.live()? == [stays.clone()]);
+    ensure!(server.live()? == [stays.as_str()]);
     ensure!(server.delete(&format!("/api/v1/sandboxes/{stays}"))?.status == 200);
     server.kill();
     Ok(())
