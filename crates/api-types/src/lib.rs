@@ -23,6 +23,7 @@ pub use sandbox::{
     AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
     StatusReply,
 };
+pub use schema::pattern;
 pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
 pub use system::{
     Event, Health, Image, PoolStatus, Provider, ProviderConfig, ProviderDetail, QuotaSummary,

@@ -15,7 +15,7 @@ use stacyvm_api_types::{ClientMessage, Code, ControlMessage, ErrorBody, ExecRequ
 
 use crate::{
     routes::{
-        doc::{Content, Doc, Param, Place, Reply},
+        doc::{Body, Content, Doc, Param, Place, Reply},
         table::{BASE, Route},
     },
     scope::Scope,
@@ -122,9 +122,9 @@ impl Writer {
         }
         if let Some(body) = &doc.body {
             let mut content = content(&mut self.requests, &body.content);
-            if !body.needs.is_empty() {
+            if let Some(narrower) = narrower(body) {
                 for media in content.values_mut() {
-                    media["schema"] = json!({"allOf": [media["schema"], needing(body.needs)]});
+                    media["schema"] = json!({"allOf": [media["schema"], narrower]});
                 }
             }
             operation["requestBody"] = json!({"required": body.required, "content": content});
@@ -191,11 +191,15 @@ fn failures(scope: Scope, doc: &Doc) -> impl Iterator<Item = Code> {
     all.collect::<Vec<_>>().into_iter()
 }
 
-/// A schema of objects that have these keys, with text that is not empty.
-fn needing(keys: &[&str]) -> Value {
-    let given = |key: &&str| ((*key).to_owned(), json!({"type": "string", "minLength": 1}));
-    let properties: Map<_, _> = keys.iter().map(given).collect();
-    json!({"required": keys, "properties": properties})
+/// What an operation wants of a body besides its type.
+fn narrower(body: &Body) -> Option<Value> {
+    if body.needs.is_empty() && body.refuses.is_empty() {
+        return None;
+    }
+    let given = body.needs.iter().map(|key| (*key, json!({"type": "string", "minLength": 1})));
+    let absent = body.refuses.iter().map(|key| (*key, json!({"type": "null"})));
+    let properties: Map<_, _> = given.chain(absent).map(|(k, v)| (k.to_owned(), v)).collect();
+    Some(json!({"required": body.needs, "properties": properties}))
 }
 
 fn param(param: &Param) -> Value {
