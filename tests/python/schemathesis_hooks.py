@@ -41,5 +41,8 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def after_call(context, case, response):
+    # Commands that ended are forgotten after some more.
+    if response.headers.get("X-Exec-ID"):
+        KNOWN["exec_id"] = response.headers["X-Exec-ID"][0]
     if response.status_code == 201 and "id" in response.text:
         made.add(response.json().get("id"))

@@ -266,7 +266,12 @@ impl Doc {
     }
 }
 
-/// Any text.
+/// Any text at all.
+pub(super) fn any() -> Value {
+    json!({"type": "string"})
+}
+
+/// Any text that is there.
 pub(super) fn text() -> Value {
     json!({"type": "string", "minLength": 1})
 }

@@ -13,7 +13,7 @@ use stacyvm_types::{Event, EventKind, SandboxId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    doc::{doc, maybe, text},
+    doc::{any, doc, maybe},
     table::{Route, get},
 };
 use crate::{
@@ -47,8 +47,8 @@ pub(super) fn routes() -> Vec<Route> {
             )
             .header("Last-Event-ID", "Where to start: `evt-<n>` or its number.", maybe(POSITION))
             .query("sandbox", "Only what happened to this sandbox.", maybe(wire::pattern::SANDBOX))
-            .query("owner", "Only what happened to sandboxes of this owner.", text())
-            .query("type", "Only events of these types; separated by commas, or repeated.", text())
+            .query("owner", "Only what happened to sandboxes of this owner.", any())
+            .query("type", "Only events of these types; separated by commas, or repeated.", any())
             .gives_nothing(StatusCode::OK, "Events as they happen.")
             .streams::<wire::Event>("text/event-stream"),
     )]

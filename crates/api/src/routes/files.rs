@@ -17,7 +17,7 @@ use stacyvm_control as control;
 use stacyvm_provider::{FileRead, WriteOptions};
 
 use super::{
-    doc::{doc, flag, matching, maybe, text},
+    doc::{any, doc, flag, matching, maybe},
     sandboxes::status,
     table::{Route, delete, get, post, put},
 };
@@ -46,9 +46,9 @@ pub(super) fn routes() -> Vec<Route> {
                     "Range",
                     "One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything \
                      else is the whole file.",
-                    text(),
+                    any(),
                 )
-                .header("If-Range", "Its presence means the whole file.", text())
+                .header("If-Range", "Its presence means the whole file.", any())
                 .gives_bytes(StatusCode::OK, "The file.")
                 .with("Accept-Ranges", "`bytes`.")
                 .gives_bytes(StatusCode::PARTIAL_CONTENT, "The range.")
