@@ -39,6 +39,11 @@ pub(crate) fn count(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX})
 }
 
+/// A priority of a request.
+pub(crate) fn priority(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["integer", "null"], "minimum": 0, "maximum": 9})
+}
+
 /// A duration of a request.
 pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
     optional_text(&format!("\\+?(?:0|(?:{DURATION})+)"), "30m")
