@@ -217,15 +217,20 @@ fn param(param: &Param) -> Value {
     })
 }
 
+/// A body's media types; two types of JSON are alternatives.
 fn content(generator: &mut SchemaGenerator, content: &[Content]) -> Map<String, Value> {
-    let media = |content: &Content| match content {
-        Content::Json(schema) => {
-            ("application/json".to_owned(), json!({"schema": schema(generator)}))
-        }
-        Content::Bytes(media) => ((*media).to_owned(), json!({})),
-        Content::Stream(media, item) => {
-            ((*media).to_owned(), json!({"x-item-schema": item(generator)}))
-        }
-    };
-    content.iter().map(media).collect()
+    let mut types = Map::new();
+    for one in content {
+        let (media, value) = match one {
+            Content::Json(schema) => ("application/json", json!({"schema": schema(generator)})),
+            Content::Bytes(media) => (*media, json!({})),
+            Content::Stream(media, item) => (*media, json!({"x-item-schema": item(generator)})),
+        };
+        let both = match types.remove(media) {
+            None => value,
+            Some(first) => json!({"schema": {"anyOf": [first["schema"], value["schema"]]}}),
+        };
+        types.insert(media.to_owned(), both);
+    }
+    types
 }

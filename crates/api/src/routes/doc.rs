@@ -232,7 +232,12 @@ impl Doc {
         self.gives_nothing(status, text).content(Content::Json(SchemaGenerator::subschema_for::<T>))
     }
 
-    /// A 200 that shows a sandbox.
+    /// The last reply may also be JSON of another type.
+    pub(super) fn or_gives<T: JsonSchema>(self) -> Self {
+        self.content(Content::Json(SchemaGenerator::subschema_for::<T>))
+    }
+
+    /// A reply that shows a sandbox.
     pub(super) fn shows_sandbox(self, status: StatusCode, text: &'static str) -> Self {
         let mut doc = self.gives::<Sandbox>(status, text);
         if let Some(reply) = doc.replies.last_mut() {

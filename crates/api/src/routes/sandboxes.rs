@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use stacyvm_admission::Priority;
 use stacyvm_api_types::{
-    AdmissionReply, Code, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
-    StatusReply,
+    AdmissionExplained, AdmissionReply, Code, ExtendRequest, PruneReply, Sandbox as View,
+    SpawnRequest, StatsReply, StatusReply,
 };
 use stacyvm_control as control;
 use stacyvm_provider::Stats;
@@ -15,7 +16,7 @@ use stacyvm_types::SandboxId;
 use tokio::time::Instant;
 
 use super::{
-    doc::{SPAWN, choice, doc, number, text},
+    doc::{SPAWN, choice, doc, flag, number, text},
     table::{Route, delete, get, post},
 };
 use crate::{
@@ -76,8 +77,17 @@ pub(super) fn routes() -> Vec<Route> {
             admission,
             doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.")
                 .for_owner()
+                .query(
+                    "explain",
+                    "Whether workers, the place in the queue and the expected wait are shown too.",
+                    flag(),
+                )
                 .takes::<SpawnRequest>()
-                .gives::<AdmissionReply>(StatusCode::OK, "The answer, which may be no.")
+                .gives::<AdmissionReply>(
+                    StatusCode::OK,
+                    "The answer, which may be no; with `explain` an `AdmissionExplained`.",
+                )
+                .or_gives::<AdmissionExplained>()
                 .fails(&[Code::NotFound]),
         ),
         get(
@@ -207,13 +217,20 @@ pub(super) async fn spawn(
     Ok(created(view(&api, row)))
 }
 
+/// R3.6: published clients refuse keys that they do not know, so reasons are for those who ask.
 pub(super) async fn admission(
     api: Api,
     user: User,
+    query: Query,
     Body(request): Body<SpawnRequest>,
-) -> Result<Json<AdmissionReply>> {
+) -> Result<Response> {
+    let explain = query.flag("explain")?;
     let answer = api.control.admission(wanted(request, user)?).await?;
-    Ok(ok(views::admission(answer)))
+    Ok(if explain {
+        ok(views::explained(answer)).into_response()
+    } else {
+        ok(views::admission(answer)).into_response()
+    })
 }
 
 pub(super) async fn list(api: Api, query: Query) -> Result<Json<Vec<View>>> {
