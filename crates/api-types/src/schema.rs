@@ -1,5 +1,5 @@
-//! What a JSON Schema can say about values that Rust holds as text or numbers. Every rule here is one
-//! that the server enforces; what it enforces and no schema can say is in the descriptions.
+//! What a JSON Schema can say about values that Rust holds as text or numbers. Every rule here is
+//! one that the server enforces; what it enforces and no schema can say is in the descriptions.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
@@ -16,7 +16,12 @@ pub mod pattern {
     /// An owner.
     pub const OWNER: &str = r"[^/\\\u0000-\u0020\u007f]{1,128}";
     /// An image's name; no part of it has two dots in a row.
-    pub const IMAGE: &str = r"(?:[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?:[0-9]+/)?[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?(?:/[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?)*(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?";
+    pub const IMAGE: &str = concat!(
+        r"(?:[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?:[0-9]+/)?",
+        r"[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?",
+        r"(?:/[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?)*",
+        "(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?",
+    );
     /// The longest image's name.
     pub const IMAGE_LENGTH: usize = 255;
     /// Permission bits as octal text.
