@@ -171,6 +171,12 @@ impl From<i64> for Value<'_> {
     }
 }
 
+impl From<Option<i64>> for Value<'_> {
+    fn from(int: Option<i64>) -> Self {
+        int.map_or(Self::Null, Self::Int)
+    }
+}
+
 impl From<i32> for Value<'_> {
     fn from(int: i32) -> Self {
         Self::Int(int.into())

@@ -3,6 +3,8 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod keys;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},
@@ -12,12 +14,12 @@ use std::{
 
 use async_trait::async_trait;
 use stacyvm_types::{
-    Event, ExecId, Generation, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId,
 };
 
 use crate::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange,
+    ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result,
+    Sandbox, Store, Template, TemplateChange,
 };
 
 /// A store that forgets everything when it is dropped.
@@ -32,6 +34,7 @@ struct State {
     events: Vec<Event>,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    keys: BTreeMap<KeyId, ApiKey>,
 }
 
 impl MemoryStore {

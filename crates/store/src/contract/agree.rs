@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
-use super::{at, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker};
+use super::{
+    at, cause, event, exec_id, id,
+    keys::{key_id, new_key},
+    map, new_sandbox, new_template, owner, worker,
+};
 use crate::{Durability, EventFilter, ExecLog, Include, Store, TemplateChange};
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -47,6 +51,9 @@ enum Call {
     CreateTemplate(&'static str, u8),
     UpdateTemplate(&'static str, Box<TemplateChange>),
     DeleteTemplate(&'static str),
+    CreateKey(u8, &'static str),
+    RevokeKey(u8),
+    NoteKeyUse(u8, Timestamp),
 }
 
 const SANDBOXES: u8 = 6;
@@ -60,7 +67,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
-    match dice.below(17) {
+    match dice.below(19) {
         0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
@@ -86,6 +93,11 @@ fn call(dice: &mut Dice, now: u64) -> Call {
         13 => Call::Log(dice.below(30), sandbox),
         14 => Call::Sync,
         15 => Call::CreateTemplate(dice.pick(&TEMPLATES), dice.below(9)),
+        16 => Call::CreateKey(dice.below(9), dice.pick(&TEMPLATES)),
+        17 => match dice.below(4) {
+            0 => Call::RevokeKey(dice.below(9)),
+            _ => Call::NoteKeyUse(dice.below(9), soon),
+        },
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -162,6 +174,13 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
             format!("{:?}", store.update_template(name, *change, now).await)
         }
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
+        Call::CreateKey(number, name) => {
+            format!("{:?}", store.create_key(new_key(number, name)).await)
+        }
+        Call::RevokeKey(number) => format!("{:?}", store.revoke_key(&key_id(number), now).await),
+        Call::NoteKeyUse(number, at) => {
+            format!("{:?}", store.note_key_use(&key_id(number), at).await)
+        }
     }
 }
 
@@ -184,6 +203,7 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.events(after, 50, filter).await),
         format!("{:?}", store.last_event().await),
         format!("{:?}", store.templates().await),
+        format!("{:?} {:?}", store.keys().await, store.has_keys().await),
     ];
     for number in 0..SANDBOXES {
         all.push(format!("{:?}", store.sandbox(&id(number)).await));
