@@ -21,6 +21,7 @@ mod files;
 mod follow;
 mod images;
 mod jobs;
+mod keys;
 mod lifecycle;
 mod reaper;
 mod reconcile;
@@ -43,6 +44,7 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
 pub use settings::Settings;
 
@@ -77,6 +79,7 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    key_uses: keys::Uses,
 }
 
 impl Control {
@@ -94,6 +97,7 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }

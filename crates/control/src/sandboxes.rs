@@ -200,7 +200,7 @@ impl Control {
         self.known_provider(&provider)?;
         let new = NewSandbox {
             id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
-            owner: request.owner,
+            owner: self.owner_of_new(request.owner)?,
             provider,
             worker: settings.worker.clone(),
             image,
@@ -226,7 +226,7 @@ impl Control {
 
     /// Whether this spawn would be admitted now. Starts and reserves nothing.
     pub async fn admission(&self, request: SpawnRequest) -> Result<Admission> {
-        let owner = request.owner.clone();
+        let owner = self.owner_of_new(request.owner.clone())?;
         let live = self.store().sandboxes(Include::Live).await.map_err(Error::from_store)?;
         let of_owner = live.iter().filter(|row| owner.is_some() && row.spec.owner == owner).count();
         let (allowed, reason) = match self.plan(request).await {
@@ -264,6 +264,7 @@ impl Control {
     /// Sandboxes, newest first. The live ones are those that [`Control::get`] would return.
     pub async fn list(&self, include: Include) -> Result<Vec<Sandbox>> {
         let mut rows = self.store().sandboxes(include).await.map_err(Error::from_store)?;
+        rows.retain(|row| self.sees(row));
         if include == Include::Live {
             let now = self.now();
             rows.retain(|row| {
@@ -325,17 +326,21 @@ impl Control {
         Err(error)
     }
 
-    /// Ends every sandbox whose time is over, and says how many it ended.
+    /// Ends every sandbox whose time is over and that the caller may see, and says how many it
+    /// ended.
     pub async fn prune(&self) -> Result<u64> {
         let control = self.clone();
+        // Behind however many of other owners its own may stand.
+        let batch = if self.caller().only.is_none() { PRUNE_BATCH } else { u32::MAX };
         self.owned(async move {
             let mut ended = 0;
             loop {
-                let due = control
+                let mut due = control
                     .store()
-                    .expired(control.now(), PRUNE_BATCH)
+                    .expired(control.now(), batch)
                     .await
                     .map_err(Error::from_store)?;
+                due.retain(|row| control.sees(row));
                 if due.is_empty() {
                     return Ok(ended);
                 }
