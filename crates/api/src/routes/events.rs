@@ -11,15 +11,30 @@ use stacyvm_store::EventFilter;
 use stacyvm_types::{Event, EventKind, SandboxId};
 use tokio::{sync::watch, time::Instant};
 
+use super::{
+    doc::doc,
+    table::{Route, get},
+};
 use crate::{
     Api,
     extract::{Query, owner},
     json,
     problem::{Problem, Result, echo},
+    scope::Scope,
     views,
 };
 
 const BATCH: u32 = 256;
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![get(
+        "/events",
+        Scope::Read,
+        follow,
+        doc("followEvents", "Follows the events of the server as a stream."),
+    )]
+}
 
 pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result<Response> {
     let filter = filter(&query)?;

@@ -12,18 +12,41 @@ use stacyvm_control as control;
 use stacyvm_provider::{Exec, Program, Size, Stdin};
 use stacyvm_types::{ExecId, SandboxId};
 
+use super::{
+    doc::doc,
+    table::{Route, get, post},
+};
 use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, duration, given},
     follow::{self, Follow, Step},
     json::{self, ok},
     problem::{Problem, Result, echo},
+    scope::Scope,
     views,
 };
 
 const NDJSON: &str = "application/x-ndjson";
 const EXEC_ID: HeaderName = HeaderName::from_static("x-exec-id");
 const MOST_CELLS: u16 = 4096;
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        post(
+            "/sandboxes/{id}/exec",
+            Scope::Api,
+            run,
+            doc("execCommand", "Runs a command, to its end or as a stream of lines."),
+        ),
+        get(
+            "/sandboxes/{id}/exec/{exec_id}",
+            Scope::Read,
+            resume,
+            doc("followExec", "Follows a command from an offset of its output."),
+        ),
+    ]
+}
 
 /// The command that a request asks for.
 pub(super) fn wanted(request: ExecRequest) -> Result<control::ExecRequest> {

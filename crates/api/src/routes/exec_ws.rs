@@ -26,19 +26,42 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::exec::{attach, size, started, wanted};
+use super::{
+    doc::doc,
+    exec::{attach, size, started, wanted},
+    table::{Route, get},
+};
 use crate::{
     Api,
     extract::{PathText, Query, Sandbox, decode},
     follow::{self, Follow, Step},
     json,
     problem::{Problem, Result},
+    scope::Scope,
 };
 
 const MAX_MESSAGE: usize = 1 << 20;
 const UNANSWERED_PINGS: u32 = 3;
 /// How long a closing handshake may take.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/sandboxes/{id}/exec/ws",
+            Scope::Api,
+            run,
+            doc("execSocket", "Runs a command over a WebSocket, with its standard input."),
+        ),
+        get(
+            "/sandboxes/{id}/exec/{exec_id}/ws",
+            Scope::Api,
+            resume,
+            doc("resumeExecSocket", "Takes a command up again over a WebSocket."),
+        ),
+    ]
+}
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 

@@ -15,7 +15,11 @@ use stacyvm_api_types::{
 use stacyvm_control as control;
 use stacyvm_provider::{FileRead, WriteOptions};
 
-use super::sandboxes::status;
+use super::{
+    doc::doc,
+    sandboxes::status,
+    table::{Route, delete, get, post, put},
+};
 use crate::{
     Api,
     body::Upload,
@@ -23,8 +27,64 @@ use crate::{
     json::{Json, ok},
     origin,
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/sandboxes/{id}/files",
+            Scope::Read,
+            read,
+            doc("readFile", "Reads a file, or a range of it."),
+        ),
+        post(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            write,
+            doc("writeFile", "Writes text to a file."),
+        ),
+        put(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            upload,
+            doc("uploadFile", "Writes the bytes of the body to a file."),
+        ),
+        delete(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            remove,
+            doc("removeFile", "Removes a file or a directory."),
+        ),
+        get(
+            "/sandboxes/{id}/files/list",
+            Scope::Read,
+            list,
+            doc("listFiles", "Lists a directory."),
+        ),
+        get("/sandboxes/{id}/files/stat", Scope::Read, stat, doc("statFile", "Describes a file.")),
+        get(
+            "/sandboxes/{id}/files/glob",
+            Scope::Read,
+            glob,
+            doc("globFiles", "Lists the paths that match a pattern."),
+        ),
+        post(
+            "/sandboxes/{id}/files/move",
+            Scope::Api,
+            rename,
+            doc("moveFile", "Moves a file or a directory."),
+        ),
+        post(
+            "/sandboxes/{id}/files/chmod",
+            Scope::Api,
+            chmod,
+            doc("chmodFile", "Changes the permission bits of a file."),
+        ),
+    ]
+}
 
 /// One range of a file, as it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

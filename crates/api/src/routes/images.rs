@@ -4,7 +4,11 @@ use axum::body::Body;
 use http::HeaderMap;
 use stacyvm_api_types::{Code, Image, StatusReply};
 
-use super::sandboxes::status;
+use super::{
+    doc::doc,
+    sandboxes::status,
+    table::{Route, delete, get, put},
+};
 use crate::{
     Api,
     body::Upload,
@@ -12,8 +16,24 @@ use crate::{
     json::{Json, created, ok},
     origin,
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/images", Scope::Read, list, doc("listImages", "Lists the imported images."))
+            .slashed(),
+        put(
+            "/images/{*name}",
+            Scope::Operator,
+            import,
+            doc("importImage", "Imports an image from a tar archive."),
+        ),
+        delete("/images/{*name}", Scope::Operator, remove, doc("removeImage", "Removes an image.")),
+    ]
+}
 
 pub(super) async fn list(api: Api) -> Result<Json<Vec<Image>>> {
     Ok(ok(api.control.images().await?.into_iter().map(views::image).collect()))

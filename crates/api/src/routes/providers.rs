@@ -7,13 +7,38 @@ use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
 use stacyvm_store::Include;
 
+use super::{
+    doc::doc,
+    table::{Route, get, post},
+};
 use crate::{
     Api,
     extract::PathText,
     json::{Json, ok},
     problem::{Result, echo},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/providers",
+            Scope::Read,
+            list,
+            doc("listProviders", "Lists the providers and how well they are."),
+        )
+        .slashed(),
+        post(
+            "/providers/test",
+            Scope::Read,
+            test,
+            doc("testProviders", "Says of every provider whether it is usable."),
+        ),
+        get("/providers/{name}", Scope::Read, show, doc("getProvider", "Shows a provider.")),
+    ]
+}
 
 /// R2.7: the same object wherever a provider is shown.
 pub(super) fn view(report: &ProviderReport) -> Provider {

@@ -12,17 +12,75 @@ use stacyvm_store::Include;
 use stacyvm_types::SandboxId;
 use tokio::time::Instant;
 
+use super::{
+    doc::doc,
+    table::{Route, delete, get, post},
+};
 use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, User, count, duration, given},
     json::{Json, created, ok},
     problem::{Problem, Result, echo},
+    scope::Scope,
     views,
 };
 
 const DEFAULT_LINES: u64 = 100;
 const MOST_LINES: u64 = 10_000;
 const CPU_WINDOW: Duration = Duration::from_millis(100);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/sandboxes",
+            Scope::Read,
+            list,
+            doc("listSandboxes", "Lists the sandboxes, newest first."),
+        )
+        .slashed(),
+        post("/sandboxes", Scope::Api, spawn, doc("spawnSandbox", "Spawns a sandbox.")).slashed(),
+        delete(
+            "/sandboxes",
+            Scope::Api,
+            prune,
+            doc("pruneSandboxes", "Destroys every expired sandbox."),
+        )
+        .slashed(),
+        post(
+            "/sandboxes/admission",
+            Scope::Read,
+            admission,
+            doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing."),
+        ),
+        get("/sandboxes/{id}", Scope::Read, show, doc("getSandbox", "Shows a sandbox.")).slashed(),
+        delete(
+            "/sandboxes/{id}",
+            Scope::Api,
+            destroy,
+            doc("destroySandbox", "Destroys a sandbox."),
+        )
+        .slashed(),
+        post(
+            "/sandboxes/{id}/extend",
+            Scope::Api,
+            extend,
+            doc("extendSandbox", "Gives a sandbox a new deadline."),
+        ),
+        get(
+            "/sandboxes/{id}/logs",
+            Scope::Read,
+            logs,
+            doc("getSandboxLogs", "Shows the last lines that commands wrote."),
+        ),
+        get(
+            "/sandboxes/{id}/stats",
+            Scope::Read,
+            stats,
+            doc("getSandboxStats", "Shows what a sandbox uses now."),
+        ),
+    ]
+}
 
 /// A reply that says in one word what was done.
 pub(super) fn status(done: &str) -> Json<StatusReply> {

@@ -4,12 +4,50 @@ use http::StatusCode;
 use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready, StoreHealth};
 use stacyvm_types::format_duration;
 
-use super::providers;
+use super::{
+    doc::doc,
+    providers,
+    table::{Route, get},
+};
 use crate::{
     Api,
     json::{Json, ok},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/health",
+            Scope::Read,
+            health,
+            doc("getHealth", "Says that the server works, and its version."),
+        ),
+        get("/live", Scope::Probe, live, doc("getLive", "Says that the process answers.")),
+        get(
+            "/ready",
+            Scope::Probe,
+            ready,
+            doc("getReady", "Says whether the store and a provider can work."),
+        ),
+        get(
+            "/pool/status",
+            Scope::Read,
+            pool,
+            doc("getPoolStatus", "Says whether users share runtimes."),
+        ),
+        get("/quotas", Scope::Read, quotas, doc("listQuotas", "Lists the quotas of owners.")),
+        get(
+            "/quotas/summary",
+            Scope::Read,
+            quota_summary,
+            doc("getQuotaSummary", "Counts the quotas of owners."),
+        ),
+        get("/snapshots", Scope::Read, snapshots, doc("listSnapshots", "Lists the snapshots.")),
+    ]
+}
 
 fn state(api: &Api, status: &str) -> Health {
     Health {

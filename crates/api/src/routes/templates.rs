@@ -8,18 +8,55 @@ use stacyvm_api_types::{
 use stacyvm_control::TemplateSpawn;
 use stacyvm_store::{TemplateChange, TemplateFields};
 
-use super::sandboxes::{self, status};
+use super::{
+    doc::doc,
+    sandboxes::{self, status},
+    table::{Route, delete, get, post, put},
+};
 use crate::{
     Api,
     extract::{Body, OptionalBody, PathText, User, count, duration, given},
     json::{Json, created, ok},
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
 
 const DEFAULT_MEMORY_MB: u32 = 512;
 const DEFAULT_VCPUS: u32 = 1;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/templates", Scope::Read, list, doc("listTemplates", "Lists the templates by name."))
+            .slashed(),
+        post("/templates", Scope::Operator, create, doc("createTemplate", "Creates a template."))
+            .slashed(),
+        get("/templates/{name}", Scope::Read, show, doc("getTemplate", "Shows a template."))
+            .slashed(),
+        put(
+            "/templates/{name}",
+            Scope::Operator,
+            update,
+            doc("updateTemplate", "Changes the fields of a template that the body names."),
+        )
+        .slashed(),
+        delete(
+            "/templates/{name}",
+            Scope::Operator,
+            remove,
+            doc("deleteTemplate", "Deletes a template."),
+        )
+        .slashed(),
+        post(
+            "/templates/{name}/spawn",
+            Scope::Api,
+            spawn,
+            doc("spawnTemplate", "Spawns a sandbox from a template."),
+        ),
+    ]
+}
 
 /// Two names for one value.
 fn agreed<T: PartialEq>(
