@@ -9,6 +9,7 @@
 mod code;
 mod exec;
 mod file;
+mod key;
 mod lenient;
 mod sandbox;
 mod socket;
@@ -18,6 +19,7 @@ mod template;
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use key::{Key, KeyRequest};
 pub use sandbox::{
     AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
     StatusReply,

@@ -53,8 +53,9 @@ impl Control {
         }
     }
 
-    /// The events that the caller may see. Those of no owner concern the whole server.
-    pub(crate) fn visible(&self, mut filter: EventFilter) -> Result<EventFilter> {
+    /// Narrows a filter to the events that the caller may see; naming another owner is refused.
+    /// Events of no owner concern the whole server. [`Control::events`] does the same.
+    pub fn visible_events(&self, mut filter: EventFilter) -> Result<EventFilter> {
         filter.owner = self.owner_of_new(filter.owner)?;
         Ok(filter)
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use stacyvm_store::{self as store, ApiKey, KeyHash};
+use stacyvm_store::{self as store, ApiKey, KeyHash, Standing};
 use stacyvm_types::{KeyId, OwnerId, Role, Timestamp};
 use subtle::ConstantTimeEq;
 
@@ -160,8 +160,9 @@ impl Control {
             return Ok(None);
         }
         let now = self.now();
-        if let Some(why) = invalid(&key, now) {
-            tracing::info!(key.id = %id, key.name, "a key was refused: it {why}");
+        let standing = key.standing(now);
+        if standing != Standing::Active {
+            tracing::info!(key.id = %id, key.name, "a key was refused: {}", standing.as_str());
             return Ok(None);
         }
         self.note_use(&key, now);
@@ -192,14 +193,6 @@ pub fn name_taken(name: &str) -> Error {
 /// The error of a key that is not there.
 pub fn no_key(shown: &str) -> Error {
     Error::NotFound(format!("not found: key {shown:?}"))
-}
-
-/// Why a key is not valid at `now`, in words for the log.
-fn invalid(key: &ApiKey, now: Timestamp) -> Option<&'static str> {
-    if key.revoked_at.is_some() {
-        return Some("is revoked");
-    }
-    key.expires_at.is_some_and(|end| end <= now).then_some("has expired")
 }
 
 fn parts(text: &str) -> Option<(KeyId, &str)> {
@@ -273,10 +266,10 @@ mod tests {
     fn a_key_is_valid_until_it_expires_or_is_revoked() {
         let key = NewKey { ttl: Some(Duration::from_secs(10)), ..new(Role::Api) };
         let mut key = IssuedKey::issue(key, at(0)).unwrap().key;
-        assert_eq!(invalid(&key, at(9)), None);
-        assert_eq!(invalid(&key, at(10)), Some("has expired"));
+        assert_eq!(key.standing(at(9)), Standing::Active);
+        assert_eq!(key.standing(at(10)), Standing::Expired);
         key.revoked_at = Some(at(3));
-        assert_eq!(invalid(&key, at(9)), Some("is revoked"));
+        assert_eq!(key.standing(at(9)), Standing::Revoked);
     }
 
     #[test]

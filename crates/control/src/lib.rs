@@ -107,6 +107,11 @@ impl Control {
         &self.0.parts.settings
     }
 
+    /// The time, as the control plane sees it.
+    pub fn time(&self) -> stacyvm_types::Timestamp {
+        self.now()
+    }
+
     fn store(&self) -> &dyn Store {
         &*self.0.parts.store
     }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
 pub use error::{Error, Result};
-pub use keys::{ApiKey, KeyHash, KeyStore};
+pub use keys::{ApiKey, KeyHash, KeyStore, Standing};
 pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
     TemplateChange, TemplateFields,

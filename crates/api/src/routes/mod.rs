@@ -6,6 +6,7 @@ mod exec;
 mod exec_ws;
 mod files;
 mod images;
+mod keys;
 mod providers;
 mod sandboxes;
 mod system;
@@ -28,6 +29,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         providers::routes(),
         system::routes(),
         events::routes(),
+        keys::routes(),
     ]
     .into_iter()
     .flatten()

@@ -31,20 +31,20 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         get("/templates", Scope::Read, list, doc("listTemplates", "Lists the templates by name."))
             .slashed(),
-        post("/templates", Scope::Operator, create, doc("createTemplate", "Creates a template."))
+        post("/templates", Scope::Api, create, doc("createTemplate", "Creates a template."))
             .slashed(),
         get("/templates/{name}", Scope::Read, show, doc("getTemplate", "Shows a template."))
             .slashed(),
         put(
             "/templates/{name}",
-            Scope::Operator,
+            Scope::Api,
             update,
             doc("updateTemplate", "Changes the fields of a template that the body names."),
         )
         .slashed(),
         delete(
             "/templates/{name}",
-            Scope::Operator,
+            Scope::Api,
             remove,
             doc("deleteTemplate", "Deletes a template."),
         )
