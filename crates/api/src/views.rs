@@ -18,7 +18,7 @@ pub(crate) fn cause(cause: &Cause) -> wire::CauseView {
 pub(crate) fn key(key: ApiKey, now: Timestamp) -> wire::Key {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     wire::Key {
-        status: key.standing(now).as_str().to_owned(),
+        status: key.state(now).as_str().to_owned(),
         id: key.id.to_string(),
         name: key.name,
         role: key.role.to_string(),

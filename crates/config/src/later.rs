@@ -100,8 +100,6 @@ pub(crate) fn find(path: &str) -> Option<&'static Later> {
 const FALLBACK: &str = "admin rights for auth.api_key are";
 const OIDC: &str = "OIDC is";
 const WORKER: &str = "workers on other machines are";
-const QUOTAS: &str = "quotas are";
-const QUEUE: &str = "the queue is";
 const SHARED: &str = "the shared pool is";
 const DOCKER: &str = "the docker provider is";
 const FIRECRACKER: &str = "the firecracker provider is";
@@ -179,12 +177,6 @@ pub(crate) static ALL: &[Later] = &[
     later("providers.proot.max_disk_mb", Fate::Retired, PROOT),
     later("providers.proot.languages", Fate::Retired, PROOT),
     later("defaults.pool_template", Fate::Retired, SHARED),
-    later("defaults.max_exec_timeout", Fate::Later(&["0s", "0"]), "a longest exec timeout is"),
-    later("defaults.max_sandboxes", Fate::Later(&["0"]), QUOTAS),
-    later("defaults.max_sandboxes_per_owner", Fate::Later(&["0"]), QUOTAS),
-    later("defaults.spawn_overflow", Fate::Later(&["reject"]), QUEUE),
-    later("defaults.spawn_queue_timeout", Fate::Detail, QUEUE),
-    later("defaults.max_spawn_queue", Fate::Detail, QUEUE),
     secret("auth.worker_token", EMPTY, WORKER),
     later("auth.worker_token_file", EMPTY, WORKER),
     secret("auth.worker_tokens.*", EMPTY, WORKER),

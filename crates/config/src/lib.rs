@@ -26,7 +26,9 @@ mod suggest;
 mod values;
 mod yaml;
 
-pub use config::{Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Server};
+pub use config::{
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Server, Worker,
+};
 pub use credentials::Credentials;
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
@@ -37,4 +39,6 @@ pub use problem::{Problem, Source};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
-pub use values::{Asked, Driver, Host, KeyBy, LogFormat, Number, Password, Provider, Span, Term};
+pub use values::{
+    Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
+};

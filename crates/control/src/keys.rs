@@ -12,7 +12,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use stacyvm_store::{self as store, ApiKey, KeyHash, Standing};
+use stacyvm_store::{self as store, ApiKey, KeyHash, KeyState};
 use stacyvm_types::{KeyId, OwnerId, Role, Timestamp};
 use subtle::ConstantTimeEq;
 
@@ -160,9 +160,9 @@ impl Control {
             return Ok(None);
         }
         let now = self.now();
-        let standing = key.standing(now);
-        if standing != Standing::Active {
-            tracing::info!(key.id = %id, key.name, "a key was refused: {}", standing.as_str());
+        let state = key.state(now);
+        if state != KeyState::Active {
+            tracing::info!(key.id = %id, key.name, "a key was refused: {}", state.as_str());
             return Ok(None);
         }
         self.note_use(&key, now);
@@ -266,10 +266,10 @@ mod tests {
     fn a_key_is_valid_until_it_expires_or_is_revoked() {
         let key = NewKey { ttl: Some(Duration::from_secs(10)), ..new(Role::Api) };
         let mut key = IssuedKey::issue(key, at(0)).unwrap().key;
-        assert_eq!(key.standing(at(9)), Standing::Active);
-        assert_eq!(key.standing(at(10)), Standing::Expired);
+        assert_eq!(key.state(at(9)), KeyState::Active);
+        assert_eq!(key.state(at(10)), KeyState::Expired);
         key.revoked_at = Some(at(3));
-        assert_eq!(key.standing(at(9)), Standing::Revoked);
+        assert_eq!(key.state(at(9)), KeyState::Revoked);
     }
 
     #[test]

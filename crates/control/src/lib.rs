@@ -23,9 +23,14 @@ mod images;
 mod jobs;
 mod keys;
 mod lifecycle;
+mod preflight;
+mod queue;
+mod quotas;
 mod reaper;
 mod reconcile;
 mod requests;
+mod reserve;
+mod rules;
 mod sandboxes;
 mod settings;
 mod status;
@@ -45,7 +50,10 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
 pub use keys::{IssuedKey, NewKey, name_taken, no_key};
+pub use queue::{Outlook, QueueCounts};
+pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
 /// What a control plane is made of.
@@ -74,6 +82,8 @@ struct Inner {
     spawning: claims::Claims,
     settling: claims::Claims,
     recorder: events::Recorder,
+    queue: queue::Queue,
+    rules: rules::InForce,
     reaper: reaper::Alarm,
     reconcile: jobs::Wake,
     retries: reconcile::Retries,
@@ -88,6 +98,8 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         let recorder = events::Recorder::start(&parts);
         let inner = Arc::new(Inner {
+            rules: rules::InForce::new(parts.settings.rules.clone()),
+            queue: queue::Queue::default(),
             parts,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),

@@ -10,7 +10,6 @@ use crate::{
 
 /// See [`stacyvm_store::KeyStore::create_key`].
 pub(crate) fn create(tx: &mut Tx<'_>, key: &ApiKey) -> Result<()> {
-    let micros = |at: Option<Timestamp>| at.map(Timestamp::as_micros);
     let inserted = tx
         .query(sql::INSERT_KEY)
         .bind(key.id.as_str())
@@ -20,9 +19,9 @@ pub(crate) fn create(tx: &mut Tx<'_>, key: &ApiKey) -> Result<()> {
         .bind(i32::from(key.speaks_for_others))
         .bind(hex(&key.hash.0))
         .bind(key.created_at)
-        .bind(micros(key.expires_at))
-        .bind(micros(key.revoked_at))
-        .bind(micros(key.last_used_at))
+        .bind(key.expires_at)
+        .bind(key.revoked_at)
+        .bind(key.last_used_at)
         .execute()?;
     if inserted == 0 { Err(Error::Conflict) } else { Ok(()) }
 }

@@ -12,6 +12,7 @@ mod db;
 mod events;
 mod keys;
 mod leases;
+mod quotas;
 mod sandboxes;
 mod sql;
 mod sqlite;

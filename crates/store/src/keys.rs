@@ -45,7 +45,7 @@ pub struct ApiKey {
 
 /// Whether a key opens anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum KeyState {
     /// It does.
     Active,
     /// Its time is over.
@@ -54,7 +54,7 @@ pub enum Standing {
     Revoked,
 }
 
-impl Standing {
+impl KeyState {
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -67,13 +67,13 @@ impl Standing {
 
 impl ApiKey {
     /// Whether it opens anything at `now`.
-    pub fn standing(&self, now: Timestamp) -> Standing {
+    pub fn state(&self, now: Timestamp) -> KeyState {
         if self.revoked_at.is_some() {
-            Standing::Revoked
+            KeyState::Revoked
         } else if self.expires_at.is_some_and(|end| end <= now) {
-            Standing::Expired
+            KeyState::Expired
         } else {
-            Standing::Active
+            KeyState::Active
         }
     }
 }

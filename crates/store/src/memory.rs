@@ -4,6 +4,7 @@
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
 mod keys;
+mod quotas;
 
 use std::{
     cmp::Reverse,
@@ -13,12 +14,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_types::{
-    Event, ExecId, Generation, KeyId, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition,
+    WorkerId,
 };
 
 use crate::{
-    ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result,
+    ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result,
     Sandbox, Store, Template, TemplateChange,
 };
 
@@ -35,6 +38,7 @@ struct State {
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
     keys: BTreeMap<KeyId, ApiKey>,
+    quotas: BTreeMap<OwnerId, Quota>,
 }
 
 impl MemoryStore {
@@ -65,7 +69,17 @@ impl State {
         }
     }
 
-    fn admit(&mut self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
+    fn admit(
+        &mut self,
+        policy: &Policy,
+        new: NewSandbox,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        if self.sandboxes.contains_key(&new.id) {
+            return Err(Error::Conflict);
+        }
+        self.decide(policy, &new, now)?;
         let Entry::Vacant(place) = self.sandboxes.entry(new.id.clone()) else {
             return Err(Error::Conflict);
         };
@@ -176,12 +190,13 @@ fn whole_micros(duration: Duration) -> Duration {
 impl Store for MemoryStore {
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         lease_until: Timestamp,
         _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.state().admit(new, lease_until, now)
+        self.state().admit(policy, new, lease_until, now)
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {

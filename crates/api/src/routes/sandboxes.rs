@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stacyvm_admission::Priority;
 use stacyvm_api_types::{
     AdmissionReply, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
     StatusReply,
@@ -110,6 +111,14 @@ fn wanted(request: SpawnRequest, user: User) -> Result<control::SpawnRequest> {
         template: given(request.template),
         metadata: request.metadata.unwrap_or_default(),
         env: request.env.unwrap_or_default(),
+        priority: priority(request.priority)?,
+    })
+}
+
+fn priority(asked: Option<u32>) -> Result<Priority> {
+    let asked = u8::try_from(asked.unwrap_or(0)).ok().and_then(Priority::new);
+    asked.ok_or_else(|| {
+        Problem::bad_request(format!("priority must be between 0 and {}", Priority::MAX))
     })
 }
 
