@@ -10,32 +10,40 @@ pub struct Health {
     /// `ok` or `alive`.
     pub status: String,
     /// Since the start, as a duration.
+    #[serde(default)]
     pub uptime: String,
     /// The server's version.
+    #[serde(default)]
     pub version: String,
 }
 
-/// `GET /ready`.
+/// `GET /ready`. Without a credential only `status` is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// `ready` or `not_ready`.
     pub status: String,
     /// The server's version.
+    #[serde(default)]
     pub version: String,
     /// Since the start, as a duration.
+    #[serde(default)]
     pub uptime: String,
     /// Every provider.
+    #[serde(default)]
     pub providers: Vec<Provider>,
     /// How many are usable.
+    #[serde(default)]
     pub ready_providers: usize,
     /// How many there are.
+    #[serde(default)]
     pub total_providers: usize,
     /// The store.
+    #[serde(default)]
     pub store: StoreHealth,
 }
 
 /// Whether the store answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StoreHealth {
     /// Whether it answers.
     pub healthy: bool,

@@ -37,6 +37,7 @@ pub use access::{
 pub use routes::{Listed, demanded, list as routes};
 pub use scope::Scope;
 pub use serve::{Limits, serve, serve_with};
+pub use views::key as key_view;
 
 /// What the operator decides about the HTTP surface.
 #[derive(Debug, Clone)]

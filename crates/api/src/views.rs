@@ -15,7 +15,7 @@ pub(crate) fn cause(cause: &Cause) -> wire::CauseView {
 }
 
 /// A key as it stands at `now`, without its secret.
-pub(crate) fn key(key: ApiKey, now: Timestamp) -> wire::Key {
+pub fn key(key: ApiKey, now: Timestamp) -> wire::Key {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     wire::Key {
         status: key.state(now).as_str().to_owned(),
