@@ -11,7 +11,9 @@ mod exec;
 mod file;
 mod key;
 mod lenient;
+mod quota;
 mod sandbox;
+mod schema;
 mod socket;
 mod system;
 mod template;
@@ -20,9 +22,10 @@ pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
 pub use key::{Key, KeyRequest};
+pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
-    AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
-    StatusReply,
+    AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,
+    Sandbox, SpawnRequest, StatsReply, StatusReply,
 };
 pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
 pub use system::{

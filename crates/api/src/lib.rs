@@ -16,6 +16,7 @@ mod edge;
 mod extract;
 mod follow;
 mod json;
+mod openapi;
 mod origin;
 mod problem;
 mod routes;

@@ -90,20 +90,18 @@ proptest! {
         arrivals in prop::collection::vec((0_usize..6, any::<bool>()), 1..300),
     ) {
         let mut queue = Queue::default();
-        let mut next_ticket = 0;
         let mut owner = BTreeMap::new();
         // For each lane with a waiter: how often each other lane was admitted since its head came
         // to be the head.
         let mut since = vec![vec![0_u32; weights.len()]; weights.len()];
-        for (number, admit) in arrivals {
+        let lane = |number: usize| lane(u8::try_from(number).unwrap() + 1);
+        for (ticket, (number, admit)) in (0..).map(Ticket).zip(arrivals) {
             let number = number % weights.len();
-            if queue.len_of(&lane(number as u8 + 1)) == 0 {
+            if queue.len_of(&lane(number)) == 0 {
                 since[number].fill(0);
             }
-            let ticket = Ticket(next_ticket);
-            next_ticket += 1;
             owner.insert(ticket, number);
-            queue.join(ticket, lane(number as u8 + 1), Weight(weights[number]), Priority(0));
+            queue.join(ticket, lane(number), Weight(weights[number]), Priority(0));
             if !admit {
                 continue;
             }
@@ -112,7 +110,7 @@ proptest! {
             let winner = owner[&next];
             since[winner].fill(0);
             for (loser, counts) in since.iter_mut().enumerate() {
-                if loser == winner || queue.len_of(&lane(loser as u8 + 1)) == 0 {
+                if loser == winner || queue.len_of(&lane(loser)) == 0 {
                     continue;
                 }
                 counts[winner] += 1;
@@ -138,6 +136,16 @@ fn lanes_take_turns_whatever_one_of_them_brings() {
         order.push(next.0);
     }
     assert_eq!(order, [0, 100, 1, 101]);
+}
+
+#[test]
+fn a_queue_that_emptied_does_not_know_any_more_that_all_was_full() {
+    let mut queue = Queue::default();
+    queue.join(Ticket(1), lane(1), Weight(1), Priority(0));
+    queue.block(Ticket(1), Blocked::All);
+    queue.leave(Ticket(1));
+    queue.join(Ticket(2), lane(2), Weight(1), Priority(0));
+    assert_eq!(queue.next(), Some(Ticket(2)));
 }
 
 #[test]

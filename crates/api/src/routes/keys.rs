@@ -1,11 +1,12 @@
 //! API keys: making, listing and revoking them.
 
+use http::StatusCode;
 use stacyvm_api_types::{Code, Key, KeyRequest, StatusReply};
 use stacyvm_control::{self as control, NewKey};
 use stacyvm_types::{KeyId, Role};
 
 use super::{
-    doc::doc,
+    doc::{doc, pattern},
     sandboxes::status,
     table::{Route, delete, get, post},
 };
@@ -25,19 +26,31 @@ pub(super) fn routes() -> Vec<Route> {
             "/admin/keys",
             Scope::Admin,
             list,
-            doc("listKeys", "Lists every key that was ever made, without its secret."),
+            doc("listKeys", "Lists every key that was ever made, without its secret.")
+                .gives::<Vec<Key>>(StatusCode::OK, "The keys, by name."),
         ),
         post(
             "/admin/keys",
             Scope::Admin,
             create,
-            doc("createKey", "Makes a key and shows it, this once."),
+            doc("createKey", "Makes a key and shows it, this once.")
+                .detail(
+                    "A name is given once. The first key of a server without credentials must have \
+                     the role `admin`; from then on every request needs a key.",
+                )
+                .takes::<KeyRequest>()
+                .needing(&["name", "role"])
+                .gives::<Key>(StatusCode::CREATED, "The key; `key` holds its text.")
+                .fails(&[Code::Conflict]),
         ),
         delete(
             "/admin/keys/{id}",
             Scope::Admin,
             revoke,
-            doc("revokeKey", "Revokes a key from the next request on."),
+            doc("revokeKey", "Revokes a key from the next request on.")
+                .path("id", "The key.", pattern("^key-[0-9a-f]{20}$"))
+                .gives::<StatusReply>(StatusCode::OK, "It opens nothing any more.")
+                .fails(&[Code::NotFound]),
         ),
     ]
 }

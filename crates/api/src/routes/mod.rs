@@ -1,6 +1,6 @@
 //! One file per resource, each with its part of the table of routes.
 
-mod doc;
+pub(crate) mod doc;
 mod events;
 mod exec;
 mod exec_ws;
@@ -8,9 +8,10 @@ mod files;
 mod images;
 mod keys;
 mod providers;
+mod quotas;
 mod sandboxes;
 mod system;
-mod table;
+pub(crate) mod table;
 mod templates;
 
 pub use table::{Listed, demanded, list};
@@ -27,6 +28,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         templates::routes(),
         images::routes(),
         providers::routes(),
+        quotas::routes(),
         system::routes(),
         events::routes(),
         keys::routes(),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use stacyvm_api_types::{Provider, ProviderConfig, ProviderDetail};
+use http::StatusCode;
+use stacyvm_api_types::{Code, Provider, ProviderConfig, ProviderDetail};
 use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
 use stacyvm_store::Include;
 
 use super::{
-    doc::doc,
+    doc::{doc, text},
     table::{Route, get, post},
 };
 use crate::{
@@ -27,16 +28,31 @@ pub(super) fn routes() -> Vec<Route> {
             "/providers",
             Scope::Read,
             list,
-            doc("listProviders", "Lists the providers and how well they are."),
+            doc("listProviders", "Lists the providers and how well they are.")
+                .gives::<Vec<Provider>>(StatusCode::OK, "The providers."),
         )
         .slashed(),
         post(
             "/providers/test",
             Scope::Read,
             test,
-            doc("testProviders", "Says of every provider whether it is usable."),
+            doc("testProviders", "Says of every provider whether it is usable.").gives::<BTreeMap<
+                String,
+                bool,
+            >>(
+                StatusCode::OK,
+                "By name.",
+            ),
         ),
-        get("/providers/{name}", Scope::Read, show, doc("getProvider", "Shows a provider.")),
+        get(
+            "/providers/{name}",
+            Scope::Read,
+            show,
+            doc("getProvider", "Shows a provider.")
+                .path("name", "The provider.", text())
+                .gives::<ProviderDetail>(StatusCode::OK, "The provider.")
+                .fails(&[Code::NotFound]),
+        ),
     ]
 }
 

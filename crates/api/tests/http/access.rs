@@ -313,6 +313,23 @@ async fn a_key_of_one_owner_meets_another_owners_sandbox_nowhere() {
     assert_eq!(with(&world, Method::GET, &format!("/sandboxes/{id}"), &ann, "").await.status, 200);
 }
 
+/// R3.1: quotas of others are not told.
+#[tokio::test]
+async fn a_key_of_one_owner_sees_its_own_quota_only() {
+    let world = closed().await;
+    let (ann, bob) = (key_of(&world, "ann").await, key_of(&world, "bob").await);
+    let put = with(&world, Method::PUT, "/admin/quotas/ann", ADMIN, r#"{"max_sandboxes":3}"#).await;
+    assert_eq!(put.status, 200, "{:?}", put.body);
+    for path in ["/quotas/ann", "/quotas/ann/usage"] {
+        assert_eq!(with(&world, Method::GET, path, &ann, "").await.status, 200, "{path}");
+        assert_eq!(with(&world, Method::GET, path, &bob, "").await.code(), "NOT_FOUND", "{path}");
+    }
+    assert_eq!(with(&world, Method::GET, "/quotas", &bob, "").await.text(), "[]\n");
+    assert_eq!(with(&world, Method::PUT, "/quotas/ann", &ann, "{}").await.code(), "FORBIDDEN");
+    let asked = with(&world, Method::POST, "/sandboxes/admission", &ann, "{}").await.json();
+    assert_eq!(asked["max_owner_sandboxes"], 3, "the question is asked for the key's owner");
+}
+
 /// R2.5: the tenant scope of events, as far as there are owners.
 #[tokio::test]
 async fn a_key_of_one_owner_follows_its_own_events_only() {
