@@ -22,6 +22,7 @@ mod follow;
 mod idempotency;
 mod images;
 mod jobs;
+mod keys;
 mod lifecycle;
 mod preflight;
 mod queue;
@@ -50,6 +51,7 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
+pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{
@@ -92,6 +94,7 @@ struct Inner {
     jobs: jobs::Registry,
     recorded: follow::Recorded,
     turns: idempotency::Turns,
+    key_uses: keys::Uses,
 }
 
 impl Control {
@@ -112,6 +115,7 @@ impl Control {
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
             turns: idempotency::Turns::default(),
+            key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }
@@ -119,6 +123,11 @@ impl Control {
     /// What the operator decided.
     pub fn settings(&self) -> &Settings {
         &self.0.parts.settings
+    }
+
+    /// The time, as the control plane sees it.
+    pub fn time(&self) -> stacyvm_types::Timestamp {
+        self.now()
     }
 
     fn store(&self) -> &dyn Store {

@@ -33,7 +33,7 @@ pub(crate) struct Place {
     config: Option<PathBuf>,
     /// Where data lives, as in `serve` [env: STACYVM_DATA_DIR]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    data_dir: Option<String>,
+    data_dir: Option<PathBuf>,
 }
 
 /// `db backup`
@@ -72,8 +72,9 @@ pub(crate) struct RestoreArgs {
 impl Place {
     /// The directory and the database in it. Neither need be there.
     fn find(&self) -> Result<(PathBuf, PathBuf), Failure> {
-        let loaded = settings::load_with(self.config.clone(), self.data_dir.as_deref())?;
-        let config = loaded.config;
+        let mut sources = settings::sources(self.config.clone());
+        sources.flags.extend(self.data_dir.as_deref().map(settings::data_dir_flag));
+        let config = settings::loaded(&sources)?.config;
         if config.database.driver == config::Driver::Memory {
             return Err(failed(
                 "database.driver is memory: nothing is kept in a file, so there is nothing to copy",

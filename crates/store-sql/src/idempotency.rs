@@ -18,7 +18,7 @@ struct Key {
 /// See [`stacyvm_store::IdempotencyStore::begin_key`].
 pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begun> {
     let inserted = tx
-        .query(sql::INSERT_KEY)
+        .query(sql::INSERT_IDEMPOTENCY_KEY)
         .bind(new.id.as_str())
         .bind(new.fingerprint.as_str())
         .bind(new.resource.as_str())
@@ -29,7 +29,7 @@ pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begu
     if inserted == 1 {
         return Ok(Begun::Yours(Turn { resource: new.resource, attempt: 1, begun_at: now }));
     }
-    let found = tx.query(sql::KEY).bind(new.id.as_str()).for_update().first(read)?;
+    let found = tx.query(sql::IDEMPOTENCY_KEY).bind(new.id.as_str()).for_update().first(read)?;
     let Key { fingerprint, mut turn, held, answer } = found.ok_or(Error::NotFound)?;
     if fingerprint != new.fingerprint {
         return Ok(Begun::Mismatch);
@@ -41,7 +41,7 @@ pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begu
         return Ok(Begun::Held);
     }
     let taken = tx
-        .query(sql::TAKE_KEY)
+        .query(sql::TAKE_TURN)
         .bind(new.holder.as_str())
         .bind(new.held_until)
         .bind(new.id.as_str())
@@ -54,13 +54,13 @@ pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begu
 
 /// See [`stacyvm_store::IdempotencyStore::renew_key`].
 pub(crate) fn renew(tx: &mut Tx<'_>, id: &str, attempt: u64, resource: &str) -> Result<()> {
-    last_turn(tx.query(sql::RENEW_KEY).bind(resource).bind(id).bind(attempt).execute()?)
+    last_turn(tx.query(sql::RENEW_TURN).bind(resource).bind(id).bind(attempt).execute()?)
 }
 
 /// See [`stacyvm_store::IdempotencyStore::finish_key`].
 pub(crate) fn finish(tx: &mut Tx<'_>, id: &str, attempt: u64, answer: &Answer) -> Result<()> {
     let finished = tx
-        .query(sql::FINISH_KEY)
+        .query(sql::FINISH_TURN)
         .bind(u32::from(answer.status))
         .bind(answer.content_type.as_str())
         .bind(answer.body.as_deref())
@@ -72,19 +72,19 @@ pub(crate) fn finish(tx: &mut Tx<'_>, id: &str, attempt: u64, answer: &Answer) -
 
 /// See [`stacyvm_store::IdempotencyStore::release_key`].
 pub(crate) fn release(tx: &mut Tx<'_>, id: &str, attempt: u64) -> Result<()> {
-    tx.query(sql::RELEASE_KEY).bind(id).bind(attempt).execute().map(drop)
+    tx.query(sql::RELEASE_TURN).bind(id).bind(attempt).execute().map(drop)
 }
 
 /// See [`stacyvm_store::IdempotencyStore::prune_keys`].
 pub(crate) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64> {
     let old: Vec<String> = tx
-        .query(sql::OLD_KEYS)
+        .query(sql::OLD_IDEMPOTENCY_KEYS)
         .bind(before)
         .bind(limit)
         .all(|row| row.text().map(str::to_owned))?;
     let mut pruned = 0;
     for id in old {
-        pruned += tx.query(sql::DELETE_KEY).bind(id).execute()? as u64;
+        pruned += tx.query(sql::DELETE_IDEMPOTENCY_KEY).bind(id).execute()? as u64;
     }
     Ok(pruned)
 }

@@ -12,6 +12,7 @@ mod db;
 mod events;
 mod idempotency;
 mod invariants;
+mod keys;
 mod leases;
 mod quotas;
 mod sandboxes;

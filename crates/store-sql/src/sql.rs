@@ -44,6 +44,14 @@ macro_rules! template_columns {
     };
 }
 
+/// In the order in which `keys::read` reads them.
+macro_rules! key_columns {
+    () => {
+        "id, name, role, owner, speaks_for_others, hash, created_at_us, expires_at_us, \
+         revoked_at_us, last_used_at_us"
+    };
+}
+
 /// In the order in which `quotas::read` reads them.
 macro_rules! quota_columns {
     () => {
@@ -140,21 +148,29 @@ statements! {
         updated_at_us = $13 WHERE name = $14 AND version = $15";
     DELETE_TEMPLATE = "DELETE FROM templates WHERE name = $1";
 
-    INSERT_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
+    INSERT_IDEMPOTENCY_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
         holder, held_until_us) VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
-    KEY = "SELECT fingerprint, resource, attempt, begun_at_us, holder, held_until_us, status, \
+    IDEMPOTENCY_KEY = "SELECT fingerprint, resource, attempt, begun_at_us, holder, held_until_us, status, \
         content_type, body FROM idempotency_keys WHERE id = $1";
-    TAKE_KEY = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
+    TAKE_TURN = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
         held_until_us = $2 WHERE id = $3 AND attempt = $4 AND status IS NULL";
-    RENEW_KEY = "UPDATE idempotency_keys SET resource = $1 \
+    RENEW_TURN = "UPDATE idempotency_keys SET resource = $1 \
         WHERE id = $2 AND attempt = $3 AND status IS NULL";
-    FINISH_KEY = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \
+    FINISH_TURN = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \
         holder = NULL, held_until_us = NULL WHERE id = $4 AND attempt = $5 AND status IS NULL";
-    RELEASE_KEY = "UPDATE idempotency_keys SET holder = NULL, held_until_us = NULL \
+    RELEASE_TURN = "UPDATE idempotency_keys SET holder = NULL, held_until_us = NULL \
         WHERE id = $1 AND attempt = $2 AND status IS NULL";
-    OLD_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
+    OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
         ORDER BY begun_at_us, id LIMIT $2";
-    DELETE_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
+    DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
+    INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
+        $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+    KEY = "SELECT ", key_columns!(), " FROM api_keys WHERE id = $1";
+    KEYS = "SELECT ", key_columns!(), " FROM api_keys ORDER BY name";
+    FIRST_KEY = "SELECT id FROM api_keys LIMIT 1";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at_us = $1 WHERE id = $2 AND revoked_at_us IS NULL";
+    NOTE_KEY_USE = "UPDATE api_keys SET last_used_at_us = $1 WHERE id = $2 \
+        AND (last_used_at_us IS NULL OR last_used_at_us < $1)";
 }
 
 #[cfg(test)]
@@ -165,9 +181,17 @@ mod tests {
 
     use super::ALL;
 
-    /// Statements that answer with a whole table, and so may pass over all of it or of one index.
-    const WHOLE: &[&str] =
-        &["LIVE_SANDBOXES", "ALL_SANDBOXES", "TEMPLATES", "QUOTAS", "QUOTA_COUNTS"];
+    /// Statements that answer with a whole table, and so may pass over all of it or of one index,
+    /// or with the first row that there is.
+    const WHOLE: &[&str] = &[
+        "LIVE_SANDBOXES",
+        "ALL_SANDBOXES",
+        "TEMPLATES",
+        "QUOTAS",
+        "QUOTA_COUNTS",
+        "KEYS",
+        "FIRST_KEY",
+    ];
 
     fn fresh() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
@@ -240,9 +264,9 @@ mod tests {
             ("RESERVE_EVENT_IDS", 1),
             ("INSERT_EVENT", 3),
             ("INSERT_EXEC_LOG", 2),
-            ("INSERT_KEY", 3),
-            ("TAKE_KEY", 1),
-            ("FINISH_KEY", 1),
+            ("INSERT_IDEMPOTENCY_KEY", 3),
+            ("TAKE_TURN", 1),
+            ("FINISH_TURN", 1),
             ("TAKE_PLACE", 1),
             ("GIVE_PLACE_BACK", 1),
             ("FORGET_UNUSED", 1),
@@ -265,8 +289,8 @@ mod tests {
             ("EVENTS_OF_OWNER", "events_by_owner (owner=? AND id>?)"),
             ("EVENTS_OF_SANDBOX_AND_OWNER", "events_by_sandbox (sandbox=? AND id>?)"),
             ("EXEC_LOGS", "PRIMARY KEY (sandbox=?)"),
-            ("KEY", "(id=?)"),
-            ("OLD_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
+            ("IDEMPOTENCY_KEY", "(id=?)"),
+            ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

@@ -3,6 +3,7 @@
 mod copy;
 mod idempotency;
 mod inspect;
+mod keys;
 mod open;
 mod quotas;
 mod readers;

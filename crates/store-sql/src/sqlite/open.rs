@@ -32,6 +32,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/sqlite/0002_quotas.sql"),
     },
     Migration {
+        number: 3,
+        name: "api_keys",
+        sql: include_str!("../../migrations/sqlite/0003_api_keys.sql"),
+    },
+    Migration {
         number: 5,
         name: "idempotency_keys",
         sql: include_str!("../../migrations/sqlite/0005_idempotency_keys.sql"),

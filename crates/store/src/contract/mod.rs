@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod events;
 pub mod idempotency;
+pub mod keys;
 pub mod leases;
 pub mod quotas;
 pub mod sandboxes;
@@ -98,6 +99,11 @@ macro_rules! store_contract {
                 a_renewed_key_has_its_new_resource_from_then_on
                 one_of_sixteen_holders_gets_a_new_key
                 old_keys_are_pruned_oldest_first_up_to_the_limit;
+            keys:
+                a_key_is_read_back_as_it_was_made
+                neither_an_id_nor_a_name_of_a_key_is_given_twice
+                a_revoked_key_stays_revoked_since_the_first_time
+                the_last_use_of_a_key_moves_forward_only;
         }
     };
     ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
@@ -126,6 +132,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("quotas.rs"),
         include_str!("templates.rs"),
         include_str!("idempotency.rs"),
+        include_str!("keys.rs"),
     ]
     .into_iter()
     .flat_map(str::lines)

@@ -59,26 +59,26 @@ impl IdempotencyStore for MemoryStore {
         _durability: Durability,
         now: Timestamp,
     ) -> Result<Begun> {
-        Ok(begin(&mut self.state().keys, new, now))
+        Ok(begin(&mut self.state().idempotency_keys, new, now))
     }
 
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         let mut state = self.state();
-        let key = current(&mut state.keys, id, attempt).ok_or(Error::LeaseLost)?;
+        let key = current(&mut state.idempotency_keys, id, attempt).ok_or(Error::LeaseLost)?;
         key.turn.resource = resource.to_owned();
         Ok(())
     }
 
     async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
         let mut state = self.state();
-        let key = current(&mut state.keys, id, attempt).ok_or(Error::LeaseLost)?;
+        let key = current(&mut state.idempotency_keys, id, attempt).ok_or(Error::LeaseLost)?;
         key.answer = Some(answer);
         key.held = None;
         Ok(())
     }
 
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
-        if let Some(key) = current(&mut self.state().keys, id, attempt) {
+        if let Some(key) = current(&mut self.state().idempotency_keys, id, attempt) {
             key.held = None;
         }
         Ok(())
@@ -87,7 +87,7 @@ impl IdempotencyStore for MemoryStore {
     async fn prune_keys(&self, before: Timestamp, limit: u32) -> Result<u64> {
         let mut state = self.state();
         let mut old: Vec<_> = state
-            .keys
+            .idempotency_keys
             .iter()
             .map(|(id, key)| (key.turn.begun_at, id.clone()))
             .filter(|(begun_at, _)| *begun_at < before)
@@ -95,7 +95,7 @@ impl IdempotencyStore for MemoryStore {
         old.sort();
         old.truncate(limit as usize);
         for (_, id) in &old {
-            state.keys.remove(id);
+            state.idempotency_keys.remove(id);
         }
         Ok(old.len() as u64)
     }
