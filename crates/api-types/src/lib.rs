@@ -9,6 +9,7 @@
 mod code;
 mod exec;
 mod file;
+mod key;
 mod lenient;
 mod quota;
 mod sandbox;
@@ -20,6 +21,7 @@ mod template;
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use key::{Key, KeyRequest};
 pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
     AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,

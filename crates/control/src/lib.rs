@@ -21,6 +21,7 @@ mod files;
 mod follow;
 mod images;
 mod jobs;
+mod keys;
 mod lifecycle;
 mod preflight;
 mod queue;
@@ -48,6 +49,7 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
@@ -87,6 +89,7 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    key_uses: keys::Uses,
 }
 
 impl Control {
@@ -106,6 +109,7 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }
@@ -113,6 +117,11 @@ impl Control {
     /// What the operator decided.
     pub fn settings(&self) -> &Settings {
         &self.0.parts.settings
+    }
+
+    /// The time, as the control plane sees it.
+    pub fn time(&self) -> stacyvm_types::Timestamp {
+        self.now()
     }
 
     fn store(&self) -> &dyn Store {

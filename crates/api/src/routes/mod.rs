@@ -6,6 +6,7 @@ mod exec;
 mod exec_ws;
 mod files;
 mod images;
+mod keys;
 mod providers;
 mod quotas;
 mod sandboxes;
@@ -30,6 +31,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         quotas::routes(),
         system::routes(),
         events::routes(),
+        keys::routes(),
     ]
     .into_iter()
     .flatten()
