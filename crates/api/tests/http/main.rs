@@ -9,6 +9,7 @@ mod idempotency;
 mod limits;
 mod malformed;
 mod openapi;
+mod quotas;
 mod shapes;
 mod sockets;
 mod streams;
