@@ -23,6 +23,7 @@ fn starting(args: &[&str], failpoint: Option<&str>) -> Options {
     Options {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         failpoint: failpoint.map(str::to_owned),
+        ..Options::default()
     }
 }
 

@@ -27,7 +27,7 @@ fn db(data: &Path, word: &str, file: &Path) -> Result<()> {
 fn a_server_over_an_older_database_adopts_ends_and_destroys_until_all_agrees() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (data, file) = (dir.path().join("data"), dir.path().join("copy.db"));
-    let quiet = Options { args: vec!["--pool".to_owned(), "0".to_owned()], failpoint: None };
+    let quiet = Options { args: vec!["--pool".to_owned(), "0".to_owned()], ..Options::default() };
     let mut server = Server::start(&data, &quiet)?;
     let (stays, ends) = (server.spawn()?, server.spawn()?);
     db(&data, "backup", &file)?;
