@@ -56,6 +56,11 @@ fn the_first_key_is_made_without_a_server_and_closes_it() {
     let ann = ann.out.trim();
     let id = with(&world, ann, &["spawn"]).out.trim().to_owned();
     assert!(with(&world, &root, &["get", &id]).out.contains("ann"));
+    for interactive in [&["exec", &id, "--", "echo", "hi"][..], &["exec", "-i", &id, "--", "cat"]] {
+        let ran = with(&world, ann, interactive);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_ne!(world.run(interactive).code, 0, "without a key");
+    }
     let listed = with(&world, &root, &["keys", "list"]);
     assert!(listed.out.contains("ann-1") && listed.out.contains("active"), "{listed:?}");
     assert!(!listed.out.contains(&ann[25..]), "{listed:?}");
