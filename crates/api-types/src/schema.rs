@@ -13,6 +13,8 @@ pub mod pattern {
     pub const SANDBOX: &str = "sb-[0-9a-f]{20}";
     /// The id of a command.
     pub const EXEC: &str = "ex-[0-9a-f]{20}";
+    /// The id of a key.
+    pub const KEY: &str = "key-[0-9a-f]{20}";
     /// An owner in a header, around which HTTP knows no white space.
     pub const OWNER: &str = r"[^/\\\u0000-\u0020\u007f]{1,128}";
     /// An owner; white space around it is taken away.
