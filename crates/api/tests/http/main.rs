@@ -8,6 +8,7 @@ mod files;
 mod limits;
 mod malformed;
 mod openapi;
+mod quotas;
 mod shapes;
 mod sockets;
 mod streams;
