@@ -19,6 +19,7 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod idempotency;
 mod images;
 mod jobs;
 mod keys;
@@ -48,11 +49,14 @@ pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
+pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
 pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
-pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use requests::{
+    Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
+};
 pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
@@ -89,6 +93,7 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
 
@@ -109,6 +114,7 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))

@@ -3,6 +3,7 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod idempotency;
 mod keys;
 mod quotas;
 
@@ -37,6 +38,7 @@ struct State {
     events: Vec<Event>,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    idempotency_keys: idempotency::Keys,
     keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
 }
