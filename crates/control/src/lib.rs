@@ -22,6 +22,7 @@ mod follow;
 mod images;
 mod jobs;
 mod lifecycle;
+pub mod metrics;
 mod reaper;
 mod reconcile;
 mod requests;
@@ -77,6 +78,8 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    /// How often operations succeeded and failed, and how long they took.
+    metrics: metrics::OperationMetrics,
 }
 
 impl Control {
@@ -84,6 +87,7 @@ impl Control {
     /// events starts here, on `parts.tasks`.
     pub fn new(parts: Parts) -> Self {
         let recorder = events::Recorder::start(&parts);
+        let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
             parts,
             spawning: claims::Claims::default(),
@@ -94,6 +98,7 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            metrics,
         });
         Self(inner, Arc::new(Caller::system()))
     }
@@ -101,6 +106,11 @@ impl Control {
     /// What the operator decided.
     pub fn settings(&self) -> &Settings {
         &self.0.parts.settings
+    }
+
+    /// The record of callers' operations.
+    pub fn operations(&self) -> &metrics::OperationMetrics {
+        &self.0.metrics
     }
 
     fn store(&self) -> &dyn Store {
