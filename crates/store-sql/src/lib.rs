@@ -11,6 +11,7 @@
 mod db;
 mod events;
 mod leases;
+mod observe;
 mod sandboxes;
 mod sql;
 mod sqlite;

@@ -3,6 +3,8 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod observe;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},

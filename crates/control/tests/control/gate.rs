@@ -14,8 +14,8 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange, memory::MemoryStore,
+    Census, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, ObserveStore,
+    Result, Sandbox, Store, Template, TemplateChange, Timings, memory::MemoryStore,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::sync::oneshot;
@@ -121,6 +121,16 @@ impl GatedStore {
             Durability::Disk => self.synced(change).await,
             Durability::Kernel => self.1.store(change).await,
         }
+    }
+}
+
+#[async_trait]
+impl ObserveStore for GatedStore {
+    async fn census(&self, now: Timestamp) -> Result<Census> {
+        self.1.store(self.0.census(now)).await
+    }
+    fn timings(&self) -> Option<&Timings> {
+        self.0.timings()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store in a SQLite file.
 
+mod observe;
 mod open;
 mod readers;
 mod recent;
@@ -11,7 +12,7 @@ use std::{fs::File, path::Path, sync::Arc};
 use async_trait::async_trait;
 use stacyvm_store::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange,
+    Template, TemplateChange, Timings,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
@@ -38,6 +39,7 @@ pub struct SqliteStore {
     writer: Writer,
     tail: Arc<Tail>,
     recent: Arc<Recent>,
+    timings: Arc<Timings>,
     /// Dropped last: whoever opens the file next finds it at rest.
     _lock: File,
 }
@@ -50,13 +52,15 @@ impl SqliteStore {
         let path = path.as_ref();
         let connection = open::writer(path)?;
         let lock = open::lock(path)?;
-        let readers = Readers::open(path)?;
+        let timings = Arc::<Timings>::default();
+        let readers = Readers::open(path, timings.clone())?;
         let log = open::log(path)?;
         let thread = |source| OpenError::File { path: path.to_owned(), source };
         let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
         let syncer = Syncer::start(log, tail.clone()).map_err(thread)?;
-        let writer = Writer::start(connection, tail.clone(), recent.clone()).map_err(thread)?;
-        Ok(Self { readers, syncer, writer, tail, recent, _lock: lock })
+        let writer = Writer::start(connection, tail.clone(), recent.clone(), timings.clone())
+            .map_err(thread)?;
+        Ok(Self { readers, syncer, writer, tail, recent, timings, _lock: lock })
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod events;
 pub mod leases;
+pub mod observe;
 pub mod sandboxes;
 pub mod templates;
 
@@ -76,6 +77,9 @@ macro_rules! store_contract {
                 an_unknown_template_is_not_found
                 templates_are_listed_by_name
                 the_store_answers_a_ping;
+            observe:
+                a_census_counts_what_lives_by_state_provider_and_worker
+                a_census_tells_leases_that_are_held_from_those_that_lapsed;
         }
     };
     ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
@@ -102,6 +106,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("leases.rs"),
         include_str!("events.rs"),
         include_str!("templates.rs"),
+        include_str!("observe.rs"),
     ]
     .into_iter()
     .flat_map(str::lines)
