@@ -80,6 +80,8 @@ struct Inner {
     recorded: follow::Recorded,
     /// How often operations succeeded and failed, and how long they took.
     metrics: metrics::OperationMetrics,
+    health: metrics::ProviderHealth,
+    census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
 }
 
 impl Control {
@@ -99,6 +101,8 @@ impl Control {
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
             metrics,
+            health: metrics::ProviderHealth::default(),
+            census: Arc::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }

@@ -5,6 +5,7 @@
 mod commands;
 mod fake;
 mod gate;
+mod observe;
 mod random;
 mod recovery;
 mod spawn;
