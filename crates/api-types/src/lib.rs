@@ -10,6 +10,7 @@ mod code;
 mod exec;
 mod file;
 mod lenient;
+mod observe;
 mod sandbox;
 mod socket;
 mod system;
@@ -18,6 +19,11 @@ mod template;
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use observe::{
+    Build, Diagnostics, EventStats, JobStats, LeaseStats, LimitStats, Memory, Metrics,
+    OperationStats, Process, ProviderStats, RateLimitStats, SandboxStats, SchedulerStats,
+    SystemStats, WorkerItem, WorkerStats,
+};
 pub use sandbox::{
     AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
     StatusReply,

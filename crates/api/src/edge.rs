@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -13,12 +13,13 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body::Body as _;
 use stacyvm_api_types::Code;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
     Api,
     body::Patient,
-    origin,
+    observe, origin,
     problem::{Carried, Problem, Result, echo},
 };
 
@@ -39,7 +40,10 @@ pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -
         method = %request.method(),
         path = %echo(request.uri().path())
     );
-    async {
+    let begun = Instant::now();
+    let in_flight = api.observed.http.begin();
+    let (method, route) = (request.method().clone(), request.extensions().get().cloned());
+    let response = async {
         let (mut response, origin) = match admit(&api, &request) {
             Ok(origin) => {
                 let response = match preflight(&request, origin.as_ref()) {
@@ -55,7 +59,11 @@ pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -
         response
     }
     .instrument(span)
-    .await
+    .await;
+    drop(in_flight);
+    let route = route.as_ref().map_or(observe::UNMATCHED, MatchedPath::as_str);
+    api.observed.http.record(&method, route, response.status(), begun.elapsed());
+    response
 }
 
 /// No route has this path.

@@ -14,6 +14,7 @@ mod edge;
 mod extract;
 mod follow;
 mod json;
+mod observe;
 mod origin;
 mod problem;
 mod routes;
@@ -21,7 +22,7 @@ mod serve;
 mod text;
 mod views;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use stacyvm_control::Control;
@@ -45,6 +46,8 @@ pub struct ApiConfig {
     pub max_upload: u64,
     /// Shown in sandboxes; clients build preview addresses from it.
     pub preview_domain: String,
+    /// A directory on the file system that holds the server's data; how full that is can be asked.
+    pub data_dir: PathBuf,
     /// Waits and heartbeats.
     pub timing: Timing,
     /// Cancelled when the server stops: streams then end with an `interrupted` frame.
@@ -96,6 +99,7 @@ impl Default for ApiConfig {
             max_json_body: 2 << 20,
             max_upload: 4 << 30,
             preview_domain: "localhost".to_owned(),
+            data_dir: PathBuf::from("/"),
             timing: Timing::default(),
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -109,11 +113,13 @@ struct Api {
     control: Control,
     config: Arc<ApiConfig>,
     started: Instant,
+    observed: Arc<observe::Observed>,
 }
 
 /// The routes over a control plane.
 pub fn router(control: Control, config: ApiConfig) -> Router {
-    let api = Api { control, config: Arc::new(config), started: Instant::now() };
+    let (started, observed) = (Instant::now(), Arc::new(observe::Observed::new()));
+    let api = Api { control, config: Arc::new(config), started, observed };
     routes::all()
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)

@@ -103,6 +103,7 @@ async fn wired(
         allowed_hosts: hosts.iter().map(|host| host.as_str().to_owned()).collect(),
         allowed_origins: origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
         preview_domain: config.server.preview_domain.as_str().to_owned(),
+        data_dir: data_dir.to_owned(),
         stopping: stopping.clone(),
         sessions: sessions.clone(),
         ..ApiConfig::default()

@@ -5,6 +5,7 @@ mod exec;
 mod exec_ws;
 mod files;
 mod images;
+mod observe;
 mod providers;
 mod sandboxes;
 mod system;
@@ -15,6 +16,7 @@ use axum::{
     routing::{MethodRouter, delete, get, post},
 };
 
+pub(crate) use self::providers::view as provider;
 use crate::Api;
 
 /// Every route.
@@ -48,7 +50,14 @@ pub(crate) fn all() -> Router<Api> {
         .route("/health", get(system::health))
         .route("/live", get(system::live))
         .route("/ready", get(system::ready))
-        .route("/events", get(events::follow));
+        .route("/events", get(events::follow))
+        .route("/metrics", get(observe::metrics))
+        .route("/metrics/prometheus", get(observe::prometheus))
+        .route("/diagnostics", get(observe::diagnostics))
+        .route("/system/stats", get(observe::system))
+        .route("/admin/metrics", get(observe::metrics))
+        .route("/admin/metrics/prometheus", get(observe::prometheus))
+        .route("/admin/diagnostics", get(observe::diagnostics));
     let routes = both(
         routes,
         "/sandboxes",

@@ -1,7 +1,7 @@
 //! The server itself, and what it truthfully says about what it does not limit.
 
 use http::StatusCode;
-use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready, StoreHealth};
+use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready};
 use stacyvm_types::format_duration;
 
 use super::providers;
@@ -38,12 +38,7 @@ pub(super) async fn ready(api: Api) -> Json<Ready> {
     };
     let Health { status, version, uptime } = state(&api, word);
     let providers: Vec<_> = readiness.providers.iter().map(providers::view).collect();
-    let store = match readiness.store {
-        Ok(latency) => {
-            StoreHealth { healthy: true, latency_ms: views::millis(latency), error: None }
-        }
-        Err(error) => StoreHealth { healthy: false, latency_ms: 0.0, error: Some(error) },
-    };
+    let store = views::store(readiness.store);
     let ready_providers = providers.iter().filter(|provider| provider.healthy).count();
     let total_providers = providers.len();
     let body =

@@ -6,6 +6,7 @@ mod browsers;
 mod files;
 mod limits;
 mod malformed;
+mod observe;
 mod shapes;
 mod sockets;
 mod streams;
