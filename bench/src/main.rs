@@ -1,12 +1,14 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N]` builds and runs it. Needs root: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--metrics]` builds and runs it. Needs root, but for
+//! `--metrics`: it compares the root rung.
 
 mod external;
 mod floor;
 mod http;
 mod live;
+mod metrics;
 mod ours;
 mod stats;
 mod tree;
@@ -44,6 +46,9 @@ fn main() -> Result<()> {
         let samples = external::crun_here(rounds.parse()?, Path::new(program), Path::new(dir));
         return samples.map_err(anyhow::Error::msg).map(|samples| samples.print());
     }
+    if args == ["--metrics"] {
+        return metrics::run();
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut rest = args.iter();
@@ -52,7 +57,9 @@ fn main() -> Result<()> {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
-            other => bail!("unknown argument {other}; known are --quick, --live N and --load N"),
+            other => bail!(
+                "unknown argument {other}; known are --quick, --live N, --load N and --metrics alone"
+            ),
         }
     }
     ensure!(rustix::process::geteuid().is_root(), "the bench compares the root rung: run as root");

@@ -50,12 +50,18 @@ pub struct ApiConfig {
     pub data_dir: PathBuf,
     /// Waits and heartbeats.
     pub timing: Timing,
+    /// Makes a request's span part of its caller's trace, and tells the trace's id; `None` when
+    /// nobody makes traces.
+    pub join_trace: Option<JoinTrace>,
     /// Cancelled when the server stops: streams then end with an `interrupted` frame.
     pub stopping: CancellationToken,
     /// Counts WebSocket sessions, which outlive their HTTP exchange. Wait for it after
     /// [`serve()`]; sessions end by themselves soon after `stopping`.
     pub sessions: TaskTracker,
 }
+
+/// See [`ApiConfig::join_trace`].
+pub type JoinTrace = fn(&tracing::Span, &http::HeaderMap) -> Option<String>;
 
 /// Waits and heartbeats of the HTTP surface.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +107,7 @@ impl Default for ApiConfig {
             preview_domain: "localhost".to_owned(),
             data_dir: PathBuf::from("/"),
             timing: Timing::default(),
+            join_trace: None,
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
         }

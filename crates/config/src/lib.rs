@@ -22,10 +22,11 @@ mod reference;
 mod schema;
 mod secret;
 mod suggest;
+mod telemetry;
 mod values;
 mod yaml;
 
-pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server};
+pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server, Telemetry};
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};
@@ -35,4 +36,5 @@ pub use problem::{Problem, Source};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
+pub use telemetry::{Collector, Headers, Share};
 pub use values::{Driver, Host, LogFormat, Number, Provider, Span, Term};

@@ -25,6 +25,7 @@ struct Plan {
 impl Control {
     /// Reserves a sandbox, starts its runtime and hands it out. Goes on when the caller goes away;
     /// a failure leaves an ended row that says why.
+    #[tracing::instrument(skip_all, fields(sandbox.id = tracing::field::Empty))]
     pub async fn spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
         let control = self.clone();
         self.owned(async move {
@@ -40,6 +41,7 @@ impl Control {
 
     async fn spawn_owned(&self, request: SpawnRequest) -> Result<Sandbox> {
         let Plan { new, setup } = self.plan(request).await?;
+        tracing::Span::current().record("sandbox.id", tracing::field::display(&new.id));
         failpoint!(failpoints::SPAWN_RESERVING);
         let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
             Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
@@ -294,6 +296,7 @@ impl Control {
     /// Ends a sandbox. Returns when its runtime is proved gone. May be repeated, and of an unknown
     /// id succeeds. When the provider cannot say that the runtime is gone, the end stays decided,
     /// goes on in the background, and the answer is [`Error::Unavailable`].
+    #[tracing::instrument(name = "destroy", skip_all, fields(sandbox.id = %id))]
     pub async fn destroy(&self, id: &SandboxId) -> Result<()> {
         failpoint!(failpoints::DESTROY_ASKED);
         let control = self.clone();
@@ -358,6 +361,7 @@ impl Control {
     /// Sets a sandbox's deadline to `ttl` from now. A ttl above the longest one is refused, and a
     /// deadline never passes the longest life counted from the sandbox's creation: the answer
     /// carries the deadline that it got.
+    #[tracing::instrument(name = "extend", skip_all, fields(sandbox.id = %id))]
     pub async fn extend(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
         validate::ttl(ttl, self.settings())?;
         let control = self.clone();

@@ -11,6 +11,7 @@ mod run;
 mod serve;
 mod settings;
 mod stop;
+mod telemetry;
 
 use std::{io, process::ExitCode, time::Duration};
 
