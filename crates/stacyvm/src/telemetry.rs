@@ -148,12 +148,13 @@ impl HttpClient for Sender {
         let runtime = self.runtime.get().ok_or("the server has not started yet")?;
         request.headers_mut().extend(self.headers.clone());
         let client = self.client.clone();
-        // The exporter waits for it, and gives up only after this has.
-        let sent = runtime.spawn(timeout(PATIENCE, async move {
+        let send = async move {
             let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
-        }));
+        };
+        // The exporter's thread waits for it, without a clock of its own.
+        let sent = runtime.spawn(async { timeout(PATIENCE, send).await });
         sent.await??
     }
 }
