@@ -20,10 +20,10 @@ use hyper_util::{
 };
 use opentelemetry::{
     KeyValue,
-    propagation::TextMapPropagator as _,
+    propagation::{Extractor, TextMapPropagator as _},
     trace::{TraceContextExt as _, TracerProvider as _},
 };
-use opentelemetry_http::{HeaderExtractor, HttpClient, HttpError};
+use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::{
     Resource,
@@ -108,7 +108,7 @@ impl Traces {
 
 /// Makes a request's span part of the trace that its caller is in, and tells the trace's id.
 pub(crate) fn join(span: &Span, headers: &HeaderMap) -> Option<String> {
-    let caller = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    let caller = TraceContextPropagator::new().extract(&Parent(headers));
     if caller.span().span_context().is_valid() {
         // It fails where nobody makes spans, and then there is nothing to join.
         let _ = span.set_parent(caller);
@@ -116,6 +116,27 @@ pub(crate) fn join(span: &Span, headers: &HeaderMap) -> Option<String> {
     let context = span.context();
     let here = context.span().span_context().clone();
     here.is_valid().then(|| here.trace_id().to_string())
+}
+
+/// What is believed of a caller's context: its ids and whether it is kept. The list of other
+/// systems' states beside them may be long, and every span would carry it.
+struct Parent<'h>(&'h HeaderMap);
+
+impl Parent<'_> {
+    const NAME: &str = "traceparent";
+}
+
+impl Extractor for Parent<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        if key != Self::NAME {
+            return None;
+        }
+        self.0.get(Self::NAME)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![Self::NAME]
+    }
 }
 
 fn headers(settings: &Telemetry) -> Result<HeaderMap, Failure> {

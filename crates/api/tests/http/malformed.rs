@@ -43,6 +43,13 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "/health", false),
     ("GET", "/live", false),
     ("GET", "/ready", false),
+    ("GET", "/metrics", false),
+    ("GET", "/metrics/prometheus", false),
+    ("GET", "/diagnostics", false),
+    ("GET", "/system/stats", false),
+    ("GET", "/admin/metrics", false),
+    ("GET", "/admin/metrics/prometheus", false),
+    ("GET", "/admin/diagnostics", false),
 ];
 
 fn check(reply: &Reply, what: &str) {
