@@ -47,6 +47,9 @@ const MAX_ANSWER: usize = 64 << 10;
 /// What one span can hold; a request cannot make more of it.
 const PER_SPAN: u32 = 64;
 
+/// The header of a caller's context.
+const TRACEPARENT: &str = "traceparent";
+
 /// The way to the collector.
 pub(crate) struct Traces {
     provider: SdkTracerProvider,
@@ -122,20 +125,16 @@ pub(crate) fn join(span: &Span, headers: &HeaderMap) -> Option<String> {
 /// systems' states beside them may be long, and every span would carry it.
 struct Parent<'h>(&'h HeaderMap);
 
-impl Parent<'_> {
-    const NAME: &str = "traceparent";
-}
-
 impl Extractor for Parent<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        if key != Self::NAME {
+        if key != TRACEPARENT {
             return None;
         }
-        self.0.get(Self::NAME)?.to_str().ok()
+        self.0.get(TRACEPARENT)?.to_str().ok()
     }
 
     fn keys(&self) -> Vec<&str> {
-        vec![Self::NAME]
+        vec![TRACEPARENT]
     }
 }
 
