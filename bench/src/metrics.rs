@@ -13,7 +13,7 @@ use axum::{Router, body::Body};
 use http::Request;
 use http_body_util::BodyExt as _;
 use stacyvm_api::{ApiConfig, router};
-use stacyvm_control::{Control, Parts, Settings};
+use stacyvm_control::{Control, Parts, Rules, Settings};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_store::{Durability, NewSandbox, Store};
@@ -136,7 +136,8 @@ impl World {
                     env: [("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())].into(),
                     expires_at: until,
                 };
-                let row = store.admit(new, until, Durability::Kernel, now).await?;
+                let policy = Rules::default().policy;
+                let row = store.admit(&policy, new, until, Durability::Kernel, now).await?;
                 let (generation, started) = (row.generation, Transition::Started);
                 let kernel = Durability::Kernel;
                 store.transition(&id, generation, started, Vec::new(), kernel, now).await?;

@@ -6,6 +6,7 @@
 pub mod collector;
 pub mod host;
 pub mod http;
+pub mod python;
 pub mod server;
 
 pub use http::Reply;

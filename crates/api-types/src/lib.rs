@@ -11,7 +11,9 @@ mod exec;
 mod file;
 mod lenient;
 mod observe;
+mod quota;
 mod sandbox;
+mod schema;
 mod socket;
 mod system;
 mod template;
@@ -24,10 +26,12 @@ pub use observe::{
     OperationStats, Process, ProviderStats, RateLimitStats, SandboxStats, SchedulerStats,
     SystemStats, WorkerItem, WorkerStats,
 };
+pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
-    AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
-    StatusReply,
+    AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,
+    Sandbox, SpawnRequest, StatsReply, StatusReply,
 };
+pub use schema::pattern;
 pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
 pub use system::{
     Event, Health, Image, PoolStatus, Provider, ProviderConfig, ProviderDetail, QuotaSummary,

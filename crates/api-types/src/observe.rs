@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Provider, QuotaSummary, StoreHealth};
 
 /// `GET /metrics`. Counts are since the server's start unless their meaning says otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Metrics {
     /// The event log.
     pub events: EventStats,
@@ -42,7 +43,7 @@ pub struct Metrics {
 }
 
 /// `GET /diagnostics`: everything that a report about a fault needs, and no secret.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Diagnostics {
     /// The program.
     pub build: Build,
@@ -81,7 +82,7 @@ pub struct Diagnostics {
 }
 
 /// The program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Build {
     /// Its version.
     pub version: String,
@@ -92,7 +93,7 @@ pub struct Build {
 }
 
 /// This process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
     /// Since the start, as a duration.
     pub uptime: String,
@@ -103,7 +104,7 @@ pub struct Process {
 }
 
 /// The memory of this process, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     /// Resident.
     pub alloc: u64,
@@ -116,7 +117,7 @@ pub struct Memory {
 }
 
 /// Live sandboxes, counted. All 0 while the store does not answer.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxStats {
     /// All that have not ended.
     pub total: u64,
@@ -131,7 +132,7 @@ pub struct SandboxStats {
 }
 
 /// The providers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProviderStats {
     /// How many there are.
     pub total: usize,
@@ -142,7 +143,7 @@ pub struct ProviderStats {
 }
 
 /// The workers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStats {
     /// How many there are.
     pub total: usize,
@@ -157,7 +158,7 @@ pub struct WorkerStats {
 }
 
 /// A worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerItem {
     /// Its id.
     pub id: String,
@@ -170,7 +171,7 @@ pub struct WorkerItem {
 }
 
 /// Leases of live sandboxes, counted.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseStats {
     /// All that have a holder.
     pub total: u64,
@@ -183,7 +184,7 @@ pub struct LeaseStats {
 }
 
 /// The event log, counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventStats {
     /// Clients that follow it on this server.
     pub subscribers: usize,
@@ -194,7 +195,7 @@ pub struct EventStats {
 }
 
 /// What callers asked for, of one operation and provider.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationStats {
     /// Such as `exec`.
     pub operation: String,
@@ -223,7 +224,7 @@ pub struct OperationStats {
 }
 
 /// Spawns that have to wait.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SchedulerStats {
     /// `reject` or `queue`.
     pub spawn_overflow: String,
@@ -265,7 +266,7 @@ pub struct SchedulerStats {
 }
 
 /// Requests that were held back. Zeros and empty texts when none is.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RateLimitStats {
     /// Whether requests are counted.
     pub enabled: bool,
@@ -290,7 +291,7 @@ pub struct RateLimitStats {
 }
 
 /// The limits in force; 0 and `0s` are none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitStats {
     /// Sandboxes that may live at once.
     pub max_sandboxes: u64,
@@ -311,7 +312,7 @@ pub struct LimitStats {
 }
 
 /// A background job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobStats {
     /// Its name.
     pub name: String,
@@ -323,7 +324,7 @@ pub struct JobStats {
 
 /// `GET /system/stats`: the host. Rates are over the time since the answer before, at least a
 /// second; the first answer is about the time since the server's start.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SystemStats {
     /// Busy processors, of all, in percent.
     pub cpu_pct: f64,

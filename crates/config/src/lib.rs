@@ -26,7 +26,7 @@ mod telemetry;
 mod values;
 mod yaml;
 
-pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server, Telemetry};
+pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server, Telemetry, Worker};
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};
@@ -37,4 +37,4 @@ pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
 pub use telemetry::{Collector, Headers, Share};
-pub use values::{Driver, Host, LogFormat, Number, Provider, Span, Term};
+pub use values::{Driver, Host, LogFormat, Number, Overflow, Provider, Span, Term};

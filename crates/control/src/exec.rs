@@ -130,10 +130,7 @@ impl Control {
             return Err(Error::invalid("workdir must be an absolute path"));
         }
         let row = self.usable(id).await?;
-        let deadline = match request.timeout {
-            Some(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
-            None => self.settings().default_exec_timeout,
-        };
+        let deadline = self.exec_deadline(&row, request.timeout).await?;
         let exec_id = request.id.unwrap_or_else(|| ExecId::from_entropy(rand::random()));
         let meta = Arc::new(Meta {
             id: exec_id.clone(),
@@ -292,7 +289,7 @@ impl Control {
     }
 
     async fn run_line(&self, row: &Sandbox, line: &str) -> Result<(Exit, Vec<u8>)> {
-        let deadline = self.settings().default_exec_timeout.unwrap_or(SETUP_DEADLINE);
+        let deadline = self.exec_deadline(row, None).await?.unwrap_or(SETUP_DEADLINE);
         let meta = Arc::new(Meta {
             id: ExecId::from_entropy(rand::random()),
             command: line.to_owned(),

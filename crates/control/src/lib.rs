@@ -23,9 +23,14 @@ mod images;
 mod jobs;
 mod lifecycle;
 pub mod metrics;
+mod preflight;
+mod queue;
+mod quotas;
 mod reaper;
 mod reconcile;
 mod requests;
+mod reserve;
+mod rules;
 mod sandboxes;
 mod settings;
 mod status;
@@ -44,7 +49,10 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use queue::{Outlook, QueueCounts};
+pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
 /// What a control plane is made of.
@@ -73,6 +81,8 @@ struct Inner {
     spawning: claims::Claims,
     settling: claims::Claims,
     recorder: events::Recorder,
+    queue: queue::Queue,
+    rules: rules::InForce,
     reaper: reaper::Alarm,
     reconcile: jobs::Wake,
     retries: reconcile::Retries,
@@ -82,6 +92,7 @@ struct Inner {
     metrics: metrics::OperationMetrics,
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
+    counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
 }
 
 impl Control {
@@ -91,6 +102,8 @@ impl Control {
         let recorder = events::Recorder::start(&parts);
         let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
+            rules: rules::InForce::new(parts.settings.rules.clone()),
+            queue: queue::Queue::default(),
             parts,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
@@ -103,6 +116,7 @@ impl Control {
             metrics,
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
+            counted: Arc::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }

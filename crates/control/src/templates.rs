@@ -72,7 +72,7 @@ impl Control {
         validate::image(&fields.image)?;
         validate::limit("memory_mb", Some(fields.memory_mb), default.memory_mb, max.memory_mb)?;
         validate::limit("vcpus", Some(fields.vcpus), default.vcpus, max.vcpus)?;
-        validate::ttl(fields.ttl, settings)?;
+        validate::ttl(fields.ttl, self.rules().policy.max_ttl)?;
         validate::env(&fields.env)?;
         validate::metadata(&fields.metadata)?;
         if !fields.provider.is_empty() {

@@ -12,6 +12,7 @@ mod db;
 mod events;
 mod leases;
 mod observe;
+mod quotas;
 mod sandboxes;
 mod sql;
 mod sqlite;

@@ -69,7 +69,7 @@ pub(crate) async fn metrics(api: &Api) -> Metrics {
 /// R2.8: everything that a report about a fault needs, and no secret.
 pub(crate) async fn diagnostics(api: &Api) -> Diagnostics {
     let (shown, store) = tokio::join!(Shown::now(api), api.control.store_answers());
-    views::diagnostics(&shown, store, api.control.settings())
+    views::diagnostics(&shown, store, api.control.settings(), &api.control.rules())
 }
 
 /// R2.4: the numbers as a scrape.

@@ -221,6 +221,11 @@ fn queue(out: &mut Exposition, queue: &SchedulerStatus) {
         "Spawns that waited and gave up.",
         queue.timed_out,
     );
+    out.counter(
+        "stacyvm_spawn_queue_cancelled_total",
+        "Spawns that waited and whose caller went away.",
+        queue.cancelled,
+    );
     out.family(
         "stacyvm_spawn_queue_wait_milliseconds",
         Kind::Summary,
@@ -241,7 +246,7 @@ fn queue(out: &mut Exposition, queue: &SchedulerStatus) {
 }
 
 fn quotas(out: &mut Exposition, overview: &Overview) {
-    let quotas = overview.quotas;
+    let Some(quotas) = overview.quotas else { return };
     out.gauge("stacyvm_owner_quotas_total", "Owners with limits of their own.", quotas.total);
     let mut family = out.family(
         "stacyvm_owner_quota_overrides_total",

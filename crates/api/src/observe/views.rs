@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use stacyvm_api_types as wire;
 use stacyvm_control::{
-    Settings,
-    metrics::{
-        EventCounts, OperationTally, QuotaCounts, RateLimitStatus, SchedulerStatus, WorkerReport,
-    },
+    Rules, Settings,
+    metrics::{EventCounts, OperationTally, RateLimitStatus, SchedulerStatus, WorkerReport},
 };
-use stacyvm_store::Census;
+use stacyvm_store::{Census, QuotaCounts};
 use stacyvm_types::format_duration;
 
 use super::Shown;
@@ -70,6 +68,7 @@ pub(super) fn diagnostics(
     shown: &Shown,
     store: Result<Duration, String>,
     settings: &Settings,
+    rules: &Rules,
 ) -> wire::Diagnostics {
     let overview = &shown.overview;
     wire::Diagnostics {
@@ -86,7 +85,7 @@ pub(super) fn diagnostics(
             })
             .collect(),
         leases: leases(census(shown)),
-        limits: limits(&overview.scheduler, settings),
+        limits: limits(&overview.scheduler, rules),
         operations: overview.operations.iter().map(operation).collect(),
         process: wire::Process {
             uptime: format_duration(shown.uptime),
@@ -214,7 +213,8 @@ fn scheduler(status: &SchedulerStatus, settings: &Settings) -> wire::SchedulerSt
     }
 }
 
-fn quotas(counts: QuotaCounts) -> wire::QuotaSummary {
+fn quotas(counts: Option<QuotaCounts>) -> wire::QuotaSummary {
+    let counts = counts.unwrap_or_default();
     wire::QuotaSummary {
         total: counts.total,
         with_max_sandboxes: counts.with_max_sandboxes,
@@ -238,14 +238,14 @@ fn rate_limit(status: &RateLimitStatus) -> wire::RateLimitStats {
     }
 }
 
-fn limits(status: &SchedulerStatus, settings: &Settings) -> wire::LimitStats {
-    let none = || format_duration(Duration::ZERO);
+fn limits(status: &SchedulerStatus, rules: &Rules) -> wire::LimitStats {
+    let time = |limit: Option<Duration>| format_duration(limit.unwrap_or_default());
     wire::LimitStats {
-        max_sandboxes: 0,
-        max_sandboxes_per_owner: 0,
-        default_exec_timeout: settings.default_exec_timeout.map_or_else(none, format_duration),
-        max_exec_timeout: none(),
-        max_ttl: settings.max_ttl.map_or_else(none, format_duration),
+        max_sandboxes: rules.policy.max_sandboxes,
+        max_sandboxes_per_owner: rules.policy.max_per_owner,
+        default_exec_timeout: time(rules.default_exec_timeout),
+        max_exec_timeout: time(rules.max_exec_timeout),
+        max_ttl: time(rules.policy.max_ttl),
         spawn_overflow: status.overflow.to_owned(),
         spawn_queue_timeout: format_duration(status.timeout),
         max_spawn_queue: status.capacity,

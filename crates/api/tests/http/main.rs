@@ -7,6 +7,7 @@ mod files;
 mod limits;
 mod malformed;
 mod observe;
+mod openapi;
 mod shapes;
 mod sockets;
 mod streams;

@@ -12,7 +12,8 @@ mod status;
 
 pub use operations::{OperationMetrics, OperationTally};
 pub use overview::{EventCounts, Overview, WorkerReport};
-pub use status::{QuotaCounts, RateLimitStatus, SchedulerStatus};
+pub use status::{RateLimitStatus, SchedulerStatus};
 
 pub(crate) use health::ProviderHealth;
 pub(crate) use looked::Looked;
+pub(crate) use status::Waits;

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use stacyvm_fleet::ProviderReport;
-use stacyvm_store::{Census, Timings};
+use stacyvm_store::{Census, QuotaCounts, Timings};
 use stacyvm_types::{Tally, Timestamp, WorkerId};
 use tokio::time::timeout;
 
-use super::{OperationTally, QuotaCounts, SchedulerStatus};
+use super::{OperationTally, SchedulerStatus};
 use crate::{Control, JobStatus};
 
 /// How long a count of what lives stays good.
@@ -40,8 +40,8 @@ pub struct Overview {
     pub operations: Vec<OperationTally>,
     /// The spawns that have to wait.
     pub scheduler: SchedulerStatus,
-    /// The owners with limits of their own.
-    pub quotas: QuotaCounts,
+    /// The owners with limits of their own; `None` when the store could not say for a while.
+    pub quotas: Option<QuotaCounts>,
     /// The event log.
     pub events: EventCounts,
     /// The background jobs.
@@ -80,8 +80,12 @@ impl Control {
     /// is given as it was a moment ago.
     pub async fn overview(&self) -> Overview {
         let total = timeout(EVENTS, self.store().last_event());
-        let (providers, census, total) =
-            tokio::join!(self.provider_reports(SCRAPE), self.census(), total);
+        let (providers, census, quotas, total) = tokio::join!(
+            self.provider_reports(SCRAPE),
+            self.census(),
+            self.counted_quotas(),
+            total
+        );
         Overview {
             at: self.now(),
             workers: self.worker_reports(&providers),
@@ -90,7 +94,7 @@ impl Control {
             census,
             operations: self.operations().tallies(),
             scheduler: self.scheduler_status(),
-            quotas: self.quota_counts(),
+            quotas,
             events: EventCounts {
                 total: total.ok().and_then(Result::ok),
                 subscribers: self.event_followers(),
@@ -119,6 +123,15 @@ impl Control {
             }
         };
         self.0.census.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await
+    }
+
+    async fn counted_quotas(&self) -> Option<QuotaCounts> {
+        let look = || {
+            let store = self.0.parts.store.clone();
+            async move { timeout(CENSUS, store.quota_counts()).await.ok()?.ok() }
+        };
+        let found = self.0.counted.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await;
+        found.map(|(_, counts)| counts)
     }
 
     /// The workers of this process: they are heard as long as it runs.

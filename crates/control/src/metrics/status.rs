@@ -1,10 +1,13 @@
 //! What other parts say about themselves to operators.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-use stacyvm_types::Tally;
+use stacyvm_types::{Histogram, Tally};
 
-use crate::Control;
+use crate::{Control, Overflow};
 
 /// How the spawns that have to wait are doing. Totals are since the start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,27 +24,16 @@ pub struct SchedulerStatus {
     pub queued: u64,
     /// Of these, those that came to their turn.
     pub dequeued: u64,
-    /// Of these, those that gave up.
+    /// Of these, those that waited as long as they may.
     pub timed_out: u64,
-    /// How long those waited that came to their turn or gave up.
+    /// Of these, those whose caller went away.
+    pub cancelled: u64,
+    /// How long those waited that came to their turn or waited as long as they may.
     pub waits: Tally,
     /// The longest wait.
     pub longest_wait: Duration,
     /// Workers that could take a sandbox now.
     pub eligible_workers: usize,
-}
-
-/// How many owners have limits of their own. It names none of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct QuotaCounts {
-    /// Owners with a quota.
-    pub total: u64,
-    /// Of these, with a limit on sandboxes.
-    pub with_max_sandboxes: u64,
-    /// Of these, with a limit on time to live.
-    pub with_max_ttl: u64,
-    /// Of these, with a limit on exec time.
-    pub with_max_exec_timeout: u64,
 }
 
 /// How requests are held back. All zero and empty when none is.
@@ -69,16 +61,43 @@ pub struct RateLimitStatus {
     pub cleanup_interval: Option<Duration>,
 }
 
-impl Control {
-    /// How the spawns that have to wait are doing. There is no queue: none waits, and one above a
-    /// limit is refused.
-    pub fn scheduler_status(&self) -> SchedulerStatus {
-        let eligible_workers = self.0.parts.fleet.workers().count();
-        SchedulerStatus { overflow: "reject", eligible_workers, ..SchedulerStatus::default() }
-    }
+/// How long spawns waited whose wait is over.
+#[derive(Default)]
+pub(crate) struct Waits {
+    times: Histogram,
+    longest_nanos: AtomicU64,
+}
 
-    /// How many owners have limits of their own: none can have.
-    pub fn quota_counts(&self) -> QuotaCounts {
-        QuotaCounts::default()
+impl Waits {
+    /// Counts a wait that is over.
+    pub(crate) fn record(&self, wait: Duration) {
+        self.times.record(wait);
+        let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        self.longest_nanos.fetch_max(nanos, Relaxed);
+    }
+}
+
+impl Control {
+    /// How the spawns that have to wait are doing.
+    pub fn scheduler_status(&self) -> SchedulerStatus {
+        let queue = &self.0.queue;
+        let (counts, waits) = (queue.counts(), &queue.waits);
+        let (overflow, capacity, timeout) = match self.rules().overflow {
+            Overflow::Reject => ("reject", 0, Duration::ZERO),
+            Overflow::Queue { places, patience } => ("queue", places as u64, patience),
+        };
+        SchedulerStatus {
+            overflow,
+            depth: queue.len() as u64,
+            capacity,
+            timeout,
+            queued: counts.queued,
+            dequeued: counts.admitted,
+            timed_out: counts.timed_out,
+            cancelled: counts.cancelled,
+            waits: waits.times.tally(),
+            longest_wait: Duration::from_nanos(waits.longest_nanos.load(Relaxed)),
+            eligible_workers: self.0.parts.fleet.workers().count(),
+        }
     }
 }

@@ -10,14 +10,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
     Census, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, ObserveStore,
-    Result, Sandbox, Store, Template, TemplateChange, Timings, memory::MemoryStore,
+    Quota, QuotaCounts, QuotaFields, QuotaStore, Result, Sandbox, Standing, Store, Template,
+    TemplateChange, Timings, memory::MemoryStore,
 };
-use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use stacyvm_types::{
+    Event, Generation, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +104,22 @@ pub(crate) struct GatedStore(
 );
 
 impl GatedStore {
+    /// What was just admitted passes no limit, counted on the rows.
+    async fn assert_within(&self, policy: &Policy, admitted: &Sandbox) {
+        let live = self.0.sandboxes(Include::Live).await.unwrap();
+        let count =
+            |is: &dyn Fn(&Sandbox) -> bool| live.iter().filter(|row| is(row)).count() as u64;
+        let within = |max: u64, taken: u64| assert!(max == 0 || taken <= max, "{taken} of {max}");
+        within(policy.max_sandboxes, count(&|_| true));
+        within(policy.max_per_worker, count(&|row| row.spec.worker == admitted.spec.worker));
+        if let Some(owner) = &admitted.spec.owner {
+            let quota = self.0.quota(owner).await.unwrap();
+            let own = quota.and_then(|quota| quota.fields.max_sandboxes);
+            let max = own.map_or(policy.max_per_owner, u64::from);
+            within(max, count(&|row| row.spec.owner.as_ref() == Some(owner)));
+        }
+    }
+
     /// A change that the disk has before it is answered, with everything before it.
     async fn synced<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
         let change = async {
@@ -135,15 +155,53 @@ impl ObserveStore for GatedStore {
 }
 
 #[async_trait]
+impl QuotaStore for GatedStore {
+    async fn quota(&self, owner: &OwnerId) -> Result<Option<Quota>> {
+        self.1.store(self.0.quota(owner)).await
+    }
+    async fn quotas(&self) -> Result<Vec<Quota>> {
+        self.1.store(self.0.quotas()).await
+    }
+    async fn quota_counts(&self) -> Result<QuotaCounts> {
+        self.1.store(self.0.quota_counts()).await
+    }
+    async fn put_quota(
+        &self,
+        owner: &OwnerId,
+        fields: QuotaFields,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Quota> {
+        self.synced(self.0.put_quota(owner, fields, events, now)).await
+    }
+    async fn delete_quota(
+        &self,
+        owner: &OwnerId,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.synced(self.0.delete_quota(owner, events, now)).await
+    }
+    async fn standing(&self, owner: Option<&OwnerId>, worker: &WorkerId) -> Result<Standing> {
+        self.1.store(self.0.standing(owner, worker)).await
+    }
+}
+
+#[async_trait]
 impl Store for GatedStore {
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        let change = self.0.admit(new, until, durability, now);
+        let change = async {
+            let row = self.0.admit(policy, new, until, durability, now).await?;
+            self.assert_within(policy, &row).await;
+            Ok(row)
+        };
         self.with(durability, change).await
     }
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {

@@ -20,11 +20,18 @@ const BUSY: Duration = Duration::from_secs(5);
 const CACHED_STATEMENTS: usize = 64;
 
 /// The schema, step by step. A step that was released is never changed, only followed.
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "sandboxes_leases_events_templates",
-    sql: include_str!("../../migrations/sqlite/0001_sandboxes_leases_events_templates.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "sandboxes_leases_events_templates",
+        sql: include_str!("../../migrations/sqlite/0001_sandboxes_leases_events_templates.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "quotas",
+        sql: include_str!("../../migrations/sqlite/0002_quotas.sql"),
+    },
+];
 
 struct Migration {
     number: i64,
