@@ -125,13 +125,14 @@ fn sweep_step(data: &Path, step: &str, bystander: &mut Bystander) -> Result<()> 
     let args = vec!["--pool".to_owned(), pool.to_string()];
 
     // The victim of the deed is made by a server that does not die of it.
-    let quiet = Options { args: args.clone(), failpoint: None };
+    let quiet = Options { args: args.clone(), ..Options::default() };
     let mut server = Server::start(data, &quiet)?;
     let victim = server.spawn()?;
     bystander.reads_on(&server)?;
     server.kill();
 
-    let mut server = Server::start(data, &Options { args, failpoint: Some(step.to_owned()) })?;
+    let mut server =
+        Server::start(data, &Options { args, failpoint: Some(step.to_owned()), key: None })?;
     let at = format!("/api/v1/sandboxes/{victim}");
     let exec_id = "ex-0000000000000000000a";
     match deed {

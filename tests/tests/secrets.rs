@@ -167,6 +167,41 @@ fn no_planted_secret_is_shown_anywhere() {
     }
 }
 
+/// R2.8: the operator's keys open every surface and are on none of them.
+#[test]
+fn no_key_of_the_operator_is_shown_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("data"), dir.path().join("stacyvm.yaml"));
+    let settings = "logging:\n  level: debug\nauth:\n  api_key: planted-api-key\n  \
+                    admin_api_key: planted-admin-key\nrate_limit:\n  enabled: true\n  \
+                    requests_per_minute: 6000\n  burst: 6000\n";
+    fs::write(&file, settings).unwrap();
+    let config = file.display().to_string();
+    let args = ["--provider", "mock", "--config", &config].map(str::to_owned).to_vec();
+    let server = Server::start(&data, &Options { args, failpoint: None }).unwrap();
+    for path in SURFACES {
+        let reply = send(server.at, "GET", path, "");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.json());
+        find(path, &String::from_utf8_lossy(&reply.body));
+    }
+    let open = ["/live", "/ready"];
+    for path in SURFACES.iter().filter(|path| !open.contains(path)) {
+        let refused = server.get(&format!("/api/v1{path}")).unwrap();
+        assert_eq!(refused.status, 401, "{path}");
+        find(path, &String::from_utf8_lossy(&refused.body));
+    }
+    drop(server);
+    find("the log", &fs::read_to_string(data.join("log")).unwrap());
+    for what in ["show", "lint"] {
+        let output = std::process::Command::new(stacyvm_tests::server::binary())
+            .args(["config", what, if what == "show" { "--config" } else { "--file" }])
+            .arg(&file)
+            .output()
+            .unwrap();
+        find(what, &String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+    }
+}
+
 /// R2.8: what a template's line said when it failed is for who made the sandbox, not for operators.
 #[test]
 fn what_a_failing_line_says_is_not_among_the_metrics() {

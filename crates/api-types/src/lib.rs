@@ -9,6 +9,7 @@
 mod code;
 mod exec;
 mod file;
+mod key;
 mod lenient;
 mod observe;
 mod quota;
@@ -21,6 +22,7 @@ mod template;
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use key::{Key, KeyRequest};
 pub use observe::{
     Build, Diagnostics, EventStats, JobStats, LeaseStats, LimitStats, Memory, Metrics,
     OperationStats, Process, ProviderStats, RateLimitStats, SandboxStats, SchedulerStats,

@@ -12,6 +12,7 @@ impl Control {
 
     /// Imports a tar archive as an image.
     pub async fn import_image(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
+        self.refuse_confined("images")?;
         validate::image(name)?;
         self.refuse_built_in(name)?;
         self.image_store()?
@@ -22,6 +23,7 @@ impl Control {
 
     /// Removes an image that no sandbox uses.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
+        self.refuse_confined("images")?;
         validate::image(name)?;
         self.refuse_built_in(name)?;
         self.image_store()?

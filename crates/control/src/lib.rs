@@ -21,6 +21,7 @@ mod files;
 mod follow;
 mod images;
 mod jobs;
+mod keys;
 mod lifecycle;
 pub mod metrics;
 mod preflight;
@@ -49,6 +50,7 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
@@ -93,6 +95,7 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    key_uses: keys::Uses,
 }
 
 impl Control {
@@ -117,6 +120,7 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))
     }
@@ -129,6 +133,11 @@ impl Control {
     /// The record of callers' operations.
     pub fn operations(&self) -> &metrics::OperationMetrics {
         &self.0.metrics
+    }
+
+    /// The time, as the control plane sees it.
+    pub fn time(&self) -> stacyvm_types::Timestamp {
+        self.now()
     }
 
     fn store(&self) -> &dyn Store {

@@ -38,6 +38,7 @@ impl Control {
 
     /// Makes a template.
     pub async fn create_template(&self, fields: TemplateFields, name: &str) -> Result<Template> {
+        self.refuse_confined("templates")?;
         validate::template_name(name)?;
         self.check(&fields)?;
         let now = self.now();
@@ -53,6 +54,7 @@ impl Control {
 
     /// Changes the named fields of a template.
     pub async fn update_template(&self, name: &str, change: TemplateChange) -> Result<Template> {
+        self.refuse_confined("templates")?;
         let fields = changed(self.template(name).await?.fields, change.clone());
         self.check(&fields)?;
         self.store()
@@ -63,6 +65,7 @@ impl Control {
 
     /// Removes a template.
     pub async fn delete_template(&self, name: &str) -> Result<()> {
+        self.refuse_confined("templates")?;
         self.store().delete_template(name).await.map_err(|error| of_template(error, name))
     }
 

@@ -10,6 +10,7 @@
 
 mod db;
 mod events;
+mod keys;
 mod leases;
 mod observe;
 mod quotas;

@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
+pub mod keys;
 pub mod memory;
 pub mod observe;
 pub mod quotas;
@@ -18,6 +19,7 @@ use stacyvm_admission::Policy;
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
 pub use error::{Error, Result};
+pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
 pub use rows::{
@@ -37,7 +39,7 @@ pub use rows::{
 ///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
-pub trait Store: ObserveStore + QuotaStore + Send + Sync + 'static {
+pub trait Store: KeyStore + ObserveStore + QuotaStore + Send + Sync + 'static {
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first
     /// lease (generation 1) for `new.worker` until `lease_until`, and the event

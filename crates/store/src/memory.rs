@@ -3,6 +3,7 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod keys;
 mod observe;
 mod quotas;
 
@@ -16,12 +17,13 @@ use std::{
 use async_trait::async_trait;
 use stacyvm_admission::Policy;
 use stacyvm_types::{
-    Event, ExecId, Generation, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition,
+    WorkerId,
 };
 
 use crate::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result, Sandbox,
-    Store, Template, TemplateChange,
+    ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result,
+    Sandbox, Store, Template, TemplateChange,
 };
 
 /// A store that forgets everything when it is dropped.
@@ -36,6 +38,7 @@ struct State {
     events: Vec<Event>,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
 }
 

@@ -9,7 +9,7 @@ mod views;
 use std::time::Duration;
 
 use stacyvm_api_types::{Diagnostics, Metrics, SystemStats};
-use stacyvm_control::metrics::{Overview, RateLimitStatus};
+use stacyvm_control::metrics::Overview;
 
 pub(crate) use self::exposition::CONTENT_TYPE;
 pub(crate) use self::http::UNMATCHED;
@@ -17,7 +17,7 @@ use self::{
     host::{Host, ProcessMemory},
     http::HttpMetrics,
 };
-use crate::Api;
+use crate::{Api, access::RateLimitStatus};
 
 /// What this surface measures itself.
 pub(crate) struct Observed {
@@ -51,14 +51,9 @@ impl Shown {
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
             memory: ProcessMemory::now(),
             overview: api.control.overview().await,
-            rate_limit: rate_limit(api),
+            rate_limit: api.config.access.rate_limit(),
         }
     }
-}
-
-/// Requests that were held back: none is.
-fn rate_limit(_api: &Api) -> RateLimitStatus {
-    RateLimitStatus::default()
 }
 
 /// R2.3: the numbers as JSON.

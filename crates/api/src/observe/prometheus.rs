@@ -4,7 +4,7 @@
 //! also where they are gauges that end in `_total` or count milliseconds. What is new follows the
 //! conventions: counters end in `_total`, times are histograms in seconds, sizes are bytes.
 
-use stacyvm_control::metrics::{Overview, RateLimitStatus, SchedulerStatus};
+use stacyvm_control::metrics::{Overview, SchedulerStatus};
 use stacyvm_store::Census;
 use stacyvm_types::Tally;
 
@@ -15,6 +15,7 @@ use super::{
     http::HttpMetrics,
     views,
 };
+use crate::access::RateLimitStatus;
 
 /// States that are shown with 0 when no sandbox is in them.
 const STATES: [&str; 8] =
@@ -263,9 +264,9 @@ fn quotas(out: &mut Exposition, overview: &Overview) {
 }
 
 fn rate_limit(out: &mut Exposition, limit: &RateLimitStatus) {
-    out.counter("stacyvm_rate_limit_allowed_total", "Requests let through.", limit.allowed);
-    out.counter("stacyvm_rate_limit_blocked_total", "Requests refused.", limit.limited);
-    out.counter("stacyvm_rate_limit_evicted_buckets_total", "Keys forgotten.", limit.evicted);
+    out.counter("stacyvm_rate_limit_allowed_total", "Requests let through.", limit.allowed_total);
+    out.counter("stacyvm_rate_limit_blocked_total", "Requests refused.", limit.limited_total);
+    out.counter("stacyvm_rate_limit_evicted_buckets_total", "Keys forgotten.", limit.evicted_total);
     out.gauge("stacyvm_rate_limit_active_buckets", "Keys remembered.", limit.active_buckets);
 }
 

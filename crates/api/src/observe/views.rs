@@ -5,13 +5,14 @@ use std::time::Duration;
 use stacyvm_api_types as wire;
 use stacyvm_control::{
     Rules, Settings,
-    metrics::{EventCounts, OperationTally, RateLimitStatus, SchedulerStatus, WorkerReport},
+    metrics::{EventCounts, OperationTally, SchedulerStatus, WorkerReport},
 };
 use stacyvm_store::{Census, QuotaCounts};
 use stacyvm_types::format_duration;
 
 use super::Shown;
 use crate::{
+    access::RateLimitStatus,
     routes,
     views::{self, millis},
 };
@@ -223,18 +224,22 @@ fn quotas(counts: Option<QuotaCounts>) -> wire::QuotaSummary {
     }
 }
 
+/// Zeros and empty texts when nothing is limited.
 fn rate_limit(status: &RateLimitStatus) -> wire::RateLimitStats {
+    if !status.enabled {
+        return wire::RateLimitStats::default();
+    }
     wire::RateLimitStats {
-        enabled: status.enabled,
-        requests_per_minute: status.requests_per_minute,
-        burst: status.burst,
-        key_by: status.key_by.clone(),
-        active_buckets: status.active_buckets,
-        allowed_total: status.allowed,
-        limited_total: status.limited,
-        evicted_total: status.evicted,
-        bucket_ttl: status.bucket_ttl.map(format_duration).unwrap_or_default(),
-        cleanup_interval: status.cleanup_interval.map(format_duration).unwrap_or_default(),
+        enabled: true,
+        requests_per_minute: status.requests_per_minute.into(),
+        burst: status.burst.into(),
+        key_by: status.key_by.as_str().to_owned(),
+        active_buckets: status.active_buckets as u64,
+        allowed_total: status.allowed_total,
+        limited_total: status.limited_total,
+        evicted_total: status.evicted_total,
+        bucket_ttl: format_duration(status.bucket_ttl),
+        cleanup_interval: format_duration(status.cleanup_interval),
     }
 }
 

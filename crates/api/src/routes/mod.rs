@@ -6,6 +6,7 @@ mod exec;
 mod exec_ws;
 mod files;
 mod images;
+mod keys;
 mod observe;
 mod providers;
 mod quotas;
@@ -33,6 +34,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         system::routes(),
         events::routes(),
         observe::routes(),
+        keys::routes(),
     ]
     .into_iter()
     .flatten()

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
+use stacyvm_control::{Overflow, Rules};
 use stacyvm_types::Operation;
 
 use crate::world::World;
@@ -122,6 +123,38 @@ async fn metrics_are_the_numbers_of_every_part() {
     });
     assert_eq!(*exec, expected);
     assert!(exec["last_observed_unix"].is_i64());
+}
+
+/// R3.8: what waited is counted with its time, and the limits are those in force.
+#[tokio::test]
+async fn a_wait_is_counted_when_it_is_over() {
+    let world = World::new().await;
+    let mut rules = Rules::clone(&world.control.rules());
+    rules.policy.max_sandboxes = 1;
+    rules.overflow = Overflow::Queue { places: 3, patience: Duration::from_millis(50) };
+    world.control.set_rules(rules);
+    world.sandbox().await;
+    assert_eq!(world.post("/sandboxes", "{}").await.status, 429);
+    let scheduler = world.get("/metrics").await.json()["scheduler"].clone();
+    for (key, value) in [
+        ("spawn_overflow", json!("queue")),
+        ("max_spawn_queue", json!(3)),
+        ("spawn_queue_timeout", json!("50ms")),
+        ("spawn_queue_depth", json!(0)),
+        ("spawn_queued_total", json!(1)),
+        ("spawn_dequeued_total", json!(0)),
+        ("spawn_queue_timeouts", json!(1)),
+        ("spawn_queue_wait_count", json!(1)),
+    ] {
+        assert_eq!(scheduler[key], value, "{key}");
+    }
+    assert!(50.0 <= scheduler["spawn_queue_wait_max_ms"].as_f64().unwrap());
+    assert_eq!(scheduler["spawn_queue_wait_avg_ms"], scheduler["spawn_queue_wait_total_ms"]);
+    let limits = world.get("/diagnostics").await.json()["limits"].clone();
+    assert_eq!((&limits["max_sandboxes"], &limits["max_spawn_queue"]), (&json!(1), &json!(3)));
+    let scrape = world.get("/metrics/prometheus").await;
+    assert!(scrape.text().contains("\nstacyvm_spawn_queue_wait_seconds_count 1\n"));
+    assert!(scrape.text().contains("\nstacyvm_spawn_queue_timeout_total 1\n"));
 }
 
 /// R2.8: one page for a report about a fault.

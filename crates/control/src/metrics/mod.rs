@@ -12,7 +12,7 @@ mod status;
 
 pub use operations::{OperationMetrics, OperationTally};
 pub use overview::{EventCounts, Overview, WorkerReport};
-pub use status::{RateLimitStatus, SchedulerStatus};
+pub use status::SchedulerStatus;
 
 pub(crate) use health::ProviderHealth;
 pub(crate) use looked::Looked;

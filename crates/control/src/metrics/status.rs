@@ -36,31 +36,6 @@ pub struct SchedulerStatus {
     pub eligible_workers: usize,
 }
 
-/// How requests are held back. All zero and empty when none is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RateLimitStatus {
-    /// Whether requests are counted.
-    pub enabled: bool,
-    /// Requests a minute that each key may make.
-    pub requests_per_minute: u64,
-    /// How many of them at once.
-    pub burst: u64,
-    /// What a key is: `owner`, `api_key` or `ip`.
-    pub key_by: String,
-    /// Keys that are remembered.
-    pub active_buckets: u64,
-    /// Requests that were let through since the start.
-    pub allowed: u64,
-    /// Requests that were refused since the start.
-    pub limited: u64,
-    /// Keys that were forgotten since the start.
-    pub evicted: u64,
-    /// How long a key is remembered that asks nothing.
-    pub bucket_ttl: Option<Duration>,
-    /// How often idle keys are looked for.
-    pub cleanup_interval: Option<Duration>,
-}
-
 /// How long spawns waited whose wait is over.
 #[derive(Default)]
 pub(crate) struct Waits {

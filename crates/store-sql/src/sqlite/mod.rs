@@ -1,5 +1,6 @@
 //! The store in a SQLite file.
 
+mod keys;
 mod observe;
 mod open;
 mod quotas;

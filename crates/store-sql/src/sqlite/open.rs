@@ -31,6 +31,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "quotas",
         sql: include_str!("../../migrations/sqlite/0002_quotas.sql"),
     },
+    Migration {
+        number: 3,
+        name: "api_keys",
+        sql: include_str!("../../migrations/sqlite/0003_api_keys.sql"),
+    },
 ];
 
 struct Migration {

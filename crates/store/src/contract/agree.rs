@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use stacyvm_admission::{Policy, Weight};
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
-use super::{at, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker};
+use super::{
+    at, cause, event, exec_id, id,
+    keys::{key_id, new_key},
+    map, new_sandbox, new_template, owner, worker,
+};
 use crate::{Durability, EventFilter, ExecLog, Include, QuotaFields, Store, TemplateChange};
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -51,6 +55,9 @@ enum Call {
     CreateTemplate(&'static str, u8),
     UpdateTemplate(&'static str, Box<TemplateChange>),
     DeleteTemplate(&'static str),
+    CreateKey(u8, &'static str),
+    RevokeKey(u8),
+    NoteKeyUse(u8, Timestamp),
 }
 
 const SANDBOXES: u8 = 6;
@@ -65,7 +72,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
-    match dice.below(20) {
+    match dice.below(22) {
         0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
@@ -111,6 +118,11 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             };
             Call::PutQuota(dice.pick(&OWNERS), fields)
         }
+        19 => Call::CreateKey(dice.below(9), dice.pick(&TEMPLATES)),
+        20 => match dice.below(4) {
+            0 => Call::RevokeKey(dice.below(9)),
+            _ => Call::NoteKeyUse(dice.below(9), soon),
+        },
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -203,6 +215,13 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
             format!("{:?}", store.update_template(name, *change, now).await)
         }
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
+        Call::CreateKey(number, name) => {
+            format!("{:?}", store.create_key(new_key(number, name)).await)
+        }
+        Call::RevokeKey(number) => format!("{:?}", store.revoke_key(&key_id(number), now).await),
+        Call::NoteKeyUse(number, at) => {
+            format!("{:?}", store.note_key_use(&key_id(number), at).await)
+        }
     }
 }
 
@@ -226,6 +245,7 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.events(after, 50, filter).await),
         format!("{:?}", store.last_event().await),
         format!("{:?}", store.templates().await),
+        format!("{:?} {:?}", store.keys().await, store.has_keys().await),
         format!("{:?}", store.quotas().await),
         format!("{:?}", store.quota_counts().await),
         format!("{:?}", store.standing(Some(&owner("ann")), &worker("w1")).await),

@@ -7,6 +7,7 @@
 
 pub mod agree;
 pub mod events;
+pub mod keys;
 pub mod leases;
 pub mod observe;
 pub mod quotas;
@@ -91,6 +92,11 @@ macro_rules! store_contract {
             observe:
                 a_census_counts_what_lives_by_state_provider_and_worker
                 a_census_tells_leases_that_are_held_from_those_that_lapsed;
+            keys:
+                a_key_is_read_back_as_it_was_made
+                neither_an_id_nor_a_name_of_a_key_is_given_twice
+                a_revoked_key_stays_revoked_since_the_first_time
+                the_last_use_of_a_key_moves_forward_only;
         }
     };
     ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
@@ -119,6 +125,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("quotas.rs"),
         include_str!("templates.rs"),
         include_str!("observe.rs"),
+        include_str!("keys.rs"),
     ]
     .into_iter()
     .flat_map(str::lines)
