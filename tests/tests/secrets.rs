@@ -127,7 +127,7 @@ fn no_planted_secret_is_shown_anywhere() {
     fs::write(&file, settings).unwrap();
     let config = file.display().to_string();
     let args = ["--provider", "mock", "--config", &config].map(str::to_owned).to_vec();
-    let server = Server::start(&data, &Options { args, failpoint: None }).unwrap();
+    let server = Server::start(&data, &Options { args, ..Options::default() }).unwrap();
     let id = plant(server.at);
     for (reply, number) in failures(server.at, &id).iter().zip(1..) {
         find(&format!("failure {number}"), &reply.head);
@@ -178,7 +178,7 @@ fn no_key_of_the_operator_is_shown_anywhere() {
     fs::write(&file, settings).unwrap();
     let config = file.display().to_string();
     let args = ["--provider", "mock", "--config", &config].map(str::to_owned).to_vec();
-    let server = Server::start(&data, &Options { args, failpoint: None }).unwrap();
+    let server = Server::start(&data, &Options { args, ..Options::default() }).unwrap();
     for path in SURFACES {
         let reply = send(server.at, "GET", path, "");
         assert_eq!(reply.status, 200, "{path}: {}", reply.json());
@@ -207,7 +207,7 @@ fn no_key_of_the_operator_is_shown_anywhere() {
 fn what_a_failing_line_says_is_not_among_the_metrics() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--provider", "mock"].map(str::to_owned).to_vec();
-    let server = Server::start(&dir.path().join("data"), &Options { args, failpoint: None });
+    let server = Server::start(&dir.path().join("data"), &Options { args, ..Options::default() });
     let server = server.unwrap();
     let template = json!({
         "name": "t", "image": "host", "env": {"KEY": "planted-key"}, "setup": ["echo $KEY; exit 1"],

@@ -13,7 +13,7 @@ fn server(dir: &Path, settings: &str) -> Server {
     fs::write(&file, settings).unwrap();
     let config = file.display().to_string();
     let args = ["--provider", "mock", "--config", &config].map(str::to_owned).to_vec();
-    Server::start(&dir.join("data"), &Options { args, failpoint: None }).unwrap()
+    Server::start(&dir.join("data"), &Options { args, ..Options::default() }).unwrap()
 }
 
 fn post(server: &Server, path: &str, body: &str) -> http::Reply {
