@@ -18,7 +18,7 @@ fn serve(dir: &Path, settings: &str) -> Result<Server> {
     let file = dir.join("stacyvm.yaml");
     std::fs::write(&file, format!("defaults:\n  max_sandboxes: {LIMIT}\n{settings}"))?;
     let args = vec!["--provider=mock".into(), format!("--config={}", file.display())];
-    Server::start(&dir.join("data"), &Options { args, failpoint: None })
+    Server::start(&dir.join("data"), &Options { args, ..Options::default() })
 }
 
 /// Live sandboxes by id.

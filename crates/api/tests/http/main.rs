@@ -9,6 +9,7 @@ mod limits;
 mod malformed;
 mod observe;
 mod openapi;
+mod quotas;
 mod shapes;
 mod sockets;
 mod streams;
