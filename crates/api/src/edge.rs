@@ -30,7 +30,7 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, X-API-Key, X-Admin-API-Key, X-Request-ID, X-User-ID, \
                                X-Tenant-ID, Authorization, Range, Last-Event-ID, Idempotency-Key";
 const REPLY_HEADERS: &str = "X-Request-ID, X-Exec-ID, Content-Range, Accept-Ranges, Retry-After, \
-                             X-RateLimit-Limit, X-RateLimit-Remaining";
+                             Idempotency-Replayed, X-RateLimit-Limit, X-RateLimit-Remaining";
 
 /// The way in and out.
 pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -> Response {

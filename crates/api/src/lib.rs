@@ -15,6 +15,7 @@ mod body;
 mod edge;
 mod extract;
 mod follow;
+mod idempotency;
 mod json;
 mod observe;
 mod openapi;
@@ -143,6 +144,8 @@ pub fn router(control: Control, config: ApiConfig) -> Router {
     routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)
+        // Inside of whatever says who asks, and whether it may.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), idempotency::pass))
         .layer(axum::middleware::from_fn_with_state(api.clone(), access::enter))
         .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))
         .with_state(api)

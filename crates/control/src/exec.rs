@@ -17,7 +17,7 @@ use stacyvm_types::{Cause, CauseKind, EventKind, ExecId, Phase, SandboxId};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Collected, Control, Error, ExecRequest, Result,
+    Collected, Control, Error, ExecRequest, Result, Started,
     events::{self, Record},
     failpoints,
     follow::{self, Meta},
@@ -139,6 +139,9 @@ impl Control {
             begun: Instant::now(),
             row,
         });
+        if let Some(exec) = self.started_before(&meta, request.started).await? {
+            return Ok((meta, exec));
+        }
         let row = &meta.row;
         let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
         let started = Record::Event(events::about(row, EventKind::ExecStarted, data));
@@ -171,6 +174,18 @@ impl Control {
                 self.record_exec_failure(&meta, &error).await;
                 Err(error)
             }
+        }
+    }
+
+    /// Follows a command that was started before, where that is so.
+    async fn started_before(&self, meta: &Arc<Meta>, started: Started) -> Result<Option<Exec>> {
+        if started == Started::No {
+            return Ok(None);
+        }
+        match self.follow(meta, 0).await {
+            Ok(exec) => Ok(Some(exec)),
+            Err(Error::NotFound(_)) if started == Started::Perhaps => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

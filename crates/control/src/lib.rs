@@ -19,6 +19,7 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod idempotency;
 mod images;
 mod jobs;
 mod keys;
@@ -49,11 +50,14 @@ pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
+pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
 pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
-pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use requests::{
+    Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
+};
 pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
@@ -95,6 +99,7 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
 
@@ -120,6 +125,7 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()))

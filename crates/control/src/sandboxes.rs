@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
-use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition};
+use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Timestamp, Transition};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -347,16 +347,31 @@ impl Control {
     /// carries the deadline that it got.
     #[tracing::instrument(name = "extend", skip_all, fields(sandbox.id = %id))]
     pub async fn extend(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+        self.extend_from(id, ttl, self.now()).await
+    }
+
+    /// The same, with a ttl that counts from an instant.
+    pub(crate) async fn extend_from(
+        &self,
+        id: &SandboxId,
+        ttl: Duration,
+        from: Timestamp,
+    ) -> Result<Sandbox> {
         validate::ttl(ttl, None)?;
         let control = self.clone();
         let id = id.clone();
-        self.owned(async move { control.extend_owned(&id, ttl).await }).await
+        self.owned(async move { control.extend_owned(&id, ttl, from).await }).await
     }
 
-    async fn extend_owned(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+    async fn extend_owned(
+        &self,
+        id: &SandboxId,
+        ttl: Duration,
+        from: Timestamp,
+    ) -> Result<Sandbox> {
         let row = self.get(id).await?;
         let now = self.now();
-        let asked = now.saturating_add(ttl);
+        let asked = from.saturating_add(ttl);
         let max = self.max_ttl(row.spec.owner.as_ref()).await?;
         validate::ttl(ttl, max)?;
         let latest = max.map(|max| row.created_at.saturating_add(max));

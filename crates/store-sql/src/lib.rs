@@ -1,7 +1,7 @@
 //! The store in SQL: one text per statement for every database, over a thin executor.
 //!
 //! A store method is a plain synchronous function over an open transaction (`sandboxes`, `leases`,
-//! `events`, `templates`), with its statements in `sql`. `db` is the executor. An arm decides
+//! `events`, `templates`, `idempotency`), with its statements in `sql`. `db` is the executor. An arm decides
 //! which thread runs the function and when its transaction commits; `sqlite` is the one for
 //! SQLite.
 //!
@@ -10,6 +10,8 @@
 
 mod db;
 mod events;
+mod idempotency;
+mod invariants;
 mod keys;
 mod leases;
 mod observe;
@@ -19,4 +21,6 @@ mod sql;
 mod sqlite;
 mod templates;
 
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{
+    CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,
+};

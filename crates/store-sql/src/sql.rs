@@ -103,6 +103,10 @@ statements! {
     RESERVE_EVENT_IDS = "UPDATE counters SET reserved = value + $1 WHERE name = 'event'";
     SKIP_RESERVED_EVENT_IDS = "UPDATE counters SET value = reserved \
         WHERE name = 'event' AND value < reserved";
+    /// The highest number that may have been given out, by a server that was killed too.
+    HIGHEST_EVENT_ID = "SELECT CASE WHEN value < reserved THEN reserved ELSE value END \
+        FROM counters WHERE name = 'event'";
+    RAISE_EVENT_IDS = "UPDATE counters SET value = $1 WHERE name = 'event' AND value < $1";
     LAST_EVENT = "SELECT value FROM counters WHERE name = 'event'";
     INSERT_EVENT = "INSERT INTO events (", event_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6)";
     EVENTS = "SELECT ", event_columns!(), " FROM events WHERE id > $1 AND ", of_kinds!(),
@@ -147,6 +151,21 @@ statements! {
         updated_at_us = $13 WHERE name = $14 AND version = $15";
     DELETE_TEMPLATE = "DELETE FROM templates WHERE name = $1";
 
+    INSERT_IDEMPOTENCY_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
+        holder, held_until_us) VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+    IDEMPOTENCY_KEY = "SELECT fingerprint, resource, attempt, begun_at_us, holder, held_until_us, status, \
+        content_type, body FROM idempotency_keys WHERE id = $1";
+    TAKE_TURN = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
+        held_until_us = $2 WHERE id = $3 AND attempt = $4 AND status IS NULL";
+    RENEW_TURN = "UPDATE idempotency_keys SET resource = $1 \
+        WHERE id = $2 AND attempt = $3 AND status IS NULL";
+    FINISH_TURN = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \
+        holder = NULL, held_until_us = NULL WHERE id = $4 AND attempt = $5 AND status IS NULL";
+    RELEASE_TURN = "UPDATE idempotency_keys SET holder = NULL, held_until_us = NULL \
+        WHERE id = $1 AND attempt = $2 AND status IS NULL";
+    OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
+        ORDER BY begun_at_us, id LIMIT $2";
+    DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
     INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
         $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     KEY = "SELECT ", key_columns!(), " FROM api_keys WHERE id = $1";
@@ -249,6 +268,9 @@ mod tests {
             ("RESERVE_EVENT_IDS", 1),
             ("INSERT_EVENT", 3),
             ("INSERT_EXEC_LOG", 2),
+            ("INSERT_IDEMPOTENCY_KEY", 3),
+            ("TAKE_TURN", 1),
+            ("FINISH_TURN", 1),
             ("TAKE_PLACE", 1),
             ("GIVE_PLACE_BACK", 1),
             ("FORGET_UNUSED", 1),
@@ -272,6 +294,8 @@ mod tests {
             ("EVENTS_OF_OWNER", "events_by_owner (owner=? AND id>?)"),
             ("EVENTS_OF_SANDBOX_AND_OWNER", "events_by_sandbox (sandbox=? AND id>?)"),
             ("EXEC_LOGS", "PRIMARY KEY (sandbox=?)"),
+            ("IDEMPOTENCY_KEY", "(id=?)"),
+            ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

@@ -3,6 +3,7 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod idempotency;
 mod keys;
 mod observe;
 mod quotas;
@@ -38,6 +39,7 @@ struct State {
     events: Vec<Event>,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    idempotency_keys: idempotency::Keys,
     keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
 }

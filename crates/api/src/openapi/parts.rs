@@ -168,6 +168,7 @@ fn response(codes: &[Code]) -> Value {
     let mut headers = every_reply();
     let more = match codes.first() {
         Some(Code::Unavailable | Code::ResourceLimit) => Some(("Retry-After", "RetryAfter")),
+        _ if codes.contains(&Code::IdempotencyKeyInUse) => Some(("Retry-After", "RetryAfter")),
         Some(Code::RangeNotSatisfiable) => Some(("Content-Range", "ContentRange")),
         _ => None,
     };

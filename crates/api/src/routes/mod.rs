@@ -20,6 +20,8 @@ pub use table::{Listed, demanded, list};
 pub(crate) use self::providers::view as provider;
 pub(crate) use table::router;
 
+pub(crate) use exec::NDJSON;
+
 /// Every route.
 pub(crate) fn table() -> Vec<table::Route> {
     [

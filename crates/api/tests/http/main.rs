@@ -5,6 +5,7 @@
 mod access;
 mod browsers;
 mod files;
+mod idempotency;
 mod limits;
 mod malformed;
 mod observe;

@@ -15,9 +15,10 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    ApiKey, Census, Durability, Error, EventFilter, ExecLog, Include, KeyStore, NewEvent,
-    NewSandbox, ObserveStore, Quota, QuotaCounts, QuotaFields, QuotaStore, Result, Sandbox,
-    Standing, Store, Template, TemplateChange, Timings, memory::MemoryStore,
+    Answer, ApiKey, Begun, Census, Durability, Error, EventFilter, ExecLog, IdempotencyStore,
+    Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota, QuotaCounts, QuotaFields,
+    QuotaStore, Result, Sandbox, Standing, Store, Template, TemplateChange, Timings,
+    memory::MemoryStore,
 };
 use stacyvm_types::{
     Event, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
@@ -321,6 +322,31 @@ impl Store for GatedStore {
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for GatedStore {
+    async fn begin_key(
+        &self,
+        new: NewKey,
+        durability: Durability,
+        now: Timestamp,
+    ) -> Result<Begun> {
+        let change = self.0.begin_key(new, durability, now);
+        self.with(durability, change).await
+    }
+    async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
+        self.1.store(self.0.renew_key(id, attempt, resource)).await
+    }
+    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
+        self.synced(self.0.finish_key(id, attempt, answer)).await
+    }
+    async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
+        self.1.store(self.0.release_key(id, attempt)).await
+    }
+    async fn prune_keys(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.1.store(self.0.prune_keys(before, limit)).await
     }
 }
 

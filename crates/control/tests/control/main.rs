@@ -7,6 +7,7 @@ mod commands;
 mod fair;
 mod fake;
 mod gate;
+mod idempotency;
 mod observe;
 mod random;
 mod recovery;

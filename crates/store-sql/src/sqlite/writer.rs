@@ -88,6 +88,15 @@ impl Writer {
         self.send(Needs::Disk, None, body).await
     }
 
+    /// Runs `body` in a transaction and answers once it has what it needs.
+    pub(crate) async fn run_to<T, F>(&self, needs: Needs, body: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.send(needs, None, body).await
+    }
+
     /// Runs `body`, which may change that row, in a transaction and answers once it has what it
     /// needs.
     pub(crate) async fn change<T, F>(&self, needs: Needs, about: About<T>, body: F) -> Result<T>

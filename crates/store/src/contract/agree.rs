@@ -10,7 +10,9 @@ use super::{
     keys::{key_id, new_key},
     map, new_sandbox, new_template, owner, worker,
 };
-use crate::{Durability, EventFilter, ExecLog, Include, QuotaFields, Store, TemplateChange};
+use crate::{
+    Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store, TemplateChange,
+};
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
 struct Dice(u64);
@@ -58,12 +60,24 @@ enum Call {
     CreateKey(u8, &'static str),
     RevokeKey(u8),
     NoteKeyUse(u8, Timestamp),
+    Key(&'static str, KeyCall),
+}
+
+/// One call about an idempotency key.
+#[derive(Debug, Clone)]
+enum KeyCall {
+    Begin(&'static str, &'static str, u8),
+    Renew(u64, u8),
+    Finish(u64, bool),
+    Release(u64),
+    Prune(u64, u32),
 }
 
 const SANDBOXES: u8 = 6;
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
 const OWNERS: [&str; 2] = ["ann", "bob"];
 const TEMPLATES: [&str; 3] = ["a", "b", "c"];
+const KEYS: [&str; 3] = ["k", "l", "m"];
 
 fn call(dice: &mut Dice, now: u64) -> Call {
     let sandbox = dice.below(SANDBOXES);
@@ -72,7 +86,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
-    match dice.below(22) {
+    match dice.below(25) {
         0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
@@ -123,6 +137,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             0 => Call::RevokeKey(dice.below(9)),
             _ => Call::NoteKeyUse(dice.below(9), soon),
         },
+        21..=23 => Call::Key(dice.pick(&KEYS), key_call(dice, now)),
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -140,6 +155,48 @@ fn call(dice: &mut Dice, now: u64) -> Call {
                     }),
                 ),
             }
+        }
+    }
+}
+
+fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
+    let attempt = dice.pick(&[1, 1, 1, 2, 2, 3]);
+    match dice.below(10) {
+        0..=4 => {
+            KeyCall::Begin(dice.pick(&["f", "f", "f", "g"]), dice.pick(&WORKERS), dice.below(9))
+        }
+        5 => KeyCall::Renew(attempt, dice.below(9)),
+        6 => KeyCall::Finish(attempt, dice.below(2) == 0),
+        7 => KeyCall::Release(attempt),
+        _ => {
+            KeyCall::Prune(now.saturating_sub(u64::from(dice.below(40))), u32::from(dice.below(3)))
+        }
+    }
+}
+
+async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Timestamp) -> String {
+    match call {
+        KeyCall::Begin(fingerprint, holder, number) => {
+            let key = NewKey {
+                id: id.to_owned(),
+                fingerprint: fingerprint.to_owned(),
+                resource: format!("r{number}"),
+                holder: worker(holder),
+                held_until: now.saturating_add(Duration::from_secs(number.into())),
+            };
+            format!("{:?}", store.begin_key(key, Durability::Kernel, now).await)
+        }
+        KeyCall::Renew(attempt, number) => {
+            format!("{:?}", store.renew_key(id, attempt, &format!("n{number}")).await)
+        }
+        KeyCall::Finish(attempt, has_body) => {
+            let answer = super::idempotency::answer("{}");
+            let body = answer.body.filter(|_| has_body);
+            format!("{:?}", store.finish_key(id, attempt, Answer { body, ..answer }).await)
+        }
+        KeyCall::Release(attempt) => format!("{:?}", store.release_key(id, attempt).await),
+        KeyCall::Prune(before, limit) => {
+            format!("{:?}", store.prune_keys(at(before), limit).await)
         }
     }
 }
@@ -214,6 +271,7 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
         Call::UpdateTemplate(name, change) => {
             format!("{:?}", store.update_template(name, *change, now).await)
         }
+        Call::Key(id, call) => perform_key(store, id, call, now).await,
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
         Call::CreateKey(number, name) => {
             format!("{:?}", store.create_key(new_key(number, name)).await)
