@@ -1,13 +1,15 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission]` builds and runs it. Needs root: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics]` builds and runs it. Needs
+//! root, but for `--metrics`: it compares the root rung.
 
 mod admission;
 mod external;
 mod floor;
 mod http;
 mod live;
+mod metrics;
 mod ours;
 mod stats;
 mod tree;
@@ -45,6 +47,9 @@ fn main() -> Result<()> {
         let samples = external::crun_here(rounds.parse()?, Path::new(program), Path::new(dir));
         return samples.map_err(anyhow::Error::msg).map(|samples| samples.print());
     }
+    if args == ["--metrics"] {
+        return metrics::run();
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
@@ -56,7 +61,8 @@ fn main() -> Result<()> {
             "--admission" => only_admission = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --live N, --load N and --admission"
+                "unknown argument {other}; known are --quick, --live N, --load N, --admission and \
+                 --metrics alone"
             ),
         }
     }

@@ -3,6 +3,7 @@
 //! Servers listen on loopback, on a port that the kernel picks, over a data directory of their
 //! own, and are ended by their process id when the test drops them.
 
+pub mod collector;
 pub mod host;
 pub mod http;
 pub mod python;

@@ -11,6 +11,7 @@ mod exec;
 mod file;
 mod key;
 mod lenient;
+mod observe;
 mod quota;
 mod sandbox;
 mod schema;
@@ -22,6 +23,11 @@ pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
 pub use key::{Key, KeyRequest};
+pub use observe::{
+    Build, Diagnostics, EventStats, JobStats, LeaseStats, LimitStats, Memory, Metrics,
+    OperationStats, Process, ProviderStats, RateLimitStats, SandboxStats, SchedulerStats,
+    SystemStats, WorkerItem, WorkerStats,
+};
 pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
     AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,

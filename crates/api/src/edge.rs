@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -13,12 +13,13 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body::Body as _;
 use stacyvm_api_types::Code;
-use tracing::Instrument as _;
+use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::{
     Api,
     body::Patient,
-    origin,
+    observe, origin,
     problem::{Carried, Problem, Result, echo},
 };
 
@@ -38,9 +39,18 @@ pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -
         "request",
         request.id = %id,
         method = %request.method(),
-        path = %echo(request.uri().path())
+        path = %echo(request.uri().path()),
+        trace.id = tracing::field::Empty,
+        otel.name = tracing::field::Empty,
+        http.response.status_code = tracing::field::Empty,
     );
-    async {
+    let begun = Instant::now();
+    let in_flight = api.observed.http.begin();
+    let (method, route) = (request.method().clone(), request.extensions().get().cloned());
+    let route = route.as_ref().map_or(observe::UNMATCHED, MatchedPath::as_str);
+    trace(&api, &span, route, &request);
+    let ended = span.clone();
+    let response = async {
         let (mut response, origin) = match admit(&api, &request) {
             Ok(origin) => {
                 let response = match preflight(&request, origin.as_ref()) {
@@ -56,7 +66,34 @@ pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -
         response
     }
     .instrument(span)
-    .await
+    .await;
+    drop(in_flight);
+    ended.record("http.response.status_code", response.status().as_u16());
+    api.observed.http.record(&method, route, response.status(), begun.elapsed());
+    response
+}
+
+/// Joins the caller's trace, and names it in what is logged.
+fn trace(api: &Api, span: &Span, route: &str, request: &Request) {
+    let id = match api.config.join_trace {
+        Some(join) => {
+            span.record("otel.name", format!("{} {route}", request.method()));
+            join(span, request.headers())
+        }
+        None => traced(request.headers()),
+    };
+    if let Some(id) = id {
+        span.record("trace.id", id);
+    }
+}
+
+/// The id of the trace that the caller is in, where it says so.
+fn traced(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let mut parts = parent.split('-');
+    let (_version, id) = (parts.next()?, parts.next()?);
+    let hex = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (hex && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
 }
 
 /// No route has this path.
@@ -182,6 +219,26 @@ fn request_id(headers: &HeaderMap) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R2.10: a caller's trace is named in the log also where nobody makes traces.
+    #[test]
+    fn a_callers_trace_is_known_by_its_id() {
+        let with = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("traceparent"),
+                HeaderValue::from_static(value),
+            )]);
+            traced(&headers)
+        };
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(with("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap(), id);
+        for wrong in
+            ["", "00", "00-4bf9-00f067aa0ba902b7-01", "00-00000000000000000000000000000000-0-0"]
+        {
+            assert_eq!(with(wrong), None, "{wrong}");
+        }
+        assert_eq!(traced(&HeaderMap::new()), None);
+    }
 
     #[test]
     fn a_request_id_is_kept_when_it_is_plain_and_replaced_when_it_is_not() {

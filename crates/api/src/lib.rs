@@ -17,6 +17,7 @@ mod extract;
 mod follow;
 mod idempotency;
 mod json;
+mod observe;
 mod openapi;
 mod origin;
 mod problem;
@@ -26,7 +27,7 @@ mod serve;
 mod text;
 mod views;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use stacyvm_control::Control;
@@ -58,14 +59,22 @@ pub struct ApiConfig {
     pub max_upload: u64,
     /// Shown in sandboxes; clients build preview addresses from it.
     pub preview_domain: String,
+    /// A directory on the file system that holds the server's data; how full that is can be asked.
+    pub data_dir: PathBuf,
     /// Waits and heartbeats.
     pub timing: Timing,
+    /// Makes a request's span part of its caller's trace, and tells the trace's id; `None` when
+    /// nobody makes traces.
+    pub join_trace: Option<JoinTrace>,
     /// Cancelled when the server stops: streams then end with an `interrupted` frame.
     pub stopping: CancellationToken,
     /// Counts WebSocket sessions, which outlive their HTTP exchange. Wait for it after
     /// [`serve()`]; sessions end by themselves soon after `stopping`.
     pub sessions: TaskTracker,
 }
+
+/// See [`ApiConfig::join_trace`].
+pub type JoinTrace = fn(&tracing::Span, &http::HeaderMap) -> Option<String>;
 
 /// Waits and heartbeats of the HTTP surface.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +119,9 @@ impl Default for ApiConfig {
             max_json_body: 2 << 20,
             max_upload: 4 << 30,
             preview_domain: "localhost".to_owned(),
+            data_dir: PathBuf::from("/"),
             timing: Timing::default(),
+            join_trace: None,
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
         }
@@ -123,11 +134,13 @@ struct Api {
     control: Control,
     config: Arc<ApiConfig>,
     started: Instant,
+    observed: Arc<observe::Observed>,
 }
 
 /// The routes over a control plane.
 pub fn router(control: Control, config: ApiConfig) -> Router {
-    let api = Api { control, config: Arc::new(config), started: Instant::now() };
+    let (started, observed) = (Instant::now(), Arc::new(observe::Observed::new()));
+    let api = Api { control, config: Arc::new(config), started, observed };
     routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)

@@ -185,6 +185,16 @@ pub(crate) fn event(event: Event) -> wire::Event {
     }
 }
 
+/// How long the store took to answer, or why it did not.
+pub(crate) fn store(answer: Result<Duration, String>) -> wire::StoreHealth {
+    match answer {
+        Ok(latency) => {
+            wire::StoreHealth { healthy: true, latency_ms: millis(latency), error: None }
+        }
+        Err(error) => wire::StoreHealth { healthy: false, latency_ms: 0.0, error: Some(error) },
+    }
+}
+
 pub(crate) fn millis(time: Duration) -> f64 {
     // Microseconds are all that anybody reads.
     (time.as_secs_f64() * 1_000_000.0).round() / 1000.0

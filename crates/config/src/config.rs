@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     names::{Domain, HostName, Image, LogFilter, Origin, Proxy},
+    telemetry::{Collector, Headers, Share},
     values::{
         Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
     },
@@ -34,6 +35,8 @@ pub struct Config {
     pub database: Database,
     /// What the server says about itself.
     pub logging: Logging,
+    /// Where traces go.
+    pub telemetry: Telemetry,
 }
 
 /// Where and for whom the server listens.
@@ -129,6 +132,15 @@ pub struct Database {
 pub struct Logging {
     pub level: LogFilter,
     pub format: LogFormat,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Telemetry {
+    pub otlp_endpoint: Option<Collector>,
+    pub otlp_headers: Headers,
+    pub sample_ratio: Share,
 }
 
 impl Default for Server {
@@ -237,6 +249,12 @@ impl Default for Database {
 impl Default for Logging {
     fn default() -> Self {
         Self { level: LogFilter("info".to_owned()), format: LogFormat::Text }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, otlp_headers: Headers::default(), sample_ratio: Share::ALL }
     }
 }
 

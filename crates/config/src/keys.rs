@@ -323,6 +323,27 @@ static KEYS: &[Key] = &[
         Some("--log-format"),
         "How log lines are written: `json`, or `text` (also called `pretty`)"
     ),
+    key!(
+        telemetry.otlp_endpoint,
+        Restart,
+        None,
+        None,
+        "Where traces are sent, as OTLP over plain HTTP; none are made when it is not set"
+    ),
+    key!(
+        telemetry.otlp_headers,
+        Restart,
+        None,
+        None,
+        "Headers of what is sent there, each `name=value`; a secret"
+    ),
+    key!(
+        telemetry.sample_ratio,
+        Restart,
+        None,
+        None,
+        "The share of traces that begin here and are kept, from 0 to 1; callers decide about theirs"
+    ),
 ];
 
 #[cfg(test)]

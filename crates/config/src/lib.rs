@@ -23,11 +23,13 @@ mod reference;
 mod schema;
 mod secret;
 mod suggest;
+mod telemetry;
 mod values;
 mod yaml;
 
 pub use config::{
-    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Server, Worker,
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Server, Telemetry,
+    Worker,
 };
 pub use credentials::Credentials;
 pub use file::choose;
@@ -39,6 +41,7 @@ pub use problem::{Problem, Source};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
+pub use telemetry::{Collector, Headers, Share};
 pub use values::{
     Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
 };

@@ -226,6 +226,16 @@ impl Control {
         self.0.recorder.log.signal.subscribe()
     }
 
+    /// Clients that follow the log here.
+    pub(crate) fn event_followers(&self) -> usize {
+        self.0.recorder.log.signal.receiver_count()
+    }
+
+    /// Records that wait to be written.
+    pub(crate) fn event_backlog(&self) -> usize {
+        self.0.recorder.queue.max_capacity() - self.0.recorder.queue.capacity()
+    }
+
     pub(crate) async fn record_event(&self, event: NewEvent) {
         self.0.recorder.record(Record::Event(event)).await;
     }

@@ -36,6 +36,7 @@ const RECORDED_COMMAND: usize = 1024;
 impl Control {
     /// Starts a command. The events end with [`ExecEvent::Exit`]; the deadline is enforced in the
     /// sandbox and, a little later, here.
+    #[tracing::instrument(name = "exec_stream", skip_all, fields(sandbox.id = %id))]
     pub async fn exec(&self, id: &SandboxId, request: ExecRequest) -> Result<Exec> {
         self.start(id, request).await.map(|(_, exec)| exec)
     }
@@ -43,6 +44,7 @@ impl Control {
     /// Runs a command to its end and collects what it said, each stream up to the cap. A broken
     /// channel to the sandbox is taken up again where it broke. Meeting the deadline is
     /// [`Error::ExecTimeout`].
+    #[tracing::instrument(name = "exec", skip_all, fields(sandbox.id = %id))]
     pub async fn exec_collect(&self, id: &SandboxId, request: ExecRequest) -> Result<Collected> {
         let begun = Instant::now();
         let fed = request.stdin_data.is_some();
@@ -99,6 +101,7 @@ impl Control {
 
     /// Follows a command's output from a byte offset, also after its end for as long as the
     /// sandbox keeps it.
+    #[tracing::instrument(name = "exec_attach", skip_all, fields(sandbox.id = %id))]
     pub async fn attach(&self, id: &SandboxId, exec: &ExecId, offset: u64) -> Result<Exec> {
         let row = self.usable(id).await?;
         let meta = Meta {

@@ -16,6 +16,7 @@ const SHOWN_PATH: usize = 256;
 
 impl Control {
     /// Reads a file, or a range of it.
+    #[tracing::instrument(name = "file_read", skip_all, fields(sandbox.id = %id))]
     pub async fn read_file(
         &self,
         id: &SandboxId,
@@ -43,6 +44,7 @@ impl Control {
     }
 
     /// Replaces or makes a file.
+    #[tracing::instrument(name = "file_write", skip_all, fields(sandbox.id = %id))]
     pub async fn write_file(
         &self,
         id: &SandboxId,
@@ -58,6 +60,7 @@ impl Control {
     }
 
     /// The entries of a directory.
+    #[tracing::instrument(name = "file_list", skip_all, fields(sandbox.id = %id))]
     pub async fn list_files(&self, id: &SandboxId, path: &str) -> Result<Vec<FileInfo>> {
         let (row, guest) = self.inside(id).await?;
         let listed = guest.list(path).await;
@@ -65,6 +68,7 @@ impl Control {
     }
 
     /// One path.
+    #[tracing::instrument(name = "file_stat", skip_all, fields(sandbox.id = %id))]
     pub async fn stat_file(&self, id: &SandboxId, path: &str) -> Result<FileInfo> {
         let (row, guest) = self.inside(id).await?;
         let found = guest.stat(path).await;
@@ -72,6 +76,7 @@ impl Control {
     }
 
     /// The paths that match a pattern.
+    #[tracing::instrument(name = "file_glob", skip_all, fields(sandbox.id = %id))]
     pub async fn glob_files(&self, id: &SandboxId, pattern: &str) -> Result<Vec<String>> {
         let (row, guest) = self.inside(id).await?;
         let found = guest.glob(pattern).await;
@@ -79,6 +84,7 @@ impl Control {
     }
 
     /// Renames a file or directory.
+    #[tracing::instrument(name = "file_move", skip_all, fields(sandbox.id = %id))]
     pub async fn move_file(&self, id: &SandboxId, from: &str, to: &str) -> Result<()> {
         let (row, guest) = self.inside(id).await?;
         let moved = guest.rename(from, to).await;
@@ -86,6 +92,7 @@ impl Control {
     }
 
     /// Sets permission bits.
+    #[tracing::instrument(name = "file_chmod", skip_all, fields(sandbox.id = %id))]
     pub async fn chmod_file(&self, id: &SandboxId, path: &str, mode: u32) -> Result<()> {
         if 0o7777 < mode {
             return Err(Error::invalid("mode must be between 0 and 7777, octal"));
@@ -96,6 +103,7 @@ impl Control {
     }
 
     /// Removes a file, a link, an empty directory, or with `recursive` a whole tree.
+    #[tracing::instrument(name = "file_delete", skip_all, fields(sandbox.id = %id))]
     pub async fn remove_file(&self, id: &SandboxId, path: &str, recursive: bool) -> Result<()> {
         let (row, guest) = self.inside(id).await?;
         let removed = guest.remove(path, recursive).await;

@@ -24,6 +24,7 @@ mod images;
 mod jobs;
 mod keys;
 mod lifecycle;
+pub mod metrics;
 mod preflight;
 mod queue;
 mod quotas;
@@ -93,6 +94,11 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    /// How often operations succeeded and failed, and how long they took.
+    metrics: metrics::OperationMetrics,
+    health: metrics::ProviderHealth,
+    census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
+    counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
@@ -102,6 +108,7 @@ impl Control {
     /// events starts here, on `parts.tasks`.
     pub fn new(parts: Parts) -> Self {
         let recorder = events::Recorder::start(&parts);
+        let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
             rules: rules::InForce::new(parts.settings.rules.clone()),
             queue: queue::Queue::default(),
@@ -114,6 +121,10 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            metrics,
+            health: metrics::ProviderHealth::default(),
+            census: Arc::default(),
+            counted: Arc::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });
@@ -123,6 +134,11 @@ impl Control {
     /// What the operator decided.
     pub fn settings(&self) -> &Settings {
         &self.0.parts.settings
+    }
+
+    /// The record of callers' operations.
+    pub fn operations(&self) -> &metrics::OperationMetrics {
+        &self.0.metrics
     }
 
     /// The time, as the control plane sees it.

@@ -26,6 +26,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     Control, Error, Result,
     jobs::{Job, Progress, Wake},
+    metrics::Waits,
 };
 
 /// How much of a new figure the running mean takes over.
@@ -48,6 +49,7 @@ pub(crate) struct Queue {
     /// Whether the store refused the last that asked.
     tight: AtomicBool,
     pub(crate) wake: Wake,
+    pub(crate) waits: Waits,
 }
 
 #[derive(Default)]

@@ -71,6 +71,7 @@ impl Control {
                     return self.dequeued(new, late, begun).await;
                 }
                 self.0.queue.note_left(true);
+                self.0.queue.waits.record(begun.elapsed());
                 let reason = format!("spawn queue timeout after {}", format_duration(patience));
                 let data = [
                     ("wait_ms", begun.elapsed().as_millis().to_string()),
@@ -102,6 +103,7 @@ impl Control {
             return Err(Error::internal("a waiter lost its answer", "the queue dropped it"));
         };
         let row = self.stored(answer)?;
+        self.0.queue.waits.record(begun.elapsed());
         let data = [("wait_ms", begun.elapsed().as_millis().to_string())];
         self.note_queue(new, EventKind::SpawnDequeued, data).await;
         Ok(row)

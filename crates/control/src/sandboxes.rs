@@ -28,6 +28,7 @@ impl Control {
     /// Reserves a sandbox, starts its runtime and hands it out. A caller that goes away ends the
     /// wait for a place, if there is one; once a place is reserved the rest goes on without it. A
     /// failure leaves an ended row that says why.
+    #[tracing::instrument(skip_all, fields(sandbox.id = tracing::field::Empty))]
     pub async fn spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
         let control = self.clone();
         let gone = CancellationToken::new();
@@ -50,6 +51,7 @@ impl Control {
     ) -> Result<Sandbox> {
         let Plan { reservation, setup } = self.plan(request).await?;
         let new = &reservation.new;
+        tracing::Span::current().record("sandbox.id", tracing::field::display(&new.id));
         failpoint!(failpoints::SPAWN_RESERVING);
         let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
             Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
@@ -274,6 +276,7 @@ impl Control {
     /// Ends a sandbox. Returns when its runtime is proved gone. May be repeated, and of an unknown
     /// id succeeds. When the provider cannot say that the runtime is gone, the end stays decided,
     /// goes on in the background, and the answer is [`Error::Unavailable`].
+    #[tracing::instrument(name = "destroy", skip_all, fields(sandbox.id = %id))]
     pub async fn destroy(&self, id: &SandboxId) -> Result<()> {
         failpoint!(failpoints::DESTROY_ASKED);
         let control = self.clone();
@@ -342,6 +345,7 @@ impl Control {
     /// Sets a sandbox's deadline to `ttl` from now. A ttl above the longest one is refused, and a
     /// deadline never passes the longest life counted from the sandbox's creation: the answer
     /// carries the deadline that it got.
+    #[tracing::instrument(name = "extend", skip_all, fields(sandbox.id = %id))]
     pub async fn extend(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
         self.extend_from(id, ttl, self.now()).await
     }

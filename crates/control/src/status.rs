@@ -8,33 +8,30 @@ use tokio::time::{Instant, timeout};
 use crate::{Control, Readiness};
 
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// Longer than a look at a provider that is well.
+const PROVIDER_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Control {
-    /// The providers of this server's worker, the default one marked.
+    /// The providers of this server's worker, the default one marked. A provider that hangs is
+    /// reported as it was before, until the look at it has met its bound.
     pub async fn providers(&self) -> Vec<ProviderReport> {
-        let settings = self.settings();
-        let Ok(worker) = self.0.parts.fleet.worker(&settings.worker) else {
-            return Vec::new();
-        };
-        let mut reports = worker.providers().await;
-        for report in &mut reports {
-            report.default = report.name == settings.default_provider;
-        }
-        reports
+        self.provider_reports(PROVIDER_PATIENCE).await.to_vec()
     }
 
     /// Whether the store answers, and what the providers say. Bounded: what does not answer in
     /// time is reported so.
     pub async fn ready(&self) -> Readiness {
-        let store = async {
-            let begun = Instant::now();
-            match timeout(STORE_PATIENCE, self.store().ping()).await {
-                Ok(Ok(())) => Ok(begun.elapsed()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the store did not answer within 2 s".to_owned()),
-            }
-        };
-        let (store, providers) = tokio::join!(store, self.providers());
+        let (store, providers) = tokio::join!(self.store_answers(), self.providers());
         Readiness { store, providers }
+    }
+
+    /// How long the store took to answer, or a sentence about why it did not. Bounded.
+    pub async fn store_answers(&self) -> Result<Duration, String> {
+        let begun = Instant::now();
+        match timeout(STORE_PATIENCE, self.store().ping()).await {
+            Ok(Ok(())) => Ok(begun.elapsed()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the store did not answer within 2 s".to_owned()),
+        }
     }
 }

@@ -13,6 +13,7 @@ mod run;
 mod serve;
 mod settings;
 mod stop;
+mod telemetry;
 
 use std::{io, process::ExitCode, time::Duration};
 

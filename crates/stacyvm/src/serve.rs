@@ -29,6 +29,7 @@ use crate::{
     reload::Reload,
     settings::{self, SettingArgs},
     stop::StopSignals,
+    telemetry::{self, Traces},
 };
 
 /// `serve`
@@ -45,7 +46,9 @@ pub(crate) struct ServeArgs {
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let loaded = settings::load(&args.settings)?;
     let (config, credentials) = (loaded.config.clone(), loaded.credentials.clone());
-    let levels = logging::start(config.logging.format, config.logging.level.as_str());
+    let traces = Traces::of(&config.telemetry)?;
+    let (format, level) = (config.logging.format, config.logging.level.as_str());
+    let levels = logging::start(format, level, traces.as_ref());
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,10 +61,16 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
         config::Provider::Mock => None,
     };
     let runtime = crate::runtime()?;
+    if let Some(traces) = &traces {
+        traces.send_on(runtime.handle());
+    }
     let reload = Reload::new(args.settings, loaded, levels);
     let port_file = args.port_file.as_deref();
     let result =
         runtime.block_on(wired(&config, &credentials, port_file, reload, &data_dir, spawner));
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     runtime.shutdown_timeout(Duration::from_millis(200));
     result.map(|()| ExitStatus::OK)
 }
@@ -108,6 +117,8 @@ async fn wired(
         allowed_hosts: hosts.iter().map(|host| host.as_str().to_owned()).collect(),
         allowed_origins: origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
         preview_domain: config.server.preview_domain.as_str().to_owned(),
+        data_dir: data_dir.to_owned(),
+        join_trace: config.telemetry.otlp_endpoint.is_some().then_some(telemetry::join),
         access: access.clone(),
         stopping: stopping.clone(),
         sessions: sessions.clone(),

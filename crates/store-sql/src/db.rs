@@ -108,6 +108,17 @@ impl<'t> Query<'t> {
         })
     }
 
+    /// Looks at each of its rows, keeping none.
+    pub(crate) fn each(self, mut look: impl FnMut(&mut Row<'_>) -> Result<()>) -> Result<()> {
+        self.on_statement(|statement| {
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next().map_err(sql_error)? {
+                look(&mut Row { row, next: 0 })?;
+            }
+            Ok(())
+        })
+    }
+
     fn on_statement<T>(
         self,
         run: impl FnOnce(&mut rusqlite::CachedStatement<'_>) -> Result<T>,

@@ -14,6 +14,7 @@ mod idempotency;
 mod invariants;
 mod keys;
 mod leases;
+mod observe;
 mod quotas;
 mod sandboxes;
 mod sql;

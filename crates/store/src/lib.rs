@@ -11,6 +11,7 @@ pub mod error;
 pub mod idempotency;
 pub mod keys;
 pub mod memory;
+pub mod observe;
 pub mod quotas;
 pub mod rows;
 
@@ -21,6 +22,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 pub use error::{Error, Result};
 pub use idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
+pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
 pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
@@ -39,7 +41,9 @@ pub use rows::{
 ///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
-pub trait Store: KeyStore + QuotaStore + IdempotencyStore + Send + Sync + 'static {
+pub trait Store:
+    KeyStore + ObserveStore + QuotaStore + IdempotencyStore + Send + Sync + 'static
+{
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first
     /// lease (generation 1) for `new.worker` until `lease_until`, and the event

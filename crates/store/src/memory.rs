@@ -5,6 +5,7 @@
 
 mod idempotency;
 mod keys;
+mod observe;
 mod quotas;
 
 use std::{

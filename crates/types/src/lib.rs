@@ -8,6 +8,7 @@
 pub mod access;
 pub mod event;
 pub mod go_duration;
+pub mod histogram;
 pub mod id;
 pub mod image;
 pub mod lease;
@@ -20,6 +21,7 @@ pub mod time;
 pub use access::Role;
 pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
+pub use histogram::{Histogram, Tally};
 pub use id::{ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
 pub use lease::{Generation, Lease};

@@ -113,6 +113,7 @@ impl Provider for Bounded {
         self.inner.expect(image, limits);
     }
 
+    #[tracing::instrument(level = "debug", name = "provider.launch", skip_all, fields(provider = self.inner.name(), sandbox.id = %spec.id))]
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime> {
         self.in_turn(&self.launches, LAUNCH, "a launch", self.inner.launch(spec)).await
     }
@@ -125,6 +126,7 @@ impl Provider for Bounded {
         self.ask("a status", self.inner.status(id)).await
     }
 
+    #[tracing::instrument(level = "debug", name = "provider.destroy", skip_all, fields(provider = self.inner.name(), sandbox.id = %id))]
     async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let work = self.inner.destroy(id);
         self.in_turn(&self.destructions, DESTROY, "a destruction", work).await
@@ -138,6 +140,7 @@ impl Provider for Bounded {
         self.ask("a resume", self.inner.resume(id)).await
     }
 
+    #[tracing::instrument(level = "debug", name = "provider.guest", skip_all, fields(provider = self.inner.name(), sandbox.id = %id))]
     async fn guest(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
         let guest = self.ask("a connection", self.inner.guest(id)).await?;
         Ok(Arc::new(BoundedGuest::new(guest)))

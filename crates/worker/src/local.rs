@@ -136,6 +136,7 @@ impl Worker for LocalWorker {
         }
     }
 
+    #[tracing::instrument(level = "debug", name = "worker.spawn", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %spec.id))]
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
         let provider = self.provider(provider)?;
         let _busy = self.busy.with(&spec.id);
@@ -143,6 +144,7 @@ impl Worker for LocalWorker {
         provider.launch(spec).await
     }
 
+    #[tracing::instrument(level = "debug", name = "worker.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
         let provider = self.provider(provider)?;
         let _busy = self.busy.with(id);
@@ -159,6 +161,7 @@ impl Worker for LocalWorker {
         Ok(())
     }
 
+    #[tracing::instrument(level = "debug", name = "worker.status", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn status(&self, provider: &str, id: &SandboxId) -> Result<Runtime> {
         self.provider(provider)?.status(id).await
     }
@@ -193,6 +196,7 @@ impl Worker for LocalWorker {
         (found, silent)
     }
 
+    #[tracing::instrument(level = "debug", name = "worker.guest", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn guest(
         &self,
         provider: &str,

@@ -251,6 +251,16 @@ impl Doc {
         doc
     }
 
+    /// A success with a text of this media type.
+    pub(super) fn gives_text(
+        self,
+        status: StatusCode,
+        text: &'static str,
+        media: &'static str,
+    ) -> Self {
+        self.gives_nothing(status, text).content(Content::Bytes(media))
+    }
+
     /// A reply that is bytes.
     pub(super) fn gives_bytes(self, status: StatusCode, text: &'static str) -> Self {
         self.gives_nothing(status, text).content(Content::Bytes("application/octet-stream"))

@@ -7,6 +7,7 @@ mod exec_ws;
 mod files;
 mod images;
 mod keys;
+mod observe;
 mod providers;
 mod quotas;
 mod sandboxes;
@@ -16,6 +17,7 @@ mod templates;
 
 pub use table::{Listed, demanded, list};
 
+pub(crate) use self::providers::view as provider;
 pub(crate) use table::router;
 
 pub(crate) use exec::NDJSON;
@@ -33,6 +35,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         quotas::routes(),
         system::routes(),
         events::routes(),
+        observe::routes(),
         keys::routes(),
     ]
     .into_iter()

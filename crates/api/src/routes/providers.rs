@@ -57,7 +57,7 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// R2.7: the same object wherever a provider is shown.
-pub(super) fn view(report: &ProviderReport) -> Provider {
+pub(crate) fn view(report: &ProviderReport) -> Provider {
     let usable = report.probe.usable;
     Provider {
         name: report.name.to_owned(),

@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
-use stacyvm_api_types::{Health, PoolStatus, Ready, StatusReply, StoreHealth};
+use stacyvm_api_types::{Health, PoolStatus, Ready, StatusReply};
 use stacyvm_types::format_duration;
 
 use super::{
@@ -108,12 +108,7 @@ pub(super) async fn ready(api: Api, identity: Identity) -> Response {
     };
     let Health { status, version, uptime } = state(&api, word);
     let providers: Vec<_> = readiness.providers.iter().map(providers::view).collect();
-    let store = match readiness.store {
-        Ok(latency) => {
-            StoreHealth { healthy: true, latency_ms: views::millis(latency), error: None }
-        }
-        Err(error) => StoreHealth { healthy: false, latency_ms: 0.0, error: Some(error) },
-    };
+    let store = views::store(readiness.store);
     let ready_providers = providers.iter().filter(|provider| provider.healthy).count();
     let total_providers = providers.len();
     let body =

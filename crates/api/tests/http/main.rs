@@ -8,6 +8,7 @@ mod files;
 mod idempotency;
 mod limits;
 mod malformed;
+mod observe;
 mod openapi;
 mod quotas;
 mod shapes;

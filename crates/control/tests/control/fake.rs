@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,10 @@ pub(crate) struct Fake {
     pub(crate) waiting: Notify,
     /// Whether destroying a runtime of the image `stuck` hangs.
     pub(crate) is_stuck: AtomicBool,
+    /// Whether looking at it hangs.
+    pub(crate) is_silent: AtomicBool,
+    /// How often it was looked at.
+    pub(crate) looks: AtomicUsize,
     pub(crate) execs: Arc<Mutex<Vec<ExecSpec>>>,
 }
 
@@ -99,6 +103,10 @@ impl Provider for Fake {
     }
 
     async fn probe(&self) -> Probe {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         Probe { usable: true, summary: "fine".to_owned(), findings: Vec::new() }
     }
 

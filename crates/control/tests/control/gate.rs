@@ -15,9 +15,10 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Answer, ApiKey, Begun, Durability, Error, EventFilter, ExecLog, IdempotencyStore, Include,
-    KeyStore, NewEvent, NewKey, NewSandbox, Quota, QuotaCounts, QuotaFields, QuotaStore, Result,
-    Sandbox, Standing, Store, Template, TemplateChange, memory::MemoryStore,
+    Answer, ApiKey, Begun, Census, Durability, Error, EventFilter, ExecLog, IdempotencyStore,
+    Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota, QuotaCounts, QuotaFields,
+    QuotaStore, Result, Sandbox, Standing, Store, Template, TemplateChange, Timings,
+    memory::MemoryStore,
 };
 use stacyvm_types::{
     Event, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
@@ -141,6 +142,16 @@ impl GatedStore {
             Durability::Disk => self.synced(change).await,
             Durability::Kernel => self.1.store(change).await,
         }
+    }
+}
+
+#[async_trait]
+impl ObserveStore for GatedStore {
+    async fn census(&self, now: Timestamp) -> Result<Census> {
+        self.1.store(self.0.census(now)).await
+    }
+    fn timings(&self) -> Option<&Timings> {
+        self.0.timings()
     }
 }
 

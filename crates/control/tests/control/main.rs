@@ -9,6 +9,7 @@ mod fair;
 mod fake;
 mod gate;
 mod idempotency;
+mod observe;
 mod random;
 mod recovery;
 mod spawn;

@@ -4,6 +4,7 @@ mod copy;
 mod idempotency;
 mod inspect;
 mod keys;
+mod observe;
 mod open;
 mod quotas;
 mod readers;
@@ -17,7 +18,7 @@ use async_trait::async_trait;
 use stacyvm_admission::Policy;
 use stacyvm_store::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange,
+    Template, TemplateChange, Timings,
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
@@ -48,6 +49,7 @@ pub struct SqliteStore {
     writer: Writer,
     tail: Arc<Tail>,
     recent: Arc<Recent>,
+    timings: Arc<Timings>,
     /// Dropped last: whoever opens the file next finds it at rest.
     _lock: File,
 }
@@ -60,13 +62,15 @@ impl SqliteStore {
         let path = path.as_ref();
         let connection = open::writer(path)?;
         let lock = open::lock(path)?;
-        let readers = Readers::open(path)?;
+        let timings = Arc::<Timings>::default();
+        let readers = Readers::open(path, timings.clone())?;
         let log = open::log(path)?;
         let thread = |source| OpenError::File { path: path.to_owned(), source };
         let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
         let syncer = Syncer::start(log, tail.clone()).map_err(thread)?;
-        let writer = Writer::start(connection, tail.clone(), recent.clone()).map_err(thread)?;
-        Ok(Self { readers, syncer, writer, tail, recent, _lock: lock })
+        let writer = Writer::start(connection, tail.clone(), recent.clone(), timings.clone())
+            .map_err(thread)?;
+        Ok(Self { readers, syncer, writer, tail, recent, timings, _lock: lock })
     }
 }
 

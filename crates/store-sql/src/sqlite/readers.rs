@@ -11,7 +11,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use stacyvm_store::Result;
+use stacyvm_store::{Result, Timings};
 use tokio::sync::Semaphore;
 
 use super::open::{self, OpenError};
@@ -29,16 +29,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Readers {
     points: Pool,
     scans: Arc<Pool>,
+    timings: Arc<Timings>,
 }
 
 impl Readers {
     /// Opens all connections.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { points: Pool::open(path, POINTS)?, scans: Arc::new(Pool::open(path, SCANS)?) })
+    pub(crate) fn open(path: &Path, timings: Arc<Timings>) -> Result<Self, OpenError> {
+        let (points, scans) = (Pool::open(path, POINTS)?, Pool::open(path, SCANS)?);
+        Ok(Self { points, scans: Arc::new(scans), timings })
     }
 
     /// Runs a read that touches few pages, on the calling task.
     pub(crate) async fn point<T>(&self, read: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let _timed = self.timings.read();
         let wait = tokio::time::timeout(LONGEST_WAIT, self.points.turns.acquire());
         let _turn = wait.await.map_err(unavailable)?.map_err(unavailable)?;
         self.points.run(read)
@@ -51,6 +54,7 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
+        let _timed = self.timings.scan();
         let wait = tokio::time::timeout(LONGEST_WAIT, self.scans.turns.clone().acquire_owned());
         let turn = wait.await.map_err(unavailable)?.map_err(unavailable)?;
         let pool = self.scans.clone();
@@ -104,7 +108,11 @@ struct NoConnection;
 
 #[cfg(test)]
 mod tests {
-    use std::{path::PathBuf, sync::mpsc as std_mpsc, task::Poll};
+    use std::{
+        path::PathBuf,
+        sync::{Arc, mpsc as std_mpsc},
+        task::Poll,
+    };
 
     use super::{POINTS, Readers, SCANS};
     use crate::{events, sqlite::open};
@@ -119,7 +127,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path: PathBuf = directory.path().join("stacyvm.db");
         let writer = open::writer(&path).unwrap();
-        Fixture { readers: Readers::open(&path).unwrap(), writer, _directory: directory }
+        Fixture {
+            readers: Readers::open(&path, Arc::default()).unwrap(),
+            writer,
+            _directory: directory,
+        }
     }
 
     #[tokio::test]

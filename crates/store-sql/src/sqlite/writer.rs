@@ -16,7 +16,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use stacyvm_store::{Durability, Error, Result, Sandbox};
+use stacyvm_store::{Durability, Error, Result, Sandbox, Timings};
 use stacyvm_types::SandboxId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -61,6 +61,7 @@ pub(crate) struct Writer {
     /// `None` only while dropping.
     calls: Option<mpsc::Sender<Box<dyn Call>>>,
     thread: Option<thread::JoinHandle<()>>,
+    timings: Arc<Timings>,
 }
 
 impl Writer {
@@ -69,12 +70,13 @@ impl Writer {
         connection: Connection,
         tail: Arc<Tail>,
         recent: Arc<Recent>,
+        timings: Arc<Timings>,
     ) -> io::Result<Self> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || Work::on(connection, tail, recent).until_closed(queue))?;
-        Ok(Self { calls: Some(calls), thread: Some(thread) })
+        Ok(Self { calls: Some(calls), thread: Some(thread), timings })
     }
 
     /// Runs `body` in a transaction and answers once the disk has it.
@@ -110,6 +112,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
+        let _timed = self.timings.write();
         let Some(calls) = &self.calls else { return Err(unavailable(Reason::Gone)) };
         let (reply, answer) = oneshot::channel();
         let call = Box::new(Body { needs, about, body: Some(body), outcome: None, reply });

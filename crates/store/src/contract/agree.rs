@@ -299,6 +299,7 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.sandboxes(Include::Live).await),
         format!("{:?}", store.expired(now, u32::from(dice.below(5))).await),
         format!("{:?}", store.next_expiry().await),
+        format!("{:?}", store.census(now).await),
         format!("{:?}", store.events(after, 50, filter).await),
         format!("{:?}", store.last_event().await),
         format!("{:?}", store.templates().await),

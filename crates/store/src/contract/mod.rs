@@ -10,6 +10,7 @@ pub mod events;
 pub mod idempotency;
 pub mod keys;
 pub mod leases;
+pub mod observe;
 pub mod quotas;
 pub mod sandboxes;
 pub mod templates;
@@ -89,6 +90,9 @@ macro_rules! store_contract {
                 an_unknown_template_is_not_found
                 templates_are_listed_by_name
                 the_store_answers_a_ping;
+            observe:
+                a_census_counts_what_lives_by_state_provider_and_worker
+                a_census_tells_leases_that_are_held_from_those_that_lapsed;
             idempotency:
                 a_new_key_gives_the_turn_to_who_brings_it
                 a_key_with_another_fingerprint_is_a_mismatch
@@ -131,6 +135,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("events.rs"),
         include_str!("quotas.rs"),
         include_str!("templates.rs"),
+        include_str!("observe.rs"),
         include_str!("idempotency.rs"),
         include_str!("keys.rs"),
     ]

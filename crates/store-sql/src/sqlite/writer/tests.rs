@@ -33,7 +33,7 @@ fn fresh() -> Fixture {
     let path = directory.path().join("stacyvm.db");
     let (tail, recent) = (Arc::<Tail>::default(), Arc::<Recent>::default());
     let connection = open::writer(&path).unwrap();
-    let writer = Writer::start(connection, tail.clone(), recent.clone()).unwrap();
+    let writer = Writer::start(connection, tail.clone(), recent.clone(), Arc::default()).unwrap();
     Fixture { writer, tail, recent, path, _directory: directory }
 }
 
@@ -209,7 +209,7 @@ async fn a_transaction_that_cannot_begin_makes_the_store_unavailable_and_no_more
     let path = directory.path().join("stacyvm.db");
     let connection = open::writer(&path).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
-    let writer = Writer::start(connection, Arc::default(), Arc::default()).unwrap();
+    let writer = Writer::start(connection, Arc::default(), Arc::default(), Arc::default()).unwrap();
     let blocker = Connection::open(&path).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = writer.run(|tx| add(tx, 1)).await;
@@ -347,7 +347,7 @@ async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it(
     let connection = open::writer(&path).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
     let tail = Arc::<Tail>::default();
-    let writer = Writer::start(connection, tail.clone(), Arc::default()).unwrap();
+    let writer = Writer::start(connection, tail.clone(), Arc::default(), Arc::default()).unwrap();
     let recent = Arc::default();
     let fixture = Fixture { writer, tail, recent, path, _directory: directory };
     fixture.decide(1).await;

@@ -1,0 +1,157 @@
+//! Everything that operators see, gathered in one bounded look.
+
+use std::{sync::Arc, time::Duration};
+
+use stacyvm_fleet::ProviderReport;
+use stacyvm_store::{Census, QuotaCounts, Timings};
+use stacyvm_types::{Tally, Timestamp, WorkerId};
+use tokio::time::timeout;
+
+use super::{OperationTally, SchedulerStatus};
+use crate::{Control, JobStatus};
+
+/// How long a count of what lives stays good.
+const CENSUS_FRESH: Duration = Duration::from_secs(5);
+/// How long the last count is given while the store cannot count.
+const CENSUS_TOO_OLD: Duration = Duration::from_secs(60);
+/// The longest count; the store bounds it too.
+const CENSUS: Duration = Duration::from_millis(2_500);
+/// How long a scrape waits for fresher answers than it could have at once: 10,000 sandboxes are
+/// counted in less.
+const SCRAPE: Duration = Duration::from_millis(10);
+/// How long it waits for the number of the newest event, which is one small read.
+const EVENTS: Duration = Duration::from_millis(100);
+
+/// What operators see.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// When it was gathered.
+    pub at: Timestamp,
+    /// Every provider of this server's worker, and how it is.
+    pub providers: Arc<[ProviderReport]>,
+    /// How long the looks at each provider took, since the start.
+    pub provider_looks: Vec<(String, Tally)>,
+    /// What lives, and how long ago that was counted; `None` when the store could not say for a
+    /// while.
+    pub census: Option<(Duration, Arc<Census>)>,
+    /// The workers.
+    pub workers: Vec<WorkerReport>,
+    /// What callers asked for.
+    pub operations: Vec<OperationTally>,
+    /// The spawns that have to wait.
+    pub scheduler: SchedulerStatus,
+    /// The owners with limits of their own; `None` when the store could not say for a while.
+    pub quotas: Option<QuotaCounts>,
+    /// The event log.
+    pub events: EventCounts,
+    /// The background jobs.
+    pub jobs: Vec<JobStatus>,
+    /// How long the store took to answer, since the start, by kind of question.
+    pub store: Vec<(&'static str, Tally)>,
+}
+
+/// A worker, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// Its id.
+    pub id: WorkerId,
+    /// `online`, or why it takes no work.
+    pub status: &'static str,
+    /// Whether it was not heard for too long.
+    pub stale: bool,
+    /// What it can launch sandboxes with.
+    pub providers: Vec<String>,
+}
+
+/// The event log, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventCounts {
+    /// Events that were ever written, also before this process; `None` when the store did not
+    /// answer at once.
+    pub total: Option<u64>,
+    /// Clients that follow the log here.
+    pub subscribers: usize,
+    /// Records that wait to be written.
+    pub queued: usize,
+}
+
+impl Control {
+    /// Everything that operators see. It waits for nothing slow: what was not found out just now
+    /// is given as it was a moment ago.
+    pub async fn overview(&self) -> Overview {
+        let total = timeout(EVENTS, self.store().last_event());
+        let (providers, census, quotas, total) = tokio::join!(
+            self.provider_reports(SCRAPE),
+            self.census(),
+            self.counted_quotas(),
+            total
+        );
+        Overview {
+            at: self.now(),
+            workers: self.worker_reports(&providers),
+            providers,
+            provider_looks: self.0.health.tallies(),
+            census,
+            operations: self.operations().tallies(),
+            scheduler: self.scheduler_status(),
+            quotas,
+            events: EventCounts {
+                total: total.ok().and_then(Result::ok),
+                subscribers: self.event_followers(),
+                queued: self.event_backlog(),
+            },
+            jobs: self.jobs(),
+            store: self.store().timings().map_or_else(Vec::new, by_kind),
+        }
+    }
+
+    async fn census(&self) -> Option<(Duration, Arc<Census>)> {
+        let look = || {
+            let (store, now) = (self.0.parts.store.clone(), self.now());
+            async move {
+                match timeout(CENSUS, store.census(now)).await {
+                    Ok(Ok(census)) => Some(Arc::new(census)),
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "the sandboxes could not be counted");
+                        None
+                    }
+                    Err(_) => {
+                        tracing::warn!("the sandboxes could not be counted in time");
+                        None
+                    }
+                }
+            }
+        };
+        self.0.census.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await
+    }
+
+    async fn counted_quotas(&self) -> Option<QuotaCounts> {
+        let look = || {
+            let store = self.0.parts.store.clone();
+            async move { timeout(CENSUS, store.quota_counts()).await.ok()?.ok() }
+        };
+        let found = self.0.counted.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await;
+        found.map(|(_, counts)| counts)
+    }
+
+    /// The workers of this process: they are heard as long as it runs.
+    fn worker_reports(&self, providers: &[ProviderReport]) -> Vec<WorkerReport> {
+        let known = |id: &WorkerId| *id == self.settings().worker;
+        let report = |id: &WorkerId| WorkerReport {
+            id: id.clone(),
+            status: "online",
+            stale: false,
+            providers: providers
+                .iter()
+                .filter(|_| known(id))
+                .map(|report| report.name.to_owned())
+                .collect(),
+        };
+        self.0.parts.fleet.workers().map(|worker| report(worker.id())).collect()
+    }
+}
+
+fn by_kind(timings: &Timings) -> Vec<(&'static str, Tally)> {
+    let Timings { reads, scans, writes } = timings;
+    vec![("read", reads.tally()), ("scan", scans.tally()), ("write", writes.tally())]
+}
