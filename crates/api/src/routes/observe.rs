@@ -12,6 +12,7 @@ use crate::{
     Api,
     json::{Json, ok},
     observe,
+    problem::Result,
     scope::Scope,
 };
 
@@ -63,19 +64,23 @@ fn diagnostics_doc(id: &'static str) -> Doc {
         .gives::<Diagnostics>(StatusCode::OK, "The report.")
 }
 
-pub(super) async fn metrics(api: Api) -> Json<Metrics> {
-    ok(observe::metrics(&api).await)
+pub(super) async fn metrics(api: Api) -> Result<Json<Metrics>> {
+    api.control.whole_server()?;
+    Ok(ok(observe::metrics(&api).await))
 }
 
-pub(super) async fn prometheus(api: Api) -> Response {
+pub(super) async fn prometheus(api: Api) -> Result<Response> {
+    api.control.whole_server()?;
     let kind = HeaderValue::from_static(observe::CONTENT_TYPE);
-    ([(header::CONTENT_TYPE, kind)], observe::scrape(&api).await).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], observe::scrape(&api).await).into_response())
 }
 
-pub(super) async fn diagnostics(api: Api) -> Json<Diagnostics> {
-    ok(observe::diagnostics(&api).await)
+pub(super) async fn diagnostics(api: Api) -> Result<Json<Diagnostics>> {
+    api.control.whole_server()?;
+    Ok(ok(observe::diagnostics(&api).await))
 }
 
-pub(super) async fn system(api: Api) -> Json<SystemStats> {
-    ok(observe::system(&api))
+pub(super) async fn system(api: Api) -> Result<Json<SystemStats>> {
+    api.control.whole_server()?;
+    Ok(ok(observe::system(&api)))
 }

@@ -331,6 +331,17 @@ async fn a_key_of_one_owner_sees_its_own_quota_only() {
     assert_eq!(asked["max_owner_sandboxes"], 3, "the question is asked for the key's owner");
 }
 
+/// What is about all owners is not for a key of one.
+#[tokio::test]
+async fn a_key_of_one_owner_does_not_see_the_whole_server() {
+    let world = closed().await;
+    let ann = key_of(&world, "ann").await;
+    for path in ["/metrics", "/metrics/prometheus", "/diagnostics", "/system/stats"] {
+        assert_eq!(with(&world, Method::GET, path, &ann, "").await.code(), "FORBIDDEN", "{path}");
+        assert_eq!(with(&world, Method::GET, path, ADMIN, "").await.status, 200, "{path}");
+    }
+}
+
 /// R2.5: the tenant scope of events, as far as there are owners.
 #[tokio::test]
 async fn a_key_of_one_owner_follows_its_own_events_only() {
