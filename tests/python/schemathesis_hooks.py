@@ -5,6 +5,7 @@ program that runs is `true`.
 """
 
 import itertools
+import json
 import os
 import re
 
@@ -45,8 +46,16 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def after_call(context, case, response):
-    # Commands that ended are forgotten after some more.
-    if response.headers.get("X-Exec-ID"):
-        KNOWN["exec_id"] = response.headers["X-Exec-ID"][0]
+    # Commands that ended are forgotten after some more, so the newest one is followed. Its id is in
+    # the only line of a reply and in the last one of a stream.
+    operation = case.operation.definition.raw["operationId"]
+    if operation == "execCommand" and response.status_code == 200:
+        if case.path_parameters["id"] == KNOWN["id"]:
+            KNOWN["exec_id"] = json.loads(response.text.strip().splitlines()[-1])["exec_id"]
     if response.status_code == 201 and "id" in response.text:
         made.add(response.json().get("id"))
+
+
+@schemathesis.check
+def the_key_is_known(context, response, case):
+    assert response.status_code != 401, "the run goes on without a credential"

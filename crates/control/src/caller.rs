@@ -60,6 +60,16 @@ impl Control {
         Ok(filter)
     }
 
+    /// Refuses what is about the whole server, such as its figures, to a caller of one owner.
+    pub fn whole_server(&self) -> Result<()> {
+        match &self.caller().only {
+            None => Ok(()),
+            Some(only) => Err(Error::Forbidden(format!(
+                "this is about all owners, and this credential is for the owner {only} only"
+            ))),
+        }
+    }
+
     /// Refuses to change what all owners share.
     pub(crate) fn refuse_confined(&self, shared: &str) -> Result<()> {
         match &self.caller().only {

@@ -34,9 +34,10 @@ pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
         let trusted = &api.config.access.settings.trusted_proxies;
         client::address(peer, request.headers(), trusted)
     });
-    let entered = admit(&api, scope, client, request.headers(), request.uri().path()).await;
-    let (identity, remaining) = match entered {
-        Ok(entered) => entered,
+    let (identity, admitted) =
+        admit(&api, scope, client, request.headers(), request.uri().path()).await;
+    let remaining = match admitted {
+        Ok(remaining) => remaining,
         Err(problem) => return problem.into_response(),
     };
     request.extensions_mut().insert(identity.caller());
@@ -50,39 +51,56 @@ pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
     response
 }
 
-/// Who the request is from, and how many more it may send at once where that is limited.
+/// Who the request is from, as far as that is known, and whether it is let in: then with how many
+/// more it may send at once, where that is limited.
 async fn admit(
     api: &Api,
     scope: Option<Scope>,
     client: Option<IpAddr>,
     headers: &HeaderMap,
     path: &str,
-) -> Result<(Identity, Option<u32>)> {
+) -> (Identity, Result<Option<u32>>) {
     let now = Instant::now();
     let address = client.map_or_else(|| "unknown".to_owned(), client::limited_as);
     let credential = authenticate(api, headers, &address, now).await;
     if scope == Some(Scope::Probe) {
         // A probe is answered whatever else is wrong; who it is decides how much it is told.
-        let identity = credential.ok().flatten().map(|known| Identity::new(known, headers));
-        return Ok((identity.and_then(Result::ok).unwrap_or_default(), None));
+        let identity = credential.ok().flatten().map(Identity::of);
+        return (identity.unwrap_or_default(), Ok(None));
     }
-    let credential = credential?
-        .ok_or_else(|| Problem::new(Code::Unauthorized, "invalid or missing API key"))?;
-    let bare = Identity::of(credential.clone());
-    let identity = Identity::new(credential, headers);
+    let identity = match credential {
+        Ok(Some(credential)) => Identity::of(credential),
+        Ok(None) => return (Identity::default(), Err(unknown())),
+        Err(problem) => return (Identity::default(), Err(problem)),
+    };
+    let (identity, named) = identity.naming(headers);
     // What is refused for the name that it gives counts too, as the credential's own.
-    let remaining = limit(api, identity.as_ref().unwrap_or(&bare), &address, now)?;
-    let identity = identity?;
-    // What has no row in the table has no handler either; to be told so takes any credential.
-    if !identity.may(scope.unwrap_or(Scope::Read)) {
-        let is_admin = scope == Some(Scope::Admin) && path.contains("/admin");
-        let message = match is_admin {
-            true => "admin API key required",
-            false => "required authorization scope missing",
-        };
-        return Err(Problem::new(Code::Forbidden, message));
+    let admitted = limit(api, &identity, &address, now).and_then(|remaining| {
+        named?;
+        permit(&identity, scope, path)?;
+        Ok(remaining)
+    });
+    (identity, admitted)
+}
+
+/// The answer to every way of not showing a valid credential.
+fn unknown() -> Problem {
+    let problem = Problem::new(Code::Unauthorized, "invalid or missing API key");
+    problem.with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+/// Whether who asks holds what the route demands. What has no row in the table has no handler
+/// either; to be told so takes any credential.
+fn permit(identity: &Identity, scope: Option<Scope>, path: &str) -> Result<()> {
+    if identity.may(scope.unwrap_or(Scope::Read)) {
+        return Ok(());
     }
-    Ok((identity, remaining))
+    let is_admin = scope == Some(Scope::Admin) && path.contains("/admin");
+    let message = match is_admin {
+        true => "admin API key required",
+        false => "required authorization scope missing",
+    };
+    Err(Problem::new(Code::Forbidden, message))
 }
 
 /// The valid credential that a request shows, if it shows any. One that is wrong is a guess, and

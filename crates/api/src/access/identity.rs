@@ -65,14 +65,21 @@ impl Identity {
         Self { credential: Some(credential), user: None }
     }
 
-    /// Takes a credential together with the owner that the request names in its header.
-    pub(crate) fn new(credential: Credential, headers: &HeaderMap) -> Result<Self> {
-        let named = extract::user(headers)?;
-        let user = match (named, &credential) {
-            (Some(named), credential) => Some(named_owner(named, credential)?),
-            (None, _) => None,
+    /// The same with the owner that the request names in its header; where it may not, as it was,
+    /// with the refusal.
+    pub(crate) fn naming(mut self, headers: &HeaderMap) -> (Self, Result<()>) {
+        let user = match (extract::user(headers), &self.credential) {
+            (Ok(Some(named)), Some(credential)) => named_owner(named, credential).map(Some),
+            (Ok(_), _) => Ok(None),
+            (Err(problem), _) => Err(problem),
         };
-        Ok(Self { credential: Some(credential), user })
+        match user {
+            Ok(user) => {
+                self.user = user;
+                (self, Ok(()))
+            }
+            Err(problem) => (self, Err(problem)),
+        }
     }
 
     pub(crate) fn credential(&self) -> Option<&Credential> {
@@ -177,7 +184,8 @@ mod tests {
         if let Some(header) = header {
             headers.insert("x-user-id", HeaderValue::from_str(header).unwrap());
         }
-        let identity = Identity::new(credential.clone(), &headers).ok()?;
+        let (identity, named) = Identity::of(credential.clone()).naming(&headers);
+        named.ok()?;
         let owner = identity.owner(body.map(owner)).ok()?;
         Some(owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string()))
     }
@@ -209,13 +217,13 @@ mod tests {
 
     #[test]
     fn only_a_key_of_one_owner_that_speaks_for_nobody_else_is_confined() {
-        let of = |credential| Identity::new(credential, &HeaderMap::new()).ok().unwrap().caller();
+        let of = |credential| Identity::of(credential).caller();
         assert_eq!(of(credential(Some("ann"), false)).only, Some(owner("ann")));
         assert_eq!(of(credential(Some("ann"), true)).only, None);
         assert_eq!(of(credential(None, false)).only, None);
         let mut headers = HeaderMap::new();
         headers.insert("x-user-id", HeaderValue::from_static("bob"));
-        let identity = Identity::new(Credential::local(), &headers).ok().unwrap();
+        let (identity, _) = Identity::of(Credential::local()).naming(&headers);
         assert_eq!(identity.caller().actor, "local/bob");
     }
 
@@ -223,7 +231,7 @@ mod tests {
     fn each_role_may_what_those_before_it_may() {
         for (role, may) in Role::ALL.iter().zip(2..) {
             let credential = Credential { role: *role, ..credential(None, false) };
-            let identity = Identity::new(credential, &HeaderMap::new()).ok().unwrap();
+            let identity = Identity::of(credential);
             let count = Scope::ALL.iter().filter(|scope| identity.may(**scope)).count();
             assert_eq!(count, may, "{role}");
         }

@@ -165,13 +165,16 @@ impl Writer {
         }
         for reply in &route.doc.replies {
             let status = reply.status.as_str().to_owned();
-            responses.insert(status, self.reply(reply, table));
+            responses.insert(status, self.reply(reply, route.scope, table));
         }
         responses
     }
 
-    fn reply(&mut self, reply: &Reply, table: &[Route]) -> Value {
+    fn reply(&mut self, reply: &Reply, scope: Scope, table: &[Route]) -> Value {
         let mut headers = parts::every_reply();
+        if scope != Scope::Probe {
+            headers.extend(parts::rate_limited());
+        }
         for (name, text) in &reply.headers {
             let header = json!({"description": text, "schema": {"type": "string"}});
             headers.insert((*name).to_owned(), header);

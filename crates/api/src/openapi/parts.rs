@@ -128,12 +128,30 @@ pub(super) fn every_reply() -> Map<String, Value> {
     Map::from_iter([("X-Request-ID".to_owned(), reference)])
 }
 
+/// Headers of replies to callers that are counted.
+pub(super) fn rate_limited() -> Map<String, Value> {
+    let header = |name: &str, part: &str| {
+        let reference = format!("#/components/headers/{part}");
+        (name.to_owned(), json!({"$ref": reference}))
+    };
+    let limit = header("X-RateLimit-Limit", "RateLimitLimit");
+    Map::from_iter([limit, header("X-RateLimit-Remaining", "RateLimitRemaining")])
+}
+
 pub(super) fn headers() -> Value {
     json!({
         "RequestId": {
             "description": "Finds the request in the server's log.",
             "required": true,
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        },
+        "RateLimitLimit": {
+            "description": "Where requests are limited: how many the caller may send at once.",
+            "schema": {"type": "integer", "minimum": 0},
+        },
+        "RateLimitRemaining": {
+            "description": "Where requests are limited: how many of these are left.",
+            "schema": {"type": "integer", "minimum": 0},
         },
         "RetryAfter": {
             "description": "Whole seconds after which the same request may succeed, where that is \
@@ -166,6 +184,9 @@ pub(super) fn responses() -> Map<String, Value> {
 fn response(codes: &[Code]) -> Value {
     let lines: Vec<_> = codes.iter().map(|code| format!("`{code}`: {}", code.meaning())).collect();
     let mut headers = every_reply();
+    if codes.contains(&Code::ResourceLimit) {
+        headers.extend(rate_limited());
+    }
     let more = match codes.first() {
         Some(Code::Unavailable | Code::ResourceLimit) => Some(("Retry-After", "RetryAfter")),
         _ if codes.contains(&Code::IdempotencyKeyInUse) => Some(("Retry-After", "RetryAfter")),

@@ -334,6 +334,13 @@ pub(super) fn number() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": u64::MAX})
 }
 
+/// An absolute path inside a sandbox.
+pub(super) fn file() -> Value {
+    let mut schema = matching(form::PATH);
+    schema["examples"] = json!(["/workspace/a.txt"]);
+    schema
+}
+
 /// An image's name.
 pub(super) fn image() -> Value {
     let mut schema = matching(form::IMAGE);

@@ -17,7 +17,7 @@ use stacyvm_control as control;
 use stacyvm_provider::{FileRead, WriteOptions};
 
 use super::{
-    doc::{any, doc, flag, matching, maybe},
+    doc::{any, doc, file, flag, matching, maybe},
     sandboxes::status,
     table::{Route, delete, get, post, put},
 };
@@ -42,7 +42,7 @@ pub(super) fn routes() -> Vec<Route> {
             read,
             doc("readFile", "Reads a file, or a range of it.")
                 .inside()
-                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .needs("path", "An absolute path inside the sandbox.", file())
                 .header(
                     "Range",
                     "One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything \
@@ -81,7 +81,7 @@ pub(super) fn routes() -> Vec<Route> {
                      otherwise.",
                 )
                 .inside()
-                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .needs("path", "An absolute path inside the sandbox.", file())
                 .query("mode", "Permission bits as octal text.", maybe(form::MODE))
                 .takes_bytes(&["application/octet-stream"])
                 .gives::<WriteReply>(StatusCode::OK, "The file as it is now."),
@@ -92,7 +92,7 @@ pub(super) fn routes() -> Vec<Route> {
             remove,
             doc("removeFile", "Removes a file or a directory.")
                 .inside()
-                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .needs("path", "An absolute path inside the sandbox.", file())
                 .query("recursive", "Whether a directory goes with everything in it.", flag())
                 .gives::<StatusReply>(StatusCode::OK, "It is gone."),
         ),
@@ -115,7 +115,7 @@ pub(super) fn routes() -> Vec<Route> {
             stat,
             doc("statFile", "Describes a file.")
                 .inside()
-                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .needs("path", "An absolute path inside the sandbox.", file())
                 .gives::<FileInfo>(StatusCode::OK, "The file."),
         ),
         get(

@@ -89,10 +89,19 @@ async fn create(api: Api, Body(request): Body<KeyRequest>) -> Result<Json<Key>> 
                        every request needs one, and nobody could make another";
         return Err(Problem::new(Code::Conflict, message));
     }
-    let issued = api.control.create_key(wanted).await?;
-    access.credential_exists();
-    let key = views::key(issued.key, api.control.time());
-    Ok(created(Key { key: Some(issued.text), ..key }))
+    // Whoever asked may be gone by the time that the key is stored: it closes the server all the
+    // same.
+    let (control, access) = (api.control.clone(), access.clone());
+    let making = api.config.sessions.spawn(async move {
+        let issued = control.create_key(wanted).await?;
+        access.credential_exists();
+        let key = views::key(issued.key, control.time());
+        Ok::<_, control::Error>(Key { key: Some(issued.text), ..key })
+    });
+    match making.await {
+        Ok(key) => Ok(created(key?)),
+        Err(_) => Err(Problem::panicked()),
+    }
 }
 
 async fn revoke(api: Api, path: PathText) -> Result<Json<StatusReply>> {

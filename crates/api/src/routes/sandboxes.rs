@@ -81,13 +81,15 @@ pub(super) fn routes() -> Vec<Route> {
                 .for_owner()
                 .query(
                     "explain",
-                    "Whether workers, the place in the queue and the expected wait are shown too.",
+                    "Whether workers, the place in the queue and the expected wait \
+                     are shown too.",
                     flag(),
                 )
                 .takes::<SpawnRequest>()
                 .gives::<AdmissionReply>(
                     StatusCode::OK,
-                    "The answer, which may be no; with `explain` an `AdmissionExplained`.",
+                    "The answer, which may be no; with `explain` an \
+                     `AdmissionExplained`.",
                 )
                 .or_gives::<AdmissionExplained>()
                 .fails(&[Code::NotFound]),

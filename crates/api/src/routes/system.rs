@@ -35,15 +35,18 @@ pub(super) fn routes() -> Vec<Route> {
             Scope::Probe,
             live,
             doc("getLive", "Says that the process answers.")
-                .gives::<Health>(StatusCode::OK, "It answers."),
+                .gives::<Health>(StatusCode::OK, "It answers; a stranger sees `status` only.")
+                .or_gives::<StatusReply>(),
         ),
         get(
             "/ready",
             Scope::Probe,
             ready,
             doc("getReady", "Says whether the store and a provider can work.")
-                .gives::<Ready>(StatusCode::OK, "They can.")
-                .gives::<Ready>(StatusCode::SERVICE_UNAVAILABLE, "They cannot; the body says why."),
+                .gives::<Ready>(StatusCode::OK, "They can; a stranger sees `status` only.")
+                .or_gives::<StatusReply>()
+                .gives::<Ready>(StatusCode::SERVICE_UNAVAILABLE, "They cannot.")
+                .or_gives::<StatusReply>(),
         ),
         get(
             "/pool/status",

@@ -161,6 +161,7 @@ async fn a_path_that_does_not_exist_is_told_to_those_with_a_credential() {
     }
     let head = world.send(Method::HEAD, "/sandboxes", &[], "").await;
     assert_eq!(head.status, 401, "HEAD demands what GET demands");
+    assert_eq!(head.header("www-authenticate"), "Bearer");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stacyvm_admission::{Policy, Priority};
-use stacyvm_control::{Control, Error, Overflow, QueueCounts, Rules, Settings, SpawnRequest};
+use stacyvm_control::{Error, Overflow, QueueCounts, Rules, Settings, SpawnRequest};
 use stacyvm_provider::Program;
 use stacyvm_store::{QuotaFields, Sandbox};
 use stacyvm_types::{EventKind, OwnerId, SandboxId};
@@ -45,9 +45,9 @@ async fn server(world: &World, rules: Rules) -> Server {
 
 type Call = JoinHandle<Result<Sandbox, Error>>;
 
-fn spawn(control: &Control, request: SpawnRequest) -> Call {
-    let control = control.clone();
-    tokio::spawn(async move { control.spawn(request).await })
+fn spawn(server: &Server, request: SpawnRequest) -> Call {
+    let control = server.control.clone();
+    server.tasks.spawn(async move { control.spawn(request).await })
 }
 
 /// Lets everything happen that needs no time of its own.
@@ -98,7 +98,7 @@ async fn a_freed_place_goes_to_the_next_waiter_at_once() {
     let first = server.control.spawn(of("ann")).await.unwrap().spec.id;
     let mut waiting: Vec<_> = Vec::new();
     for _ in 0..3 {
-        waiting.push(spawn(&server.control, of("ann")));
+        waiting.push(spawn(&server, of("ann")));
         settle().await;
     }
     assert!(waiting.iter().all(|call| !call.is_finished()));
@@ -123,7 +123,7 @@ async fn a_full_queue_refuses_and_a_long_wait_ends() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 2)).await;
     server.control.spawn(request()).await.unwrap();
-    let waiting = [spawn(&server.control, of("ann")), spawn(&server.control, of("bob"))];
+    let waiting = [spawn(&server, of("ann")), spawn(&server, of("bob"))];
     settle().await;
     let said = refusal(server.control.spawn(of("cid")).await);
     assert_eq!(said, "resource limit exceeded: spawn queue full (2)");
@@ -146,9 +146,9 @@ async fn a_caller_that_goes_away_leaves_the_queue() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 10)).await;
     let first = server.control.spawn(request()).await.unwrap().spec.id;
-    let gone = spawn(&server.control, of("ann"));
+    let gone = spawn(&server, of("ann"));
     settle().await;
-    let stays = spawn(&server.control, of("ann"));
+    let stays = spawn(&server, of("ann"));
     settle().await;
     gone.abort();
     settle().await;
@@ -166,17 +166,17 @@ async fn quotas_and_rules_that_rise_admit_who_waits() {
     let world = World::new();
     let server = server(&world, rules(2, 1, 10)).await;
     server.control.spawn(of("ann")).await.unwrap();
-    let second = spawn(&server.control, of("ann"));
+    let second = spawn(&server, of("ann"));
     settle().await;
     let two = QuotaFields { max_sandboxes: Some(2), ..QuotaFields::default() };
     server.control.put_quota(&owner("ann"), two).await.unwrap();
     id_of(second).await;
-    let third = spawn(&server.control, of("bob"));
+    let third = spawn(&server, of("bob"));
     settle().await;
     assert!(!third.is_finished());
     server.control.set_rules(rules(3, 1, 10));
     id_of(third).await;
-    let fourth = spawn(&server.control, of("bob"));
+    let fourth = spawn(&server, of("bob"));
     settle().await;
     server.control.set_rules(rules(0, 0, 10));
     id_of(fourth).await;
@@ -194,7 +194,7 @@ async fn a_failed_launch_gives_its_place_to_the_next() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 10)).await;
     world.fake.launches.lock().unwrap().extend([Fault::Clean, Fault::Lost]);
-    let calls: Vec<_> = ["ann", "bob", "cid"].map(|name| spawn(&server.control, of(name))).into();
+    let calls: Vec<_> = ["ann", "bob", "cid"].map(|name| spawn(&server, of(name))).into();
     let mut results = Vec::new();
     for call in calls {
         results.push(call.await.unwrap().is_ok());
@@ -208,7 +208,7 @@ async fn a_failed_launch_gives_its_place_to_the_next() {
 async fn a_slow_launch_delays_nobody_else() {
     let world = World::new();
     let server = server(&world, rules(10, 5, 10)).await;
-    let slow = spawn(&server.control, SpawnRequest { owner: Some(owner("ann")), ..image("slow") });
+    let slow = spawn(&server, SpawnRequest { owner: Some(owner("ann")), ..image("slow") });
     world.fake.waiting.notified().await;
     let begun = tokio::time::Instant::now();
     server.control.spawn(of("bob")).await.unwrap();
@@ -225,7 +225,7 @@ async fn an_owner_at_its_limit_does_not_block_others() {
     let world = World::new();
     let server = server(&world, rules(5, 1, 10)).await;
     let first = server.control.spawn(of("ann")).await.unwrap().spec.id;
-    let waits: Vec<_> = (0..4).map(|_| spawn(&server.control, of("ann"))).collect();
+    let waits: Vec<_> = (0..4).map(|_| spawn(&server, of("ann"))).collect();
     settle().await;
     let begun = tokio::time::Instant::now();
     server.control.spawn(of("bob")).await.unwrap();
@@ -243,11 +243,11 @@ async fn one_owners_burst_starves_nobody() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 1000)).await;
     let mut holder = server.control.spawn(request()).await.unwrap().spec.id;
-    let mut calls: Vec<_> = (0..100).map(|_| spawn(&server.control, of("burst"))).collect();
+    let mut calls: Vec<_> = (0..100).map(|_| spawn(&server, of("burst"))).collect();
     settle().await;
     for number in 0..9 {
         for _ in 0..2 {
-            calls.push(spawn(&server.control, of(&format!("calm-{number}"))));
+            calls.push(spawn(&server, of(&format!("calm-{number}"))));
         }
     }
     settle().await;
@@ -275,13 +275,13 @@ async fn weights_share_between_owners_and_priorities_within_one() {
     let mut holder = server.control.spawn(request()).await.unwrap().spec.id;
     let mut calls = Vec::new();
     for _ in 0..12 {
-        calls.push(spawn(&server.control, of("heavy")));
-        calls.push(spawn(&server.control, of("light")));
+        calls.push(spawn(&server, of("heavy")));
+        calls.push(spawn(&server, of("light")));
         settle().await;
     }
     let metadata = [("urgent".to_owned(), "yes".to_owned())].into();
     let priority = Priority::new(9).unwrap();
-    calls.push(spawn(&server.control, SpawnRequest { priority, metadata, ..of("light") }));
+    calls.push(spawn(&server, SpawnRequest { priority, metadata, ..of("light") }));
     settle().await;
     let mut heavy = 0;
     for turn in 0..12 {
@@ -316,7 +316,7 @@ async fn the_admission_question_is_answered_with_reasons_and_creates_nothing() {
     let full = server.control.admission(of("cid")).await.unwrap();
     assert_eq!(full.reason.as_deref(), Some("max_sandboxes"));
     assert_eq!(full.outlook.map(|outlook| (outlook.position, outlook.wait)), Some((1, None)));
-    let _waiting: Vec<_> = (0..3).map(|_| spawn(&server.control, of("dan"))).collect();
+    let _waiting: Vec<_> = (0..3).map(|_| spawn(&server, of("dan"))).collect();
     settle().await;
     let crowded = server.control.admission(of("cid")).await.unwrap();
     assert!(!crowded.queueable && crowded.outlook.is_none());
@@ -377,7 +377,7 @@ async fn those_who_wait_are_told_when_the_server_stops() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 10)).await;
     server.control.spawn(request()).await.unwrap();
-    let waiting = spawn(&server.control, of("ann"));
+    let waiting = spawn(&server, of("ann"));
     settle().await;
     server.stopping.cancel();
     let error = waiting.await.unwrap().unwrap_err();
@@ -392,7 +392,7 @@ async fn a_store_that_is_down_for_a_while_empties_no_queue() {
     let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
     server.control.start_jobs();
     let first = server.control.spawn(request()).await.unwrap().spec.id;
-    let waiting: Vec<_> = (0..3).map(|_| spawn(&server.control, of("ann"))).collect();
+    let waiting: Vec<_> = (0..3).map(|_| spawn(&server, of("ann"))).collect();
     settle().await;
     gate.store_is_down.store(true, std::sync::atomic::Ordering::SeqCst);
     world.pass_time(Duration::from_millis(1500)).await;
@@ -419,7 +419,7 @@ async fn the_time_to_live_begins_with_the_place() {
     let world = World::new();
     let server = server(&world, rules(1, 0, 10)).await;
     let first = server.control.spawn(request()).await.unwrap().spec.id;
-    let waiting = spawn(&server.control, crate::world::ttl(60));
+    let waiting = spawn(&server, crate::world::ttl(60));
     world.pass_time(Duration::from_secs(10)).await;
     server.control.destroy(&first).await.unwrap();
     let row = waiting.await.unwrap().unwrap();

@@ -120,7 +120,7 @@ impl Run {
                     ..request()
                 };
                 let owner = spawn.owner.clone();
-                let handle = tokio::spawn(async move { control.spawn(spawn).await });
+                let handle = self.server.tasks.spawn(async move { control.spawn(spawn).await });
                 self.calls.push(Call { owner, number: self.asked, handle });
             }
             Op::LetGo => fake.slow.notify_waiters(),

@@ -4,6 +4,7 @@
 
 mod admission;
 mod commands;
+mod confined;
 mod fair;
 mod fake;
 mod gate;

@@ -56,6 +56,11 @@ fn the_first_key_is_made_without_a_server_and_closes_it() {
     let ann = ann.out.trim();
     let id = with(&world, ann, &["spawn"]).out.trim().to_owned();
     assert!(with(&world, &root, &["get", &id]).out.contains("ann"));
+    for interactive in [&["exec", &id, "--", "echo", "hi"][..], &["exec", "-i", &id, "--", "cat"]] {
+        let ran = with(&world, ann, interactive);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_ne!(world.run(interactive).code, 0, "without a key");
+    }
     let listed = with(&world, &root, &["keys", "list"]);
     assert!(listed.out.contains("ann-1") && listed.out.contains("active"), "{listed:?}");
     assert!(!listed.out.contains(&ann[25..]), "{listed:?}");
@@ -104,13 +109,14 @@ fn a_key_in_a_file_is_read_at_the_start_and_again_on_sighup() {
     assert_eq!(with(&world, SECOND, &["keys", "list"]).code, 4);
     write(SECOND);
     kill_process(Pid::from_child(&world.server), Signal::HUP).unwrap();
-    wait_for("the new key", || (with(&world, SECOND, &["keys", "list"]).code == 0).then_some(()));
+    let log = || fs::read_to_string(world.dir.path().join("log")).unwrap();
+    wait_for("the new key", || log().contains("the operator's keys are new ones").then_some(()));
+    assert_eq!(with(&world, SECOND, &["keys", "list"]).code, 0);
     assert_eq!(with(&world, FIRST, &["ls"]).code, 4);
 
     // A file that is gone changes nothing.
     fs::remove_file(&path).unwrap();
     kill_process(Pid::from_child(&world.server), Signal::HUP).unwrap();
-    let log = || fs::read_to_string(world.dir.path().join("log")).unwrap();
     wait_for("the refusal", || log().contains("the settings were not reloaded").then_some(()));
     assert_eq!(with(&world, SECOND, &["ls"]).code, 0);
     assert!(!log().contains(FIRST) && !log().contains(SECOND));
