@@ -1,7 +1,12 @@
 //! Secrets are planted wherever somebody can put one, and looked for wherever somebody else reads.
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use stacyvm_tests::{Options, Reply, Server, http};
@@ -31,11 +36,13 @@ const SURFACES: &[&str] = &[
 
 /// A request with a credential in every header that can hold one.
 fn send(at: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
+    static KEYS: AtomicUsize = AtomicUsize::new(0);
+    let key = KEYS.fetch_add(1, Ordering::Relaxed);
     let request = format!(
         "{method} /api/v1{path} HTTP/1.1\r\nHost: {at}\r\nContent-Type: application/json\r\n\
          Authorization: Bearer planted-bearer\r\nX-API-Key: planted-api-key\r\n\
          X-Admin-API-Key: planted-admin-key\r\nX-Worker-Token: planted-worker-token\r\n\
-         Cookie: session=planted-cookie\r\nIdempotency-Key: planted-idempotency\r\n\
+         Cookie: session=planted-cookie\r\nIdempotency-Key: planted-idempotency-{key}\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
