@@ -100,7 +100,11 @@ pub(crate) fn read_owner(row: &mut Row<'_>) -> Result<Option<OwnerId>> {
     optional(row, |text| OwnerId::parse(text).ok())
 }
 
-fn optional<T>(row: &mut Row<'_>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+/// The next column, a text that `parse` must understand or NULL.
+pub(crate) fn optional<T>(
+    row: &mut Row<'_>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>> {
     let Some(text) = row.optional_text()? else { return Ok(None) };
     parse(text).ok_or_else(unknown_word).map(Some)
 }

@@ -5,16 +5,20 @@
 //! Implementations: [`memory::MemoryStore`] here (the oracle of the property tests), SQL in
 //! `stacyvm-store-sql`. All run one suite, `contract` (cargo feature `contract`).
 
+pub mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
 pub mod memory;
+pub mod retention;
 pub mod rows;
 
 use async_trait::async_trait;
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
+pub use audit::AuditStore;
 pub use error::{Error, Result};
+pub use retention::RetentionStore;
 pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
     TemplateChange, TemplateFields,
@@ -32,7 +36,7 @@ pub use rows::{
 ///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: AuditStore + RetentionStore + Send + Sync + 'static {
     /// Inserts a sandbox in phase `Creating` with its first lease (generation 1) for
     /// `new.worker` until `lease_until`, and the event [`NewEvent::created`].
     /// A known id, also of an ended sandbox, is [`Error::Conflict`]. The row is as durable as

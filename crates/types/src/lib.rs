@@ -19,7 +19,7 @@ pub mod time;
 pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
 pub use histogram::{Histogram, Tally};
-pub use id::{ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
+pub use id::{AuditId, ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
 pub use lease::{Generation, Lease};
 pub use limits::Limits;

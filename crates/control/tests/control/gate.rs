@@ -14,8 +14,11 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange, memory::MemoryStore,
+    AuditStore, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result,
+    RetentionStore, Sandbox, Store, Template, TemplateChange,
+    audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
+    memory::MemoryStore,
+    retention::{Swept, Walk},
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::sync::oneshot;
@@ -231,6 +234,54 @@ impl Store for GatedStore {
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await
+    }
+}
+
+#[async_trait]
+impl AuditStore for GatedStore {
+    async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
+        self.synced(self.0.record_operations(records)).await
+    }
+    async fn operation_records(
+        &self,
+        filter: OperationFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<OperationRecord>> {
+        self.1.store(self.0.operation_records(filter, before, limit)).await
+    }
+    async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
+        self.synced(self.0.record_admin_requests(records)).await
+    }
+    async fn admin_records(
+        &self,
+        filter: AdminFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<AdminRecord>> {
+        self.1.store(self.0.admin_records(filter, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl RetentionStore for GatedStore {
+    async fn prune_sandboxes(&self, before: Timestamp, from: Walk, limit: u32) -> Result<Swept> {
+        self.synced(self.0.prune_sandboxes(before, from, limit)).await
+    }
+    async fn prune_exec_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_exec_logs(before, limit)).await
+    }
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_events(before, limit)).await
+    }
+    async fn pruned_events(&self) -> Result<u64> {
+        self.1.store(self.0.pruned_events()).await
+    }
+    async fn prune_operation_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_operation_records(before, limit)).await
+    }
+    async fn prune_admin_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_admin_records(before, limit)).await
     }
 }
 

@@ -1,8 +1,10 @@
 //! The store in a SQLite file.
 
+mod audit;
 mod open;
 mod readers;
 mod recent;
+mod retention;
 mod syncer;
 mod writer;
 

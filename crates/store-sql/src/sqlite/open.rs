@@ -17,14 +17,21 @@ const APPLICATION_ID: i32 = 0x5356_4d31;
 /// How long a starter waits for another one, and a writer for a checkpoint by another process.
 const BUSY: Duration = Duration::from_secs(5);
 /// Enough for every statement of this crate.
-const CACHED_STATEMENTS: usize = 64;
+const CACHED_STATEMENTS: usize = 128;
 
 /// The schema, step by step. A step that was released is never changed, only followed.
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "sandboxes_leases_events_templates",
-    sql: include_str!("../../migrations/sqlite/0001_sandboxes_leases_events_templates.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "sandboxes_leases_events_templates",
+        sql: include_str!("../../migrations/sqlite/0001_sandboxes_leases_events_templates.sql"),
+    },
+    Migration {
+        number: 4,
+        name: "audit_and_retention",
+        sql: include_str!("../../migrations/sqlite/0004_audit_and_retention.sql"),
+    },
+];
 
 struct Migration {
     number: i64,

@@ -4,8 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
-use super::{at, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker};
-use crate::{Durability, EventFilter, ExecLog, Include, Store, TemplateChange};
+use super::{
+    at, audit::operation, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker,
+};
+use crate::{
+    Durability, EventFilter, ExecLog, Include, Store, TemplateChange, audit::OperationFilter,
+    retention::Walk,
+};
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
 struct Dice(u64);
@@ -47,6 +52,10 @@ enum Call {
     CreateTemplate(&'static str, u8),
     UpdateTemplate(&'static str, Box<TemplateChange>),
     DeleteTemplate(&'static str),
+    Record(u8, Timestamp),
+    PruneSandboxes(Timestamp, u32),
+    PruneLogs(Timestamp, u32),
+    PruneEvents(Timestamp, u32),
 }
 
 const SANDBOXES: u8 = 6;
@@ -60,7 +69,14 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
-    match dice.below(17) {
+    let past = at(now.saturating_sub(u64::from(dice.below(20))));
+    match dice.below(20) {
+        17 => Call::Record(dice.below(9), past),
+        18 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
+        19 => match dice.below(2) {
+            0 => Call::PruneLogs(past, u32::from(dice.below(3))),
+            _ => Call::PruneEvents(past, u32::from(dice.below(9))),
+        },
         0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
@@ -162,20 +178,38 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
             format!("{:?}", store.update_template(name, *change, now).await)
         }
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
+        Call::Record(number, then) => {
+            let mut record = operation(u32::from(number), 0);
+            (record.at, record.sandbox) = (then, Some(id(number % SANDBOXES)));
+            format!("{:?}", store.record_operations(vec![record]).await)
+        }
+        Call::PruneSandboxes(before, limit) => {
+            format!("{:?}", store.prune_sandboxes(before, Walk::START, limit).await)
+        }
+        Call::PruneLogs(before, limit) => {
+            let operations = store.prune_operation_records(before, limit).await;
+            format!("{:?} {operations:?}", store.prune_exec_logs(before, limit).await)
+        }
+        Call::PruneEvents(before, limit) => {
+            format!("{:?}", store.prune_events(before, limit).await)
+        }
     }
 }
 
 /// Everything that can be read, as text.
 async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> Vec<String> {
+    let sandbox = dice.below(SANDBOXES);
     let filter = EventFilter {
-        sandbox: {
-            let sandbox = dice.below(SANDBOXES);
-            dice.maybe(id(sandbox))
-        },
+        sandbox: dice.maybe(id(sandbox)),
         owner: dice.maybe(owner("ann")),
         kinds: (0..dice.below(3)).map(|_| dice.pick(EventKind::ALL)).collect(),
     };
     let after = u64::from(dice.below(40));
+    let operations = OperationFilter {
+        sandbox: dice.maybe(id(sandbox)),
+        since: dice.maybe(at(10)),
+        ..OperationFilter::default()
+    };
     let mut all = vec![
         format!("{:?}", store.sandboxes(Include::Ended).await),
         format!("{:?}", store.sandboxes(Include::Live).await),
@@ -184,6 +218,8 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.events(after, 50, filter).await),
         format!("{:?}", store.last_event().await),
         format!("{:?}", store.templates().await),
+        format!("{:?}", store.operation_records(operations, None, 4).await),
+        format!("{:?}", store.pruned_events().await),
     ];
     for number in 0..SANDBOXES {
         all.push(format!("{:?}", store.sandbox(&id(number)).await));

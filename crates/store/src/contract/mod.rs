@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on has failed")]
 
 pub mod agree;
+pub mod audit;
 pub mod events;
 pub mod leases;
+pub mod retention;
 pub mod sandboxes;
 pub mod templates;
 
@@ -76,6 +78,19 @@ macro_rules! store_contract {
                 an_unknown_template_is_not_found
                 templates_are_listed_by_name
                 the_store_answers_a_ping;
+            audit:
+                a_record_stays_as_it_was_written_first
+                records_are_read_newest_first_page_by_page
+                operations_are_filtered_by_every_field
+                admin_requests_are_filtered_by_every_field
+                a_page_looks_at_a_bounded_number_of_records;
+            retention:
+                ended_sandboxes_are_removed_and_no_others
+                a_walk_takes_small_steps_and_meets_every_sandbox
+                a_sandbox_with_many_commands_is_removed_in_small_steps
+                old_records_of_commands_are_removed_oldest_first
+                old_events_are_removed_and_the_log_says_up_to_where
+                old_audit_records_are_removed_oldest_first;
         }
     };
     ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
@@ -102,6 +117,8 @@ pub fn names() -> Vec<&'static str> {
         include_str!("leases.rs"),
         include_str!("events.rs"),
         include_str!("templates.rs"),
+        include_str!("audit.rs"),
+        include_str!("retention.rs"),
     ]
     .into_iter()
     .flat_map(str::lines)

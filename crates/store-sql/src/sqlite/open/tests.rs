@@ -124,8 +124,9 @@ fn a_newer_schema_is_refused_in_a_sentence() {
         refused.to_string(),
         format!(
             "{} has schema 999, written by a newer StacyVM, and this version knows schemas up to \
-             1: start the newer version, or restore a backup from before the upgrade",
-            path.display()
+             {}: start the newer version, or restore a backup from before the upgrade",
+            path.display(),
+            MIGRATIONS.last().unwrap().number
         )
     );
 }

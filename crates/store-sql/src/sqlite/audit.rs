@@ -1,0 +1,39 @@
+//! The audit log in the SQLite file.
+
+use async_trait::async_trait;
+use stacyvm_store::{
+    AuditStore, Result,
+    audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
+};
+
+use super::SqliteStore;
+use crate::audit;
+
+#[async_trait]
+impl AuditStore for SqliteStore {
+    async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
+        self.writer.run(move |tx| audit::record_operations(tx, &records)).await
+    }
+
+    async fn operation_records(
+        &self,
+        filter: OperationFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<OperationRecord>> {
+        self.readers.scan(move |tx| audit::operations(tx, &filter, before, limit)).await
+    }
+
+    async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
+        self.writer.run(move |tx| audit::record_admin(tx, &records)).await
+    }
+
+    async fn admin_records(
+        &self,
+        filter: AdminFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<AdminRecord>> {
+        self.readers.scan(move |tx| audit::admin(tx, &filter, before, limit)).await
+    }
+}
