@@ -2,7 +2,7 @@
 
 use stacyvm_provider::{ByteStream, ImageRecord};
 
-use crate::{Control, Error, Result, validate};
+use crate::{Control, Error, Result, operations::Act, validate};
 
 impl Control {
     /// All imported images, by name.
@@ -12,22 +12,28 @@ impl Control {
 
     /// Imports a tar archive as an image.
     pub async fn import_image(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
-        validate::image(name)?;
-        self.refuse_built_in(name)?;
-        self.image_store()?
-            .import(name, archive)
-            .await
-            .map_err(|error| Error::from_provider(error, Some(name)))
+        let mut attempt = self.attempt(Act::Change("image.import"), name);
+        let imported = async {
+            validate::image(name)?;
+            self.refuse_built_in(name)?;
+            let imported = self.image_store()?.import(name, archive).await;
+            imported.map_err(|error| Error::from_provider(error, Some(name)))
+        };
+        let imported = imported.await;
+        attempt.end(imported, |image| format!("bytes={}", image.size)).await
     }
 
     /// Removes an image that no sandbox uses.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
-        validate::image(name)?;
-        self.refuse_built_in(name)?;
-        self.image_store()?
-            .remove(name)
-            .await
-            .map_err(|error| Error::from_provider(error, Some(name)))
+        let mut attempt = self.attempt(Act::Change("image.remove"), name);
+        let removed = async {
+            validate::image(name)?;
+            self.refuse_built_in(name)?;
+            let removed = self.image_store()?.remove(name).await;
+            removed.map_err(|error| Error::from_provider(error, Some(name)))
+        };
+        let removed = removed.await;
+        attempt.end(removed, |()| String::new()).await
     }
 
     fn refuse_built_in(&self, name: &str) -> Result<()> {

@@ -10,6 +10,7 @@
 //! - What goes wrong half-way is settled by the reconciler, which compares rows and runtimes all
 //!   the time, one step per row.
 
+mod audit;
 mod caller;
 mod claims;
 mod decide;
@@ -23,6 +24,7 @@ mod images;
 mod jobs;
 mod lifecycle;
 pub mod metrics;
+mod operations;
 mod reaper;
 mod reconcile;
 mod requests;
@@ -39,6 +41,7 @@ use stacyvm_store::Store;
 use stacyvm_types::time::Clock;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use audit::AdminRequest;
 pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
@@ -66,7 +69,7 @@ pub struct Parts {
 /// The control plane as one caller sees it. Clones share it; [`Control::on_behalf_of`] is it for
 /// another caller.
 #[derive(Clone)]
-pub struct Control(Arc<Inner>, Arc<Caller>);
+pub struct Control(Arc<Inner>, Arc<Caller>, Option<Arc<str>>);
 
 struct Inner {
     parts: Parts,
@@ -78,6 +81,7 @@ struct Inner {
     retries: reconcile::Retries,
     jobs: jobs::Registry,
     recorded: follow::Recorded,
+    unattended: follow::Unattended,
     /// How often operations succeeded and failed, and how long they took.
     metrics: metrics::OperationMetrics,
 }
@@ -98,9 +102,10 @@ impl Control {
             retries: reconcile::Retries::default(),
             jobs: jobs::Registry::default(),
             recorded: follow::Recorded::default(),
+            unattended: follow::Unattended::default(),
             metrics,
         });
-        Self(inner, Arc::new(Caller::system()))
+        Self(inner, Arc::new(Caller::system()), None)
     }
 
     /// What the operator decided.

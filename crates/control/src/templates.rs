@@ -2,7 +2,7 @@
 
 use stacyvm_store::{self as store, Sandbox, Template, TemplateChange, TemplateFields};
 
-use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, validate};
+use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, operations::Act, validate};
 
 const MAX_SETUP_LINES: usize = 64;
 const MAX_SETUP_BYTES: usize = 64 * 1024;
@@ -38,32 +38,41 @@ impl Control {
 
     /// Makes a template.
     pub async fn create_template(&self, fields: TemplateFields, name: &str) -> Result<Template> {
-        validate::template_name(name)?;
-        self.check(&fields)?;
-        let now = self.now();
-        let template = Template {
-            name: name.to_owned(),
-            version: 1,
-            fields,
-            created_at: now,
-            updated_at: now,
+        let made = async {
+            validate::template_name(name)?;
+            self.check(&fields)?;
+            let now = self.now();
+            let template = Template {
+                name: name.to_owned(),
+                version: 1,
+                fields,
+                created_at: now,
+                updated_at: now,
+            };
+            self.store().create_template(template).await.map_err(|error| of_template(error, name))
         };
-        self.store().create_template(template).await.map_err(|error| of_template(error, name))
+        let made = made.await;
+        self.attempt(Act::Change("template.create"), name).end(made, version).await
     }
 
     /// Changes the named fields of a template.
     pub async fn update_template(&self, name: &str, change: TemplateChange) -> Result<Template> {
-        let fields = changed(self.template(name).await?.fields, change.clone());
-        self.check(&fields)?;
-        self.store()
-            .update_template(name, change, self.now())
-            .await
-            .map_err(|error| of_template(error, name))
+        let changed = async {
+            let fields = changed(self.template(name).await?.fields, change.clone());
+            self.check(&fields)?;
+            let stored = self.store().update_template(name, change, self.now()).await;
+            stored.map_err(|error| of_template(error, name))
+        };
+        let changed = changed.await;
+        self.attempt(Act::Change("template.update"), name).end(changed, version).await
     }
 
     /// Removes a template.
     pub async fn delete_template(&self, name: &str) -> Result<()> {
-        self.store().delete_template(name).await.map_err(|error| of_template(error, name))
+        let deleted = self.store().delete_template(name).await;
+        let deleted = deleted.map_err(|error| of_template(error, name));
+        let mut attempt = self.attempt(Act::Change("template.delete"), name);
+        attempt.end(deleted, |()| String::new()).await
     }
 
     fn check(&self, fields: &TemplateFields) -> Result<()> {
@@ -136,6 +145,10 @@ fn changed(before: TemplateFields, change: TemplateChange) -> TemplateFields {
         allowed_hosts: change.allowed_hosts.unwrap_or(before.allowed_hosts),
         secrets: change.secrets.unwrap_or(before.secrets),
     }
+}
+
+fn version(template: &Template) -> String {
+    format!("version={}", template.version)
 }
 
 fn of_template(error: store::Error, name: &str) -> Error {

@@ -124,6 +124,9 @@ statements! {
     EXEC_LOGS = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
         FROM exec_logs WHERE sandbox = $1 ORDER BY at_us DESC, id DESC LIMIT $2";
 
+    EXEC_LOG = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
+        FROM exec_logs WHERE id = $1";
+
     INSERT_TEMPLATE = "INSERT INTO templates (", template_columns!(), ") VALUES ($1, $2, $3, $4, \
         $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (name) DO NOTHING";
     TEMPLATE = "SELECT ", template_columns!(), " FROM templates WHERE name = $1";

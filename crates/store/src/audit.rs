@@ -6,9 +6,9 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use stacyvm_types::{AuditId, OwnerId, SandboxId, Timestamp};
+use stacyvm_types::{AuditId, ExecId, OwnerId, SandboxId, Timestamp};
 
-use crate::Result;
+use crate::{ExecLog, Result};
 
 /// Records that one page looks at. A filter that few records match would otherwise read the whole
 /// log for one page; it gets fewer rows and goes on where it was.
@@ -338,6 +338,9 @@ pub trait AuditStore: Send + Sync + 'static {
         before: Option<Position>,
         limit: u32,
     ) -> Result<Page<OperationRecord>>;
+
+    /// The record of a finished command, if it is there.
+    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>>;
 
     /// Keeps records of admin requests, all or none of them.
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()>;

@@ -20,7 +20,7 @@ use stacyvm_store::{
     memory::MemoryStore,
     retention::{Swept, Walk},
 };
-use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use stacyvm_types::{Event, ExecId, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -249,6 +249,9 @@ impl AuditStore for GatedStore {
         limit: u32,
     ) -> Result<Page<OperationRecord>> {
         self.1.store(self.0.operation_records(filter, before, limit)).await
+    }
+    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
+        self.1.store(self.0.exec_log(id)).await
     }
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
         self.synced(self.0.record_admin_requests(records)).await

@@ -142,6 +142,8 @@ async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
         world.fake.is_stuck.store(true, Ordering::SeqCst);
         let id = spawned(image("stuck"), server).await;
         longer(&id, server).await;
+        // What waits for the disk later would take the decision along.
+        world.pass_time(Duration::from_secs(1)).await;
         let (control, asked) = (server.control.clone(), id.clone());
         server.tasks.spawn(async move { control.destroy(&asked).await });
         until_stopping(&id, world, server).await;

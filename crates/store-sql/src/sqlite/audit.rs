@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use stacyvm_store::{
-    AuditStore, Result,
+    AuditStore, ExecLog, Result,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
 };
+use stacyvm_types::ExecId;
 
 use super::SqliteStore;
-use crate::audit;
+use crate::{audit, events};
 
 #[async_trait]
 impl AuditStore for SqliteStore {
@@ -22,6 +23,10 @@ impl AuditStore for SqliteStore {
         limit: u32,
     ) -> Result<Page<OperationRecord>> {
         self.readers.scan(move |tx| audit::operations(tx, &filter, before, limit)).await
+    }
+
+    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
+        self.readers.point(|tx| events::exec_log(tx, id)).await
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {

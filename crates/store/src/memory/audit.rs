@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use stacyvm_types::{AuditId, Timestamp};
+use stacyvm_types::{AuditId, ExecId, Timestamp};
 
 use super::{MemoryStore, whole_micros};
 use crate::{
-    Result,
+    ExecLog, Result,
     audit::{
         AdminFilter, AdminRecord, AuditStore, Filter, OperationFilter, OperationRecord, Page,
         Pager, Position,
@@ -63,6 +63,10 @@ impl AuditStore for MemoryStore {
         let list = filter.list();
         let records = &self.state().audit.operations;
         Ok(page(records, |record| list.holds(record), &filter, before, limit))
+    }
+
+    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
+        Ok(self.state().execs.get(id).cloned())
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
