@@ -9,10 +9,11 @@ use std::{
 /// What each crate may use of ours. A crate that is not here may not exist.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("admission", &["types"]),
     ("api-types", &["types"]),
     ("config", &["types"]),
-    ("store", &["types"]),
-    ("store-sql", &["store", "types"]),
+    ("store", &["admission", "types"]),
+    ("store-sql", &["admission", "store", "types"]),
     ("provider", &["types"]),
     ("agent-proto", &[]),
     ("agent-client", &["agent-proto", "provider", "types"]),
@@ -21,8 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("provider-native", &["agent", "agent-client", "agent-proto", "hostkit", "provider", "types"]),
     ("fleet", &["provider", "types"]),
     ("worker", &["fleet", "provider", "types"]),
-    ("control", &["fleet", "provider", "store", "types"]),
-    ("api", &["api-types", "control", "fleet", "provider", "store", "types"]),
+    ("control", &["admission", "fleet", "provider", "store", "types"]),
+    ("api", &["admission", "api-types", "control", "fleet", "provider", "store", "types"]),
     ("client", &["api-types", "types"]),
     ("cli", &["api-types", "client", "types"]),
 ];

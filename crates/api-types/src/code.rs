@@ -2,17 +2,19 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident => $text:literal, $status:literal, $retryable:literal;)*) => {
+    ($(#[doc = $meaning:literal] $name:ident => $text:literal, $status:literal, $retryable:literal;)*) => {
         /// What went wrong, for programs. The list only grows.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         pub enum Code {
-            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+            $(#[doc = $meaning] #[serde(rename = $text)] $name,)*
             /// A code of a newer server. Never sent.
             #[serde(other)]
+            #[schemars(skip)]
             Unknown,
         }
 
@@ -28,6 +30,14 @@ macro_rules! codes {
             /// The HTTP status that carries it.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$name => $status,)* Self::Unknown => 500 }
+            }
+
+            /// When it is sent, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $meaning.trim_start(),)*
+                    Self::Unknown => "A code of a newer server.",
+                }
             }
 
             /// Whether the same request may succeed later.
@@ -86,7 +96,7 @@ impl fmt::Display for Code {
 }
 
 /// The body of every error reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// For programs.
     pub code: Code,

@@ -2,39 +2,47 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Code;
+use crate::{Code, schema};
 
 /// `POST /sandboxes/{id}/exec`, and the first message on `…/exec/ws`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ExecRequest {
     /// A shell line, or the program in argv mode.
+    #[schemars(schema_with = "schema::line")]
     pub command: String,
     /// Shell mode: quoted and appended. Argv mode: literal.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::lines")]
     pub args: Option<Vec<String>>,
     /// `shell` (default) or `argv`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = schema::one_of("shell argv"))]
     pub mode: Option<String>,
     /// Added to the environment.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::env")]
     pub env: Option<BTreeMap<String, String>>,
     /// Absolute directory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::directory")]
     pub workdir: Option<String>,
     /// A user inside, optionally `user:group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The deadline as a duration.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub timeout: Option<String>,
     /// Standard input, followed by its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     /// The id to use.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::exec_id")]
     pub exec_id: Option<String>,
     /// Whether the reply is a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,16 +56,18 @@ pub struct ExecRequest {
 }
 
 /// A terminal's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TtySize {
     /// Lines.
+    #[schemars(range(min = 1, max = 4096))]
     pub rows: u16,
     /// Columns.
+    #[schemars(range(min = 1, max = 4096))]
     pub cols: u16,
 }
 
 /// The reply to an exec without a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecReply {
     /// As a shell shows it.
     pub exit_code: i32,
@@ -73,6 +83,7 @@ pub struct ExecReply {
     pub stderr_base64: Option<String>,
     /// How long it ran.
     #[serde(default)]
+    #[schemars(schema_with = "schema::elapsed")]
     pub duration: String,
     /// Its id.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -86,7 +97,7 @@ pub struct ExecReply {
 }
 
 /// What a frame of a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamKind {
     /// Standard output, or a terminal.
@@ -99,11 +110,12 @@ pub enum StreamKind {
     Exit,
     /// A kind of a newer server; to be ignored.
     #[serde(other)]
+    #[schemars(skip)]
     Unknown,
 }
 
 /// One line of an NDJSON stream, or one text message of a WebSocket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamFrame {
     /// What it is.
     pub stream: StreamKind,

@@ -1,9 +1,12 @@
 //! Files inside a sandbox.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema;
+
 /// A file, described the same way by every provider.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileInfo {
     /// Absolute path.
     pub path: String,
@@ -14,6 +17,7 @@ pub struct FileInfo {
     /// Whether it is a directory.
     pub is_dir: bool,
     /// `YYYY-MM-DDTHH:MM:SSZ`.
+    #[schemars(schema_with = "schema::time")]
     pub mod_time: String,
     /// The last part of the path.
     #[serde(default)]
@@ -24,7 +28,7 @@ pub struct FileInfo {
 }
 
 /// What a path is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
     /// A regular file.
@@ -40,8 +44,9 @@ pub enum FileKind {
 }
 
 /// `POST /sandboxes/{id}/files`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(transform = schema::required("path"))]
 pub struct WriteRequest {
     /// Absolute path.
     pub path: String,
@@ -49,11 +54,12 @@ pub struct WriteRequest {
     pub content: String,
     /// Octal text.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mode")]
     pub mode: Option<String>,
 }
 
 /// The reply to a write.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WriteReply {
     /// `written`.
     pub status: String,
@@ -63,8 +69,9 @@ pub struct WriteReply {
 }
 
 /// `POST /sandboxes/{id}/files/move`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(transform = schema::required("old_path new_path"))]
 pub struct MoveRequest {
     /// What to move.
     pub old_path: String,
@@ -73,11 +80,13 @@ pub struct MoveRequest {
 }
 
 /// `POST /sandboxes/{id}/files/chmod`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(transform = schema::required("path mode"))]
 pub struct ChmodRequest {
     /// The file.
     pub path: String,
     /// Octal text.
+    #[schemars(schema_with = "schema::given_mode")]
     pub mode: String,
 }

@@ -11,6 +11,7 @@ mod exec;
 mod file;
 mod lenient;
 mod sandbox;
+mod schema;
 mod socket;
 mod system;
 mod template;

@@ -2,52 +2,68 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema;
+
 /// `POST /sandboxes` and `POST /sandboxes/admission`. Empty text and zero mean "not given".
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SpawnRequest {
     /// `host`, or the name of an imported image.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::image")]
     pub image: Option<String>,
     /// The provider by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
     /// Memory in MiB.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub memory_mb: Option<u32>,
     /// Virtual CPUs.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub vcpus: Option<u32>,
     /// Writable space in MiB.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub disk_mb: Option<u32>,
     /// Processes and threads.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub pids: Option<u32>,
     /// Time to live.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub ttl: Option<String>,
     /// The owner; the header `X-User-ID` wins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::owner")]
     pub owner_id: Option<String>,
     /// A template to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// The client's own words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::words")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Environment of every command.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::env")]
     pub env: Option<BTreeMap<String, String>>,
+    /// How urgent it is among its owner's own when it has to wait: 0 to 9, 0 when it is not given.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    pub priority: Option<u32>,
     /// Only `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = schema::one_of("none"))]
     pub network_mode: Option<String>,
 }
 
 /// A sandbox. The first keys are those of the published contract, in its order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sandbox {
     /// `sb-` and 20 hex digits.
     pub id: String,
@@ -68,8 +84,10 @@ pub struct Sandbox {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker_id: String,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub created_at: String,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub expires_at: String,
     /// The client's own words.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -92,7 +110,7 @@ pub struct Sandbox {
 }
 
 /// Why a sandbox left the phase it was in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CauseView {
     /// For programs: `requested`, `expired`, `launch_failed`, `launch_interrupted`,
     /// `runtime_died` or `worker_lost`.
@@ -102,16 +120,18 @@ pub struct CauseView {
 }
 
 /// `POST /sandboxes/{id}/extend`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(transform = schema::required("ttl"))]
 pub struct ExtendRequest {
     /// The new time to live, from now.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub ttl: Option<String>,
 }
 
 /// The answer to an admission question. Published clients refuse any other key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdmissionReply {
     /// Whether a spawn would be admitted now.
     pub allowed: bool,
@@ -140,21 +160,21 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 /// `DELETE /sandboxes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PruneReply {
     /// How many expired sandboxes were destroyed.
     pub pruned: u64,
 }
 
 /// What was done, in one word.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusReply {
     /// Such as `destroyed` or `deleted`.
     pub status: String,
 }
 
 /// What a sandbox uses. Absent figures are unknown on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StatsReply {
     /// Whether the provider has figures at all.

@@ -1,14 +1,15 @@
 //! The messages of the exec WebSocket.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, StreamFrame};
 
 /// What a client sends after its request. Binary messages are standard input too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {
     /// Text for standard input.
@@ -26,14 +27,16 @@ pub enum ClientMessage {
     /// The terminal's new size.
     Resize {
         /// Lines.
+        #[schemars(range(min = 1, max = 4096))]
         rows: u16,
         /// Columns.
+        #[schemars(range(min = 1, max = 4096))]
         cols: u16,
     },
 }
 
 /// What a server sends besides frames.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ControlMessage {
     /// The command runs.
@@ -56,6 +59,7 @@ pub enum ControlMessage {
     },
     /// A message of a newer server; to be ignored.
     #[serde(other)]
+    #[schemars(skip)]
     Unknown,
 }
 
@@ -151,6 +155,22 @@ impl Signal {
 impl<'de> Deserialize<'de> for Signal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(SignalVisitor)
+    }
+}
+
+impl JsonSchema for Signal {
+    fn schema_name() -> Cow<'static, str> {
+        "Signal".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": EXPECTED,
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 64},
+                {"type": "string", "examples": ["INT", "SIGTERM", "9"]},
+            ],
+        })
     }
 }
 

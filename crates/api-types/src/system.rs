@@ -2,27 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema;
+
 /// `GET /health` and `GET /live`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `ok` or `alive`.
     pub status: String,
     /// Since the start, as a duration.
+    #[schemars(schema_with = "schema::elapsed")]
     pub uptime: String,
     /// The server's version.
     pub version: String,
 }
 
 /// `GET /ready`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ready {
     /// `ready` or `not_ready`.
     pub status: String,
     /// The server's version.
     pub version: String,
     /// Since the start, as a duration.
+    #[schemars(schema_with = "schema::elapsed")]
     pub uptime: String,
     /// Every provider.
     pub providers: Vec<Provider>,
@@ -35,7 +40,7 @@ pub struct Ready {
 }
 
 /// Whether the store answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreHealth {
     /// Whether it answers.
     pub healthy: bool,
@@ -47,7 +52,7 @@ pub struct StoreHealth {
 }
 
 /// A provider: the same object wherever one is shown.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Provider {
     /// Its name.
     pub name: String,
@@ -60,6 +65,7 @@ pub struct Provider {
     pub latency_ms: f64,
     /// When the look was taken, to the second.
     #[serde(default)]
+    #[schemars(schema_with = "schema::time")]
     pub last_checked: String,
     /// Why it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +82,7 @@ pub struct Provider {
 }
 
 /// `GET /providers/{name}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProviderDetail {
     /// Its name.
     pub name: String,
@@ -93,7 +99,7 @@ pub struct ProviderDetail {
 }
 
 /// How a provider is set up; never secrets or host paths.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProviderConfig {
     /// Its kind.
     #[serde(rename = "type")]
@@ -101,18 +107,19 @@ pub struct ProviderConfig {
 }
 
 /// An imported image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Image {
     /// Its name.
     pub name: String,
     /// Bytes of its files.
     pub size_bytes: u64,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub created_at: String,
 }
 
 /// An event: the `data` of one SSE message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// `evt-<n>`.
     pub id: String,
@@ -126,6 +133,7 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner_id: String,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub timestamp: String,
     /// Details.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -133,14 +141,14 @@ pub struct Event {
 }
 
 /// `GET /pool/status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
     /// Whether users share runtimes.
     pub enabled: bool,
 }
 
 /// `GET /quotas/summary`. Published clients refuse any other key.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct QuotaSummary {
     /// Owners with a quota.
     pub total: u64,

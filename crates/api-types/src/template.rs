@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema;
+
 /// A template.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Template {
     /// Its name and key.
     pub name: String,
@@ -31,6 +34,7 @@ pub struct Template {
     pub cpu_cores: u32,
     /// Time to live.
     #[serde(default)]
+    #[schemars(schema_with = "schema::elapsed")]
     pub ttl: String,
     /// The same in whole seconds.
     #[serde(default)]
@@ -55,14 +59,17 @@ pub struct Template {
     pub secrets: Vec<TemplateSecret>,
     /// RFC 3339.
     #[serde(default)]
+    #[schemars(schema_with = "schema::time")]
     pub created_at: String,
     /// RFC 3339.
     #[serde(default)]
+    #[schemars(schema_with = "schema::time")]
     pub updated_at: String,
 }
 
 /// A secret of a template, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub struct TemplateSecret {
     /// Its name.
     pub name: String,
@@ -72,14 +79,16 @@ pub struct TemplateSecret {
 }
 
 /// `POST /templates` and `PUT /templates/{name}`; the latter changes what is given.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TemplateRequest {
     /// Its name; on `PUT` optional.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::template_name")]
     pub name: Option<String>,
     /// The image.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::image")]
     pub image: Option<String>,
     /// Words for people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,30 +98,39 @@ pub struct TemplateRequest {
     pub provider: Option<String>,
     /// Memory in MiB.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub memory_mb: Option<u32>,
     /// Virtual CPUs.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub vcpus: Option<u32>,
     /// The same under its other name.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub cpu_cores: Option<u32>,
     /// Time to live.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub ttl: Option<String>,
     /// The same in whole seconds.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub ttl_seconds: Option<u32>,
     /// Shell lines that run before a sandbox is handed out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::lines", length(max = 64))]
     pub setup: Option<Vec<String>>,
     /// Environment of every command.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::env")]
     pub env: Option<BTreeMap<String, String>>,
     /// Copied to each sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::words")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Sandboxes to keep ready.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub pool_size: Option<u32>,
     /// Hosts that the network may reach.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +141,7 @@ pub struct TemplateRequest {
 }
 
 /// `POST /templates/{name}/spawn`; the body is optional.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TemplateSpawnRequest {
     /// Another provider than the template's.
@@ -131,11 +149,14 @@ pub struct TemplateSpawnRequest {
     pub provider: Option<String>,
     /// Another time to live than the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub ttl: Option<String>,
     /// The owner; the header `X-User-ID` wins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::owner")]
     pub owner_id: Option<String>,
     /// Added to the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::words")]
     pub metadata: Option<BTreeMap<String, String>>,
 }

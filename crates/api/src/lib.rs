@@ -5,6 +5,7 @@
 //! - Every reply of a route is JSON (or the stream that its page names), every error has the one
 //!   envelope, and no internal text is in it.
 //! - Nothing reaches a handler whose `Host`, `Origin` or browser context is not allowed.
+//! - A route is a row of one table with its scope and its doc; there is no other way to add one.
 //! - Heads, bodies without progress, idle connections and stopping are bounded in time; whole
 //!   requests and streams are not.
 //! - Every connection is owned: [`serve()`] returns when the last one is gone or its time is over.
@@ -14,9 +15,11 @@ mod edge;
 mod extract;
 mod follow;
 mod json;
+mod openapi;
 mod origin;
 mod problem;
 mod routes;
+mod scope;
 mod serve;
 mod text;
 mod views;
@@ -28,6 +31,8 @@ use stacyvm_control::Control;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use routes::{Listed, demanded, list as routes};
+pub use scope::Scope;
 pub use serve::{Limits, serve, serve_with};
 
 /// What the operator decides about the HTTP surface.
@@ -114,7 +119,7 @@ struct Api {
 /// The routes over a control plane.
 pub fn router(control: Control, config: ApiConfig) -> Router {
     let api = Api { control, config: Arc::new(config), started: Instant::now() };
-    routes::all()
+    routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)
         .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))

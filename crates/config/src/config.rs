@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     names::{Domain, HostName, Image, LogFilter, Origin},
-    values::{Driver, Host, LogFormat, Number, Provider, Span, Term},
+    values::{Driver, Host, LogFormat, Number, Overflow, Provider, Span, Term},
 };
 
 /// Everything that an operator decides.
@@ -18,6 +18,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where and for whom the server listens.
     pub server: Server,
+    /// What this server's own worker takes.
+    pub worker: Worker,
     /// What runs sandboxes.
     pub providers: Providers,
     /// What a request gets that does not say it, and the most that it may ask for.
@@ -39,6 +41,13 @@ pub struct Server {
     pub cors_allowed_origins: Vec<Origin>,
     pub shutdown_timeout: Term,
     pub insecure_no_auth: bool,
+}
+
+/// What this server's own worker takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Worker {
+    pub max_sandboxes: Number<0, 1_000_000>,
 }
 
 /// What runs sandboxes.
@@ -67,6 +76,12 @@ pub struct Defaults {
     pub vcpus: Number<1, 64>,
     pub disk_size_mb: Number<1, 65_536>,
     pub default_exec_timeout: Span,
+    pub max_exec_timeout: Span,
+    pub max_sandboxes: Number<0, 1_000_000>,
+    pub max_sandboxes_per_owner: Number<0, 1_000_000>,
+    pub spawn_overflow: Overflow,
+    pub spawn_queue_timeout: Term,
+    pub max_spawn_queue: Number<1, 100_000>,
     pub pool_size: Number<0, 256>,
 }
 
@@ -100,6 +115,12 @@ impl Default for Server {
     }
 }
 
+impl Default for Worker {
+    fn default() -> Self {
+        Self { max_sandboxes: Number(0) }
+    }
+}
+
 impl Default for Providers {
     fn default() -> Self {
         Self { default: Provider::Native, mock: Mock { enabled: false } }
@@ -116,6 +137,12 @@ impl Default for Defaults {
             vcpus: Number(1),
             disk_size_mb: Number(1024),
             default_exec_timeout: Span(None),
+            max_exec_timeout: Span(Some(Duration::from_secs(10 * 60))),
+            max_sandboxes: Number(0),
+            max_sandboxes_per_owner: Number(0),
+            spawn_overflow: Overflow::Reject,
+            spawn_queue_timeout: Term(Duration::from_secs(30)),
+            max_spawn_queue: Number(100),
             pool_size: Number(4),
         }
     }
@@ -163,6 +190,19 @@ pub(crate) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
             format!(
                 "{} is above defaults.max_ttl, which is {}",
                 stacyvm_types::format_duration(config.defaults.ttl.0),
+                stacyvm_types::format_duration(max),
+            ),
+        ));
+    }
+    if let (Span(Some(default)), Span(Some(max))) =
+        (config.defaults.default_exec_timeout, config.defaults.max_exec_timeout)
+        && max < default
+    {
+        found.push((
+            "defaults.default_exec_timeout",
+            format!(
+                "{} is above defaults.max_exec_timeout, which is {}",
+                stacyvm_types::format_duration(default),
                 stacyvm_types::format_duration(max),
             ),
         ));

@@ -29,6 +29,7 @@ pub struct Key {
     pub flag: Option<&'static str>,
     pub(crate) read: fn(&mut Config, &Raw) -> Result<(), String>,
     show: fn(&Config) -> Value,
+    copy: fn(&Config, &mut Config),
     pub(crate) schema: fn() -> Value,
 }
 
@@ -41,6 +42,11 @@ impl Key {
     /// The value in a configuration, as it may be shown.
     pub fn shown(&self, config: &Config) -> Value {
         (self.show)(config)
+    }
+
+    /// Takes the value of one configuration over into another.
+    pub fn copy(&self, from: &Config, to: &mut Config) {
+        (self.copy)(from, to);
     }
 
     /// The value in a configuration as text.
@@ -84,6 +90,7 @@ macro_rules! key {
                 Ok(())
             },
             show: |config| Setting::show(&config.$($field).+),
+            copy: |from, to| to.$($field).+.clone_from(&from.$($field).+),
             schema: || schema_of(|config| &mut config.$($field).+),
         }
     };
@@ -153,6 +160,13 @@ static KEYS: &[Key] = &[
          address can run code on this host"
     ),
     key!(
+        worker.max_sandboxes,
+        Reload,
+        None,
+        None,
+        "Sandboxes that this server's own worker takes; 0 is no limit"
+    ),
+    key!(
         providers.default,
         Restart,
         Some("STACYVM_PROVIDER"),
@@ -170,7 +184,7 @@ static KEYS: &[Key] = &[
     key!(defaults.ttl, Restart, None, None, "The life of a sandbox whose request says none"),
     key!(
         defaults.max_ttl,
-        Restart,
+        Reload,
         None,
         None,
         "The longest life of a sandbox, extensions included; `0s` is no limit"
@@ -180,11 +194,41 @@ static KEYS: &[Key] = &[
     key!(defaults.disk_size_mb, Restart, None, None, "Writable space of a sandbox, in MiB"),
     key!(
         defaults.default_exec_timeout,
-        Restart,
+        Reload,
         None,
         None,
-        "The deadline of a command that names none; `0s` is none"
+        "The deadline of a command that names none; `0s` is the longest there is"
     ),
+    key!(
+        defaults.max_exec_timeout,
+        Reload,
+        None,
+        None,
+        "The longest deadline of a command; `0s` is no limit"
+    ),
+    key!(
+        defaults.max_sandboxes,
+        Reload,
+        None,
+        None,
+        "Sandboxes that may live at the same time; 0 is no limit"
+    ),
+    key!(
+        defaults.max_sandboxes_per_owner,
+        Reload,
+        None,
+        None,
+        "Those of one owner, unless its quota says otherwise; 0 is no limit"
+    ),
+    key!(
+        defaults.spawn_overflow,
+        Reload,
+        None,
+        None,
+        "What becomes of a spawn that finds no place: `reject`, or `queue`, which lets it wait"
+    ),
+    key!(defaults.spawn_queue_timeout, Reload, None, None, "How long a spawn may wait for a place"),
+    key!(defaults.max_spawn_queue, Reload, None, None, "Spawns that may wait at the same time"),
     key!(
         defaults.pool_size,
         Restart,

@@ -100,8 +100,6 @@ pub(crate) fn find(path: &str) -> Option<&'static Later> {
 const AUTH: &str = "credentials are";
 const OIDC: &str = "OIDC is";
 const WORKER: &str = "workers on other machines are";
-const QUOTAS: &str = "quotas are";
-const QUEUE: &str = "the queue is";
 const RATE: &str = "the rate limit is";
 const SHARED: &str = "the shared pool is";
 const DOCKER: &str = "the docker provider is";
@@ -180,12 +178,6 @@ pub(crate) static ALL: &[Later] = &[
     later("providers.proot.max_disk_mb", Fate::Retired, PROOT),
     later("providers.proot.languages", Fate::Retired, PROOT),
     later("defaults.pool_template", Fate::Retired, SHARED),
-    later("defaults.max_exec_timeout", Fate::Later(&["0s", "0"]), "a longest exec timeout is"),
-    later("defaults.max_sandboxes", Fate::Later(&["0"]), QUOTAS),
-    later("defaults.max_sandboxes_per_owner", Fate::Later(&["0"]), QUOTAS),
-    later("defaults.spawn_overflow", Fate::Later(&["reject"]), QUEUE),
-    later("defaults.spawn_queue_timeout", Fate::Detail, QUEUE),
-    later("defaults.max_spawn_queue", Fate::Detail, QUEUE),
     later("auth.enabled", OFF, AUTH),
     secret("auth.api_key", EMPTY, AUTH),
     secret("auth.admin_api_key", EMPTY, AUTH),

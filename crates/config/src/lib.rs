@@ -25,7 +25,7 @@ mod suggest;
 mod values;
 mod yaml;
 
-pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server};
+pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server, Worker};
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};
@@ -35,4 +35,4 @@ pub use problem::{Problem, Source};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
-pub use values::{Driver, Host, LogFormat, Number, Provider, Span, Term};
+pub use values::{Driver, Host, LogFormat, Number, Overflow, Provider, Span, Term};

@@ -131,7 +131,6 @@ fn server(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
 
 fn defaults(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let config = &loaded.config;
-    let timeout = config.defaults.default_exec_timeout.0;
     vec![
         match (config.providers.default, config.providers.mock.enabled) {
             (Provider::Native, false) => pass("providers.default", "native isolates sandboxes"),
@@ -157,13 +156,30 @@ fn defaults(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
                 "set a longest life, such as 24h",
             ),
         },
-        match timeout {
-            Some(_) => pass("defaults.default_exec_timeout", "a command ends at some time"),
-            None => check(
-                "defaults.default_exec_timeout",
+        match (config.defaults.default_exec_timeout.0, config.defaults.max_exec_timeout.0) {
+            (_, Some(_)) => pass("defaults.exec_timeouts", "every command ends at some time"),
+            (Some(_), None) => check(
+                "defaults.exec_timeouts",
+                strict,
+                "a request may ask for any deadline",
+                "set defaults.max_exec_timeout, such as 10m",
+            ),
+            (None, None) => check(
+                "defaults.exec_timeouts",
                 strict,
                 "a command that names no deadline has none",
-                "set a deadline, such as 10m",
+                "set defaults.max_exec_timeout, such as 10m",
+            ),
+        },
+        match (config.defaults.max_sandboxes.0, config.defaults.max_sandboxes_per_owner.0) {
+            (1.., 1..) => {
+                pass("defaults.sandbox_caps", "sandboxes are counted, of all and of each")
+            }
+            _ => check(
+                "defaults.sandbox_caps",
+                strict,
+                "sandboxes have no limit, of all or of one owner",
+                "set defaults.max_sandboxes and defaults.max_sandboxes_per_owner",
             ),
         },
         match config.database.driver {
@@ -199,17 +215,5 @@ fn missing(strict: Verdict) -> Vec<Check> {
             wait,
         ),
         check("rate_limit.enabled", strict, "this version limits no client's requests", wait),
-        check(
-            "defaults.sandbox_caps",
-            strict,
-            "this version limits neither the sandboxes of one owner nor all of them",
-            wait,
-        ),
-        check(
-            "defaults.max_exec_timeout",
-            strict,
-            "this version lets a request ask for any deadline, or for none",
-            wait,
-        ),
     ]
 }

@@ -296,6 +296,16 @@ words! {
 }
 
 words! {
+    /// What becomes of a spawn that finds no place.
+    Overflow, "reject or queue is needed",
+    later: [],
+    /// It is refused.
+    Reject = "reject",
+    /// It waits.
+    Queue = "queue"
+}
+
+words! {
     /// How log lines are written.
     LogFormat, "json or text is needed",
     later: [],

@@ -88,7 +88,9 @@ fn every_key_can_be_said_by_every_source() {
             "logging.format" => "json",
             "logging.level" => "debug",
             path if path.ends_with("auth") || path.ends_with("enabled") => "true",
-            path if path.contains("ttl") || path.contains("timeout") => "45m",
+            "defaults.spawn_overflow" => "queue",
+            path if path.contains("ttl") => "45m",
+            path if path.contains("timeout") => "5m",
             _ => "7",
         };
         let line = format!("{}: {value}\n", key.path);
@@ -160,11 +162,10 @@ fn a_file_of_the_go_implementation_is_told_what_does_not_work() {
             "providers.default",
             "providers.firecracker.enabled",
             "providers.docker.enabled",
-            "defaults.max_exec_timeout",
             "server.host",
         ]
     );
-    for problem in problems.iter().filter(|p| p.contains("providers") || p.contains("exec")) {
+    for problem in problems.iter().filter(|p| p.contains("providers")) {
         assert!(problem.contains("not supported by this version yet"), "{problem}");
     }
     assert_eq!(
@@ -184,8 +185,6 @@ fn a_file_of_the_go_implementation_is_told_what_does_not_work() {
             "providers.docker.pool_security.pid_namespace",
             "providers.proot.languages",
             "defaults.pool_template",
-            "defaults.spawn_queue_timeout",
-            "defaults.max_spawn_queue",
             "auth.admin_fallback_enabled",
             "auth.oidc_groups_claim",
             "rate_limit.requests_per_minute",

@@ -196,6 +196,8 @@ impl Error {
         use store::Error as E;
         match error {
             E::Fenced | E::LeaseHeld | E::LeaseLost => Self::Fenced,
+            E::Full(full) => Self::Limit(full.to_string()),
+            E::NotAllowed(refusal) => Self::Limit(refusal.to_string()),
             E::DiskFull => Self::DiskFull,
             E::WrongPhase(row) => Self::of_row(*row),
             E::Unavailable(_) => {

@@ -162,10 +162,7 @@ impl Control {
         }
         let row = self.usable(id).await?;
         attempt.concerns(&row);
-        let deadline = match request.timeout {
-            Some(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
-            None => self.settings().default_exec_timeout,
-        };
+        let deadline = self.exec_deadline(&row, request.timeout).await?;
         let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
         let started = Record::Event(events::about(&row, EventKind::ExecStarted, data));
         self.0.recorder.record_first(started).await?;
@@ -315,7 +312,7 @@ impl Control {
     }
 
     async fn run_line(&self, row: &Sandbox, line: &str) -> Result<(Exit, Vec<u8>)> {
-        let deadline = self.settings().default_exec_timeout.unwrap_or(SETUP_DEADLINE);
+        let deadline = self.exec_deadline(row, None).await?.unwrap_or(SETUP_DEADLINE);
         let mut attempt = self.attempt(Act::Part(Operation::Exec), shown_line(line));
         attempt.concerns(row);
         let meta = Arc::new(Meta {

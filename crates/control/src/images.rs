@@ -2,7 +2,7 @@
 
 use stacyvm_provider::{ByteStream, ImageRecord};
 
-use crate::{Control, Error, Result, operations::Act, validate};
+use crate::{Control, Error, Result, validate};
 
 impl Control {
     /// All imported images, by name.
@@ -10,30 +10,29 @@ impl Control {
         self.image_store()?.list().await.map_err(|error| Error::from_provider(error, None))
     }
 
-    /// Imports a tar archive as an image.
+    /// Imports a tar archive as an image. An archive that breaks off leaves nothing.
     pub async fn import_image(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
-        let mut attempt = self.attempt(Act::Change("image.import"), name);
-        let imported = async {
-            validate::image(name)?;
-            self.refuse_built_in(name)?;
-            let imported = self.image_store()?.import(name, archive).await;
-            imported.map_err(|error| Error::from_provider(error, Some(name)))
-        };
-        let imported = imported.await;
-        attempt.end(imported, |image| format!("bytes={}", image.size)).await
+        let (control, own) = (self.clone(), name.to_owned());
+        let told = |image: &ImageRecord| format!("bytes={}", image.size);
+        self.change("image.import", name, told, async move {
+            validate::image(&own)?;
+            control.refuse_built_in(&own)?;
+            let imported = control.image_store()?.import(&own, archive).await;
+            imported.map_err(|error| Error::from_provider(error, Some(&own)))
+        })
+        .await
     }
 
     /// Removes an image that no sandbox uses.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
-        let mut attempt = self.attempt(Act::Change("image.remove"), name);
-        let removed = async {
-            validate::image(name)?;
-            self.refuse_built_in(name)?;
-            let removed = self.image_store()?.remove(name).await;
-            removed.map_err(|error| Error::from_provider(error, Some(name)))
-        };
-        let removed = removed.await;
-        attempt.end(removed, |()| String::new()).await
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("image.remove", name, |()| String::new(), async move {
+            validate::image(&own)?;
+            control.refuse_built_in(&own)?;
+            let removed = control.image_store()?.remove(&own).await;
+            removed.map_err(|error| Error::from_provider(error, Some(&own)))
+        })
+        .await
     }
 
     fn refuse_built_in(&self, name: &str) -> Result<()> {

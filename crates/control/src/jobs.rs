@@ -74,6 +74,7 @@ impl Control {
     /// once, after [`Control::recover`].
     pub fn start_jobs(&self) {
         self.drive(crate::reaper::Reaper::new(self.clone()), self.0.reaper.wake.clone());
+        self.drive(crate::queue::Turnstile::new(self.clone()), self.0.queue.wake.clone());
         self.drive(crate::reconcile::Reconciler::new(self.clone()), self.0.reconcile.clone());
     }
 
@@ -100,7 +101,9 @@ impl Control {
                 note(&status, outcome);
                 tokio::select! {
                     () = sleep(next.unwrap_or_else(|| jittered(J::PERIOD))) => {}
-                    () = wake.0.notified() => sleep(J::GAP).await,
+                    () = wake.0.notified() => if !J::GAP.is_zero() {
+                        sleep(J::GAP).await;
+                    },
                 }
             }
         };

@@ -25,9 +25,14 @@ mod jobs;
 mod lifecycle;
 pub mod metrics;
 mod operations;
+mod preflight;
+mod queue;
+mod quotas;
 mod reaper;
 mod reconcile;
 mod requests;
+mod reserve;
+mod rules;
 mod sandboxes;
 mod settings;
 mod status;
@@ -47,7 +52,10 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use queue::{Outlook, QueueCounts};
+pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
 /// What a control plane is made of.
@@ -76,6 +84,8 @@ struct Inner {
     spawning: claims::Claims,
     settling: claims::Claims,
     recorder: events::Recorder,
+    queue: queue::Queue,
+    rules: rules::InForce,
     reaper: reaper::Alarm,
     reconcile: jobs::Wake,
     retries: reconcile::Retries,
@@ -93,6 +103,8 @@ impl Control {
         let recorder = events::Recorder::start(&parts);
         let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
+            rules: rules::InForce::new(parts.settings.rules.clone()),
+            queue: queue::Queue::default(),
             parts,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),

@@ -50,6 +50,9 @@ impl Control {
             .transition(&row.spec.id, row.generation, transition, events, durability, self.now())
             .await?;
         self.0.recorder.appended();
+        if !after.phase.is_live() {
+            self.0.queue.freed(&after.spec.owner);
+        }
         Ok(after)
     }
 

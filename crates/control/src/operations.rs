@@ -94,6 +94,27 @@ impl Control {
             found: false,
         }
     }
+
+    /// Makes a change to what belongs to no sandbox, on the server's own tasks: whoever goes away,
+    /// it ends and is recorded.
+    pub(crate) async fn change<T, F>(
+        &self,
+        action: &'static str,
+        resource: &str,
+        told: fn(&T) -> String,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut attempt = self.attempt(Act::Change(action), resource);
+        self.to_the_end(async move {
+            let result = work.await;
+            attempt.end(result, told).await
+        })
+        .await
+    }
 }
 
 impl Attempt {

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
+use stacyvm_admission::Priority;
 use stacyvm_fleet::ProviderReport;
 use stacyvm_provider::{Exit, Program, Size, Stdin};
-use stacyvm_types::{ExecId, OwnerId, SandboxId};
+use stacyvm_types::{ExecId, OwnerId, SandboxId, WorkerId};
+
+use crate::Outlook;
 
 /// A sandbox to spawn. `None` takes the template's value, then the server's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,6 +38,8 @@ pub struct SpawnRequest {
     pub metadata: BTreeMap<String, String>,
     /// Environment of every command; added to the template's.
     pub env: BTreeMap<String, String>,
+    /// How urgent it is among its owner's own when it has to wait.
+    pub priority: Priority,
 }
 
 /// What a spawn from a template may change about it.
@@ -57,7 +62,7 @@ pub struct TemplateSpawn {
 pub struct Admission {
     /// Whether it would.
     pub allowed: bool,
-    /// Whether it could wait for its turn. There is no queue: never.
+    /// Whether it could wait for its turn.
     pub queueable: bool,
     /// Why not.
     pub reason: Option<String>,
@@ -71,6 +76,12 @@ pub struct Admission {
     pub max_owner_sandboxes: u64,
     /// The longest time to live.
     pub max_ttl: Option<Duration>,
+    /// Where it would run; empty when no worker would take it.
+    pub worker: Option<WorkerId>,
+    /// Workers that could not take it, each with the reason.
+    pub rejected: Vec<(WorkerId, String)>,
+    /// Where it would stand in the queue, if it could wait.
+    pub outlook: Option<Outlook>,
 }
 
 /// A command to run.
@@ -84,7 +95,7 @@ pub struct ExecRequest {
     pub workdir: Option<String>,
     /// A user inside the sandbox.
     pub user: Option<String>,
-    /// When it is killed. `None` takes the server's default, zero is no deadline.
+    /// When it is killed. `None` takes the server's default, zero the longest there is.
     pub timeout: Option<Duration>,
     /// What standard input is.
     pub stdin: Stdin,

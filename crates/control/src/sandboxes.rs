@@ -8,14 +8,16 @@ use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{
     Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Transition, format_duration,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Control, Error, Result, SpawnRequest,
+    Control, Error, Result, SpawnRequest,
     claims::Claim,
     events,
     exec::SetUpFailed,
     failpoints,
     operations::{Act, Attempt},
+    queue::Reservation,
     validate,
 };
 
@@ -25,52 +27,51 @@ const PRUNE_WIDTH: usize = 32;
 const PRUNE_BATCH: u32 = 256;
 
 /// A spawn whose every field is decided.
-struct Plan {
-    new: NewSandbox,
+pub(crate) struct Plan {
+    pub(crate) reservation: Reservation,
     setup: Vec<String>,
 }
 
 impl Control {
-    /// Reserves a sandbox, starts its runtime and hands it out. Goes on when the caller goes away;
-    /// a failure leaves an ended row that says why.
+    /// Reserves a sandbox, starts its runtime and hands it out. A caller that goes away ends the
+    /// wait for a place, if there is one; once a place is reserved the rest goes on without it. A
+    /// failure leaves an ended row that says why.
     pub async fn spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
         let control = self.clone();
+        let gone = CancellationToken::new();
+        let _caller = gone.clone().drop_guard();
         self.owned(async move {
             let mut attempt = control.attempt(Act::Operation(Operation::Spawn), "");
             attempt.owner = request.owner.clone();
-            let result = control.spawn_owned(request, &mut attempt).await;
+            let result = control.spawn_owned(request, &gone, &mut attempt).await;
             attempt.end(result, |row| format!("state={}", row.phase.wire_state())).await
         })
         .await
     }
 
-    async fn spawn_owned(&self, request: SpawnRequest, attempt: &mut Attempt) -> Result<Sandbox> {
+    async fn spawn_owned(
+        &self,
+        request: SpawnRequest,
+        gone: &CancellationToken,
+        attempt: &mut Attempt,
+    ) -> Result<Sandbox> {
         attempt.resource = request.image.clone().unwrap_or_default();
         attempt.provider = request.provider.clone();
-        let Plan { new, setup } = self.plan(request).await?;
+        let Plan { reservation, setup } = self.plan(request).await?;
+        let new = &reservation.new;
         attempt.resource = new.image.clone();
         attempt.provider = Some(new.provider.clone());
         failpoint!(failpoints::SPAWN_RESERVING);
         let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
             Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
         })?;
-        if let Ok(worker) = self.0.parts.fleet.worker(&new.worker) {
+        if self.0.queue.is_roomy()
+            && let Ok(worker) = self.0.parts.fleet.worker(&new.worker)
+        {
             worker.expect(&new.provider, &new.image, &new.limits);
         }
-        let lease_until = new.expires_at.saturating_add(self.settings().lease_grace);
-        // The kernel's word is enough to launch on: whoever loses it loses the runtime too.
-        let durability = Durability::Kernel;
-        let row = match self.store().admit(new, lease_until, durability, self.now()).await {
-            Ok(row) => row,
-            Err(error) => {
-                // It may have been stored: the reconciler ends a row that nobody works on.
-                self.0.reconcile.wake();
-                return Err(Error::from_store(error));
-            }
-        };
+        let row = self.reserve(reservation, gone).await?;
         attempt.concerns(&row);
-        self.0.recorder.appended();
-        self.0.reaper.expects(row.spec.expires_at);
         failpoint!(failpoints::SPAWN_ADMITTED);
         // The disk is waited for beside the launch, and nothing is answered before it.
         let launch = self.launch(&row, &setup, &claim);
@@ -189,7 +190,7 @@ impl Control {
     }
 
     /// Ends a sandbox that was never handed out. Failures are the reconciler's work.
-    async fn undo(&self, row: &Sandbox, detail: String) {
+    pub(crate) async fn undo(&self, row: &Sandbox, detail: String) {
         let cause = Cause::new(CauseKind::LaunchFailed, detail);
         let undone = match self.stop(row, cause, Vec::new(), Durability::Disk).await {
             Ok(stopping) => self.destroy_runtime(&stopping).await,
@@ -202,19 +203,20 @@ impl Control {
     }
 
     /// Decides every field of a spawn: the request's, else the template's, else the default.
-    async fn plan(&self, mut request: SpawnRequest) -> Result<Plan> {
+    pub(crate) async fn plan(&self, mut request: SpawnRequest) -> Result<Plan> {
         let setup = match request.template.clone() {
             Some(name) => crate::templates::apply(&mut request, self.template(&name).await?),
             None => Vec::new(),
         };
         let settings = self.settings();
+        let priority = request.priority;
         let limits = validate::limits(&request, settings)?;
         let image = request.image.unwrap_or_else(|| settings.default_image.clone());
         validate::image(&image)?;
         validate::metadata(&request.metadata)?;
         validate::env(&request.env)?;
         let ttl = request.ttl.unwrap_or(settings.default_ttl);
-        validate::ttl(ttl, settings)?;
+        validate::ttl(ttl, None)?;
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
         self.known_provider(&provider)?;
         let new = NewSandbox {
@@ -229,7 +231,7 @@ impl Control {
             env: request.env,
             expires_at: self.now().saturating_add(ttl),
         };
-        Ok(Plan { new, setup })
+        Ok(Plan { reservation: Reservation { new, ttl, priority }, setup })
     }
 
     pub(crate) fn known_provider(&self, name: &str) -> Result<()> {
@@ -241,28 +243,6 @@ impl Control {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::NoProvider(name.to_owned())),
         }
-    }
-
-    /// Whether this spawn would be admitted now. Starts and reserves nothing.
-    pub async fn admission(&self, request: SpawnRequest) -> Result<Admission> {
-        let owner = request.owner.clone();
-        let live = self.store().sandboxes(Include::Live).await.map_err(Error::from_store)?;
-        let of_owner = live.iter().filter(|row| owner.is_some() && row.spec.owner == owner).count();
-        let (allowed, reason) = match self.plan(request).await {
-            Ok(_) => (true, None),
-            Err(Error::Limit(_)) => (false, Some("max_ttl".to_owned())),
-            Err(error) => return Err(error),
-        };
-        Ok(Admission {
-            allowed,
-            queueable: false,
-            reason,
-            active_sandboxes: live.len() as u64,
-            max_sandboxes: 0,
-            active_owner_sandboxes: of_owner as u64,
-            max_owner_sandboxes: 0,
-            max_ttl: self.settings().max_ttl,
-        })
     }
 
     /// A sandbox that has not ended. One whose end is decided, or whose time is over, has.
@@ -407,15 +387,16 @@ impl Control {
     }
 
     async fn extend_owned(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
-        validate::ttl(ttl, self.settings())?;
+        validate::ttl(ttl, None)?;
         let row = self.get(id).await?;
         let now = self.now();
         let asked = now.saturating_add(ttl);
-        let latest = self.settings().max_ttl.map(|max| row.created_at.saturating_add(max));
+        let max = self.max_ttl(row.spec.owner.as_ref()).await?;
+        validate::ttl(ttl, max)?;
+        let latest = max.map(|max| row.created_at.saturating_add(max));
         let expires_at = latest.map_or(asked, |latest| latest.min(asked));
         if expires_at < asked && expires_at <= row.spec.expires_at {
-            let max = self.settings().max_ttl.unwrap_or_default();
-            return Err(Error::Limit(format!("ttl exceeds max ttl {}", format_duration(max))));
+            return Err(validate::above_max_ttl(max.unwrap_or_default()));
         }
         failpoint!(failpoints::EXTEND_CHECKED);
         let data = [("expires_at", expires_at.to_string())];

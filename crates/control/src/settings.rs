@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use stacyvm_types::{Limits, WorkerId};
 
+use crate::Rules;
+
 /// What the operator decides about sandboxes and commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -13,14 +15,12 @@ pub struct Settings {
     pub default_image: String,
     /// The time to live of a request that names none.
     pub default_ttl: Duration,
-    /// The longest life of a sandbox, extensions included.
-    pub max_ttl: Option<Duration>,
+    /// The limits to begin with; see [`crate::Control::set_rules`].
+    pub rules: Rules,
     /// The limits of a request that names none.
     pub default_limits: Limits,
     /// The most that a request may ask for.
     pub max_limits: Limits,
-    /// The deadline of a command that names none.
-    pub default_exec_timeout: Option<Duration>,
     /// The worker that holds new sandboxes.
     pub worker: WorkerId,
     /// How long a lease outlives its sandbox's deadline, so that the end itself is still covered.
@@ -36,10 +36,9 @@ impl Settings {
             default_provider: default_provider.into(),
             default_image: "host".to_owned(),
             default_ttl: Duration::from_secs(30 * 60),
-            max_ttl: Some(Duration::from_secs(24 * 60 * 60)),
+            rules: Rules::default(),
             default_limits: Limits::DEFAULT,
             max_limits: Limits { memory_mb: 65_536, vcpus: 64, pids: 32_768, disk_mb: 65_536 },
-            default_exec_timeout: None,
             worker,
             lease_grace: Duration::from_secs(5 * 60),
             exec_output_cap: 8 * 1024 * 1024,
@@ -60,7 +59,7 @@ impl Settings {
             format!("default_image {:?} is not an image name", self.default_image),
         );
         check(!self.default_ttl.is_zero(), "default_ttl must be positive".to_owned());
-        if let Some(max) = self.max_ttl {
+        if let Some(max) = self.rules.policy.max_ttl {
             check(!max.is_zero(), "max_ttl must be positive".to_owned());
             check(self.default_ttl <= max, "default_ttl is above max_ttl".to_owned());
         }
@@ -74,7 +73,7 @@ impl Settings {
             check(default <= max, format!("the default of {name} is above its maximum {max}"));
         }
         check(
-            self.default_exec_timeout != Some(Duration::ZERO),
+            self.rules.default_exec_timeout != Some(Duration::ZERO),
             "default_exec_timeout must be positive or absent".to_owned(),
         );
         check(0 < self.exec_output_cap, "exec_output_cap must be positive".to_owned());

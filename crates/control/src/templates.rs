@@ -2,7 +2,7 @@
 
 use stacyvm_store::{self as store, Sandbox, Template, TemplateChange, TemplateFields};
 
-use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, operations::Act, validate};
+use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, validate};
 
 const MAX_SETUP_LINES: usize = 64;
 const MAX_SETUP_BYTES: usize = 64 * 1024;
@@ -38,41 +38,44 @@ impl Control {
 
     /// Makes a template.
     pub async fn create_template(&self, fields: TemplateFields, name: &str) -> Result<Template> {
-        let made = async {
-            validate::template_name(name)?;
-            self.check(&fields)?;
-            let now = self.now();
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.create", name, version, async move {
+            validate::template_name(&own)?;
+            control.check(&fields)?;
+            let now = control.now();
             let template = Template {
-                name: name.to_owned(),
+                name: own.clone(),
                 version: 1,
                 fields,
                 created_at: now,
                 updated_at: now,
             };
-            self.store().create_template(template).await.map_err(|error| of_template(error, name))
-        };
-        let made = made.await;
-        self.attempt(Act::Change("template.create"), name).end(made, version).await
+            let made = control.store().create_template(template).await;
+            made.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     /// Changes the named fields of a template.
     pub async fn update_template(&self, name: &str, change: TemplateChange) -> Result<Template> {
-        let changed = async {
-            let fields = changed(self.template(name).await?.fields, change.clone());
-            self.check(&fields)?;
-            let stored = self.store().update_template(name, change, self.now()).await;
-            stored.map_err(|error| of_template(error, name))
-        };
-        let changed = changed.await;
-        self.attempt(Act::Change("template.update"), name).end(changed, version).await
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.update", name, version, async move {
+            let fields = changed(control.template(&own).await?.fields, change.clone());
+            control.check(&fields)?;
+            let stored = control.store().update_template(&own, change, control.now()).await;
+            stored.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     /// Removes a template.
     pub async fn delete_template(&self, name: &str) -> Result<()> {
-        let deleted = self.store().delete_template(name).await;
-        let deleted = deleted.map_err(|error| of_template(error, name));
-        let mut attempt = self.attempt(Act::Change("template.delete"), name);
-        attempt.end(deleted, |()| String::new()).await
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.delete", name, |()| String::new(), async move {
+            let deleted = control.store().delete_template(&own).await;
+            deleted.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     fn check(&self, fields: &TemplateFields) -> Result<()> {
@@ -81,7 +84,7 @@ impl Control {
         validate::image(&fields.image)?;
         validate::limit("memory_mb", Some(fields.memory_mb), default.memory_mb, max.memory_mb)?;
         validate::limit("vcpus", Some(fields.vcpus), default.vcpus, max.vcpus)?;
-        validate::ttl(fields.ttl, settings)?;
+        validate::ttl(fields.ttl, self.rules().policy.max_ttl)?;
         validate::env(&fields.env)?;
         validate::metadata(&fields.metadata)?;
         if !fields.provider.is_empty() {

@@ -78,15 +78,17 @@ fn bounded(what: &str, map: &BTreeMap<String, String>) -> Result<()> {
 }
 
 /// A time to live that may be given to a sandbox.
-pub(crate) fn ttl(ttl: Duration, settings: &Settings) -> Result<()> {
+pub(crate) fn ttl(ttl: Duration, max: Option<Duration>) -> Result<()> {
     if ttl.is_zero() {
         return Err(Error::invalid("ttl must be positive"));
     }
-    let max = settings.max_ttl.unwrap_or(LONGEST_TTL);
-    if max < ttl {
-        return Err(Error::Limit(format!("ttl exceeds max ttl {}", format_duration(max))));
-    }
-    Ok(())
+    let max = max.unwrap_or(LONGEST_TTL).min(LONGEST_TTL);
+    if max < ttl { Err(above_max_ttl(max)) } else { Ok(()) }
+}
+
+/// A time to live is above the longest one.
+pub(crate) fn above_max_ttl(max: Duration) -> Error {
+    Error::Limit(format!("ttl exceeds max ttl {}", format_duration(max)))
 }
 
 /// The limits of a sandbox: what was asked for, or the default.

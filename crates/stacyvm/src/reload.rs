@@ -1,6 +1,7 @@
 //! SIGHUP: the settings are read again, and what can change without a restart does.
 
 use stacyvm_config::{Effect, Loaded, keys};
+use stacyvm_control::Control;
 
 use crate::{
     logging::Levels,
@@ -21,7 +22,7 @@ impl Reload {
     }
 
     /// Reads everything again. Settings with a problem change nothing.
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn run(&mut self, control: &Control) {
         let read = match settings::read(&self.args) {
             Ok(read) => read,
             Err(refused) => {
@@ -53,7 +54,12 @@ impl Reload {
             tracing::error!(error, "what is logged stays as it is");
             return;
         }
-        self.running.config.logging.level = read.config.logging.level;
+        control.set_rules(settings::rules(&read.config));
+        // What needs a restart is named again each time until there was one.
+        let running = &mut self.running.config;
+        for key in keys().iter().filter(|key| key.effect == Effect::Reload) {
+            key.copy(&read.config, running);
+        }
         tracing::info!(changed, "the settings were reloaded");
     }
 }

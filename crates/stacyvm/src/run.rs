@@ -4,13 +4,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use futures_util::StreamExt;
+use stacyvm_admission::Policy;
 use stacyvm_cli::{
     Chunk, CommandArgs, ExitStatus, Failure, Frame, OutputStream, SessionInput,
     escape::escape,
     session::{Joined, drive},
     terminal::{self, RawMode},
 };
-use stacyvm_control::{Control, Error, ExecRequest, Parts, Settings, SpawnRequest};
+use stacyvm_control::{Control, Error, ExecRequest, Parts, Rules, Settings, SpawnRequest};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::{ExecEvent, ExecInput, Output, Program, Provider, Size, Stdin};
 use stacyvm_provider_native::HOST_IMAGE;
@@ -117,7 +118,7 @@ fn control(oneshot: &OneShot) -> Result<Control, Failure> {
     // Nobody extends it and nothing reaps it: it lives for as long as its command.
     let settings = Settings {
         default_ttl: Duration::from_secs(10 * 365 * 24 * 60 * 60),
-        max_ttl: None,
+        rules: Rules { policy: Policy::default(), max_exec_timeout: None, ..Rules::default() },
         ..Settings::new(worker_id, default)
     };
     Ok(Control::new(Parts {

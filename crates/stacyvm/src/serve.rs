@@ -107,7 +107,7 @@ async fn wired(
         sessions: sessions.clone(),
         ..ApiConfig::default()
     };
-    let router = stacyvm_api::router(control, api);
+    let router = stacyvm_api::router(control.clone(), api);
     if let Some(path) = port_file {
         write_port(path, address.port()).map_err(|e| failed(format!("{}: {e}", path.display())))?;
     }
@@ -129,7 +129,7 @@ async fn wired(
         let mut reload = reload;
         loop {
             hangups.next().await;
-            reload.run();
+            reload.run(&control);
         }
     };
     tokio::select! {

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint, builder::PossibleValuesParser};
+use stacyvm_admission::Policy;
 use stacyvm_cli::{ExitStatus, Failure, escape::escape};
-use stacyvm_config::{Config, Defaults, Loaded, Raw, Refused, Sources, Written};
-use stacyvm_control::Settings;
+use stacyvm_config::{self as config, Config, Defaults, Loaded, Raw, Refused, Sources, Written};
+use stacyvm_control::{Overflow, Rules, Settings};
 use stacyvm_types::{Limits, WorkerId};
 
 use crate::data_dir;
@@ -128,15 +129,36 @@ pub(crate) fn limits(defaults: &Defaults) -> Limits {
     }
 }
 
+/// The limits, which can change while the server runs.
+pub(crate) fn rules(config: &Config) -> Rules {
+    let defaults = &config.defaults;
+    Rules {
+        policy: Policy {
+            max_sandboxes: defaults.max_sandboxes.0.into(),
+            max_per_owner: defaults.max_sandboxes_per_owner.0.into(),
+            max_per_worker: config.worker.max_sandboxes.0.into(),
+            max_ttl: defaults.max_ttl.0,
+        },
+        overflow: match defaults.spawn_overflow {
+            config::Overflow::Reject => Overflow::Reject,
+            config::Overflow::Queue => Overflow::Queue {
+                places: usize::try_from(defaults.max_spawn_queue.0).unwrap_or(usize::MAX),
+                patience: defaults.spawn_queue_timeout.0,
+            },
+        },
+        default_exec_timeout: defaults.default_exec_timeout.0,
+        max_exec_timeout: defaults.max_exec_timeout.0,
+    }
+}
+
 /// What control gets of the settings.
 pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
     let defaults = &config.defaults;
     Settings {
         default_image: defaults.image.as_str().to_owned(),
         default_ttl: defaults.ttl.0,
-        max_ttl: defaults.max_ttl.0,
+        rules: rules(config),
         default_limits: limits(defaults),
-        default_exec_timeout: defaults.default_exec_timeout.0,
         ..Settings::new(worker, config.providers.default.word())
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use stacyvm_admission::Policy;
 use stacyvm_store::{Durability, Include, NewEvent, NewSandbox, Store};
 use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{
@@ -72,7 +73,7 @@ async fn admits(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> 
                 let new = new_sandbox(sandbox_id(round, caller, number))?;
                 let zero = Timestamp::from_micros(0);
                 let before = Instant::now();
-                store.admit(new, zero, Durability::Disk, zero).await?;
+                store.admit(&Policy::default(), new, zero, Durability::Disk, zero).await?;
                 took.push(before.elapsed());
             }
             Outcome::Ok(took)
@@ -127,7 +128,15 @@ async fn lives(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> {
                 };
                 let cause = Cause::new(CauseKind::Requested, "destroyed by request");
                 let before = Instant::now();
-                store.admit(new_sandbox(id.clone())?, now, Durability::Kernel, now).await?;
+                store
+                    .admit(
+                        &Policy::default(),
+                        new_sandbox(id.clone())?,
+                        now,
+                        Durability::Kernel,
+                        now,
+                    )
+                    .await?;
                 let running = Some(EventKind::SandboxRunning);
                 let started = step(Transition::Started, running, Durability::Kernel);
                 let (synced, started) = tokio::join!(biased; store.sync(), started);

@@ -41,6 +41,14 @@ impl<'c> Tx<'c> {
         Self { connection, dialect: Dialect::Sqlite }
     }
 
+    /// Runs reads that must see one instant. A transaction that is open already is one.
+    pub(crate) fn snapshot<T>(&self, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let transaction = self.connection.unchecked_transaction().map_err(sql_error)?;
+        let result = read(self);
+        transaction.finish().map_err(sql_error)?;
+        result
+    }
+
     /// Starts a statement.
     pub(crate) const fn query(&self, sql: &'static str) -> Query<'_> {
         Query { tx: self, sql, suffix: "", values: Vec::new() }
@@ -159,12 +167,6 @@ impl From<String> for Value<'_> {
     }
 }
 
-impl<'v> From<Option<&'v str>> for Value<'v> {
-    fn from(text: Option<&'v str>) -> Self {
-        text.map_or(Self::Null, Self::Text)
-    }
-}
-
 impl From<i64> for Value<'_> {
     fn from(int: i64) -> Self {
         Self::Int(int)
@@ -174,6 +176,12 @@ impl From<i64> for Value<'_> {
 impl From<i32> for Value<'_> {
     fn from(int: i32) -> Self {
         Self::Int(int.into())
+    }
+}
+
+impl<'v, T: Into<Value<'v>>> From<Option<T>> for Value<'v> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
     }
 }
 

@@ -12,6 +12,7 @@ mod audit;
 mod db;
 mod events;
 mod leases;
+mod quotas;
 mod retention;
 mod sandboxes;
 mod sql;

@@ -1,5 +1,6 @@
 //! Store methods about sandboxes, each the body of one transaction.
 
+use stacyvm_admission::Policy;
 use stacyvm_store::{Error, Include, NewEvent, NewSandbox, Result, Sandbox};
 use stacyvm_types::{
     Cause, CauseKind, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp, Transition,
@@ -8,16 +9,21 @@ use stacyvm_types::{
 
 use crate::{
     db::{Row, Tx, json, one_row, unknown_word},
-    events, sql,
+    events, quotas, sql,
 };
 
 /// See [`stacyvm_store::Store::admit`].
 pub(crate) fn admit(
     tx: &mut Tx<'_>,
+    policy: &Policy,
     new: NewSandbox,
     lease_until: Timestamp,
     now: Timestamp,
 ) -> Result<Sandbox> {
+    if let Err(denied) = quotas::decide(tx, policy, &new, now) {
+        // A known id is one whatever the limits say.
+        return Err(if one(tx, &new.id)?.is_some() { Error::Conflict } else { denied });
+    }
     let row = Sandbox {
         spec: new,
         phase: Phase::Creating,
@@ -29,6 +35,7 @@ pub(crate) fn admit(
     if insert(tx, &row, lease_until)? == 0 {
         return Err(Error::Conflict);
     }
+    quotas::take(tx, &row.spec)?;
     events::append(tx, vec![NewEvent::created(&row.spec)], now)?;
     Ok(row)
 }
@@ -93,6 +100,9 @@ pub(crate) fn transition(
         .bind(row.version)
         .execute()?;
     one_row(changed)?;
+    if !phase.is_live() {
+        quotas::give_back(tx, &row.spec)?;
+    }
     events::append(tx, events, now)?;
     row.phase = phase;
     row.version += 1;

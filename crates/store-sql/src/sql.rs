@@ -67,6 +67,14 @@ macro_rules! newest_below {
     };
 }
 
+/// In the order in which `quotas::read` reads them.
+macro_rules! quota_columns {
+    () => {
+        "owner, max_sandboxes, max_ttl_us, max_exec_timeout_us, weight, created_at_us, \
+         updated_at_us"
+    };
+}
+
 statements! {
     INSERT_SANDBOX = "INSERT INTO sandboxes (", sandbox_columns!(), ", lease_holder, \
         lease_until_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
@@ -126,6 +134,22 @@ statements! {
 
     EXEC_LOG = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
         FROM exec_logs WHERE id = $1";
+    QUOTA = "SELECT ", quota_columns!(), " FROM quotas WHERE owner = $1";
+    QUOTAS = "SELECT ", quota_columns!(), " FROM quotas ORDER BY owner";
+    QUOTA_COUNTS = "SELECT COUNT(*), COUNT(max_sandboxes), COUNT(max_ttl_us), \
+        COUNT(max_exec_timeout_us) FROM quotas";
+    PUT_QUOTA = "INSERT INTO quotas (", quota_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $6) \
+        ON CONFLICT (owner) DO UPDATE SET max_sandboxes = excluded.max_sandboxes, \
+        max_ttl_us = excluded.max_ttl_us, max_exec_timeout_us = excluded.max_exec_timeout_us, \
+        weight = excluded.weight, updated_at_us = excluded.updated_at_us \
+        RETURNING ", quota_columns!();
+    DELETE_QUOTA = "DELETE FROM quotas WHERE owner = $1";
+
+    USAGE = "SELECT active FROM usage WHERE scope = $1 AND name = $2";
+    TAKE_PLACE = "INSERT INTO usage (scope, name, active) VALUES ($1, $2, 1) \
+        ON CONFLICT (scope, name) DO UPDATE SET active = usage.active + 1";
+    GIVE_PLACE_BACK = "UPDATE usage SET active = active - 1 WHERE scope = $1 AND name = $2";
+    FORGET_UNUSED = "DELETE FROM usage WHERE scope = $1 AND name = $2 AND active = 0";
 
     INSERT_TEMPLATE = "INSERT INTO templates (", template_columns!(), ") VALUES ($1, $2, $3, $4, \
         $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (name) DO NOTHING";
@@ -185,7 +209,8 @@ mod tests {
     use super::ALL;
 
     /// Statements that answer with a whole table, and so may pass over all of it or of one index.
-    const WHOLE: &[&str] = &["LIVE_SANDBOXES", "ALL_SANDBOXES", "TEMPLATES"];
+    const WHOLE: &[&str] =
+        &["LIVE_SANDBOXES", "ALL_SANDBOXES", "TEMPLATES", "QUOTAS", "QUOTA_COUNTS"];
 
     fn fresh() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
@@ -260,6 +285,9 @@ mod tests {
             ("INSERT_EXEC_LOG", 3),
             ("INSERT_OPERATION", 5),
             ("INSERT_ADMIN_REQUEST", 2),
+            ("TAKE_PLACE", 1),
+            ("GIVE_PLACE_BACK", 1),
+            ("FORGET_UNUSED", 1),
         ] {
             assert_eq!(written(&connection, name), count, "{name}");
         }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use stacyvm_admission::Policy;
 use stacyvm_store::{Durability, Store, contract, memory::MemoryStore};
 use stacyvm_store_sql::{OpenError, SqliteStore};
 
@@ -33,7 +34,10 @@ async fn what_was_answered_is_there_after_a_reopen() {
     let path = directory.path().join("stacyvm.db");
     let store = SqliteStore::open(&path).unwrap();
     let new = contract::new_sandbox(1, contract::at(100));
-    let row = store.admit(new, contract::at(50), Durability::Disk, contract::at(0)).await.unwrap();
+    let row = store
+        .admit(&Policy::default(), new, contract::at(50), Durability::Disk, contract::at(0))
+        .await
+        .unwrap();
     let template = store.create_template(contract::new_template("base")).await.unwrap();
     drop(store);
     let store = SqliteStore::open(&path).unwrap();
@@ -55,7 +59,10 @@ async fn a_file_is_one_stores_however_it_is_called() {
         assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
     }
     let new = contract::new_sandbox(1, contract::at(100));
-    first.admit(new, contract::at(50), Durability::Disk, contract::at(0)).await.unwrap();
+    first
+        .admit(&Policy::default(), new, contract::at(50), Durability::Disk, contract::at(0))
+        .await
+        .unwrap();
     drop(first);
     let next = SqliteStore::open(&link).unwrap();
     assert!(next.sandbox(&contract::id(1)).await.unwrap().is_some());

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use stacyvm_admission::Policy;
 use stacyvm_store::{Durability, EventFilter, Include, Store, contract};
 use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{EventKind, Phase, SandboxId, Transition};
@@ -57,7 +58,7 @@ async fn write_one(store: &Arc<dyn Store>, id: SandboxId) {
     let now = contract::at(1);
     let mut new = contract::new_sandbox(0, contract::at(100));
     new.id = id.clone();
-    store.admit(new, contract::at(50), Durability::Kernel, now).await.unwrap();
+    store.admit(&Policy::default(), new, contract::at(50), Durability::Kernel, now).await.unwrap();
     say(&format!("admitted {id}"));
     let mut event = contract::event(EventKind::SandboxRunning, 0);
     event.sandbox = Some(id.clone());

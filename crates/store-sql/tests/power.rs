@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use stacyvm_admission::Policy;
 use stacyvm_store::{
     Durability::{self, Disk, Kernel},
     EventFilter, Sandbox, Store,
@@ -60,7 +61,10 @@ impl Host {
     }
 
     async fn admit_for(&self, durability: Durability, number: u8) {
-        self.store.admit(new_sandbox(number, at(100)), at(50), durability, at(0)).await.unwrap();
+        self.store
+            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), durability, at(0))
+            .await
+            .unwrap();
     }
 
     async fn start(&self, number: u8) {
@@ -230,7 +234,10 @@ async fn an_orderly_stop_leaves_no_number_out() {
     let path = directory.path().join("stacyvm.db");
     for number in 1..=3 {
         let store = SqliteStore::open(&path).unwrap();
-        store.admit(new_sandbox(number, at(100)), at(50), Disk, at(0)).await.unwrap();
+        store
+            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
+            .await
+            .unwrap();
         let started = Transition::Started;
         let events = vec![event(EventKind::SandboxRunning, number)];
         store.transition(&id(number), FIRST, started, events, Kernel, at(1)).await.unwrap();

@@ -11,6 +11,12 @@ pub enum Error {
     /// The row is not there.
     #[error("not found")]
     NotFound,
+    /// All places are taken that a limit allows.
+    #[error("{0}")]
+    Full(stacyvm_admission::Full),
+    /// A limit refuses it, whatever becomes free.
+    #[error("{0}")]
+    NotAllowed(stacyvm_admission::Refusal),
     /// A row with this key is there already.
     #[error("it exists already")]
     Conflict,

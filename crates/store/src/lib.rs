@@ -10,14 +10,17 @@ pub mod audit;
 pub mod contract;
 pub mod error;
 pub mod memory;
+pub mod quotas;
 pub mod retention;
 pub mod rows;
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
+pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
 pub use retention::RetentionStore;
 pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
@@ -36,13 +39,18 @@ pub use rows::{
 ///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
-pub trait Store: AuditStore + RetentionStore + Send + Sync + 'static {
-    /// Inserts a sandbox in phase `Creating` with its first lease (generation 1) for
-    /// `new.worker` until `lease_until`, and the event [`NewEvent::created`].
-    /// A known id, also of an ended sandbox, is [`Error::Conflict`]. The row is as durable as
-    /// `durability` says.
+pub trait Store: AuditStore + QuotaStore + RetentionStore + Send + Sync + 'static {
+    /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
+    /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first
+    /// lease (generation 1) for `new.worker` until `lease_until`, and the event
+    /// [`NewEvent::created`]. At no instant do more sandboxes hold a place than a limit allowed
+    /// when they were admitted: one holds it from here until it is `Ended`.
+    /// A known id, also of an ended sandbox, is [`Error::Conflict`], whatever the limits say; no
+    /// free place is [`Error::Full`], and what no wait cures [`Error::NotAllowed`]. The row is as
+    /// durable as `durability` says.
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         lease_until: Timestamp,
         durability: Durability,

@@ -4,6 +4,7 @@
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
 mod audit;
+mod quotas;
 mod retention;
 
 use std::{
@@ -14,13 +15,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_types::{
-    Event, ExecId, Generation, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition, WorkerId,
 };
 
 use crate::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
-    Template, TemplateChange,
+    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result, Sandbox,
+    Store, Template, TemplateChange,
 };
 
 /// A store that forgets everything when it is dropped.
@@ -37,6 +39,7 @@ struct State {
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
     audit: audit::Records,
+    quotas: BTreeMap<OwnerId, Quota>,
 }
 
 impl MemoryStore {
@@ -71,7 +74,17 @@ impl State {
         }
     }
 
-    fn admit(&mut self, new: NewSandbox, until: Timestamp, now: Timestamp) -> Result<Sandbox> {
+    fn admit(
+        &mut self,
+        policy: &Policy,
+        new: NewSandbox,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        if self.sandboxes.contains_key(&new.id) {
+            return Err(Error::Conflict);
+        }
+        self.decide(policy, &new, now)?;
         let Entry::Vacant(place) = self.sandboxes.entry(new.id.clone()) else {
             return Err(Error::Conflict);
         };
@@ -182,12 +195,13 @@ fn whole_micros(duration: Duration) -> Duration {
 impl Store for MemoryStore {
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         lease_until: Timestamp,
         _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.state().admit(new, lease_until, now)
+        self.state().admit(policy, new, lease_until, now)
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use stacyvm_admission::Request;
 use stacyvm_types::{
     Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp, WorkerId,
 };
@@ -79,6 +80,13 @@ pub struct NewEvent {
     pub owner: Option<OwnerId>,
     /// Details.
     pub data: BTreeMap<String, String>,
+}
+
+impl NewSandbox {
+    /// What admission needs of it, when it is admitted at `now`.
+    pub fn request(&self, now: Timestamp) -> Request {
+        Request { owned: self.owner.is_some(), ttl: self.expires_at.saturating_since(now) }
+    }
 }
 
 impl NewEvent {

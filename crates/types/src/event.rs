@@ -75,6 +75,16 @@ kinds! {
     ResourceLimit => "resource.limit",
     /// A provider could not do its work.
     ProviderFailed => "provider.failed",
+    /// A spawn waits for a place.
+    SpawnQueued => "spawn.queued",
+    /// A spawn that waited has its place.
+    SpawnDequeued => "spawn.dequeued",
+    /// A spawn waited as long as it may.
+    SpawnQueueTimeout => "spawn.queue_timeout",
+    /// An owner's quota was decided.
+    QuotaSaved => "quota.saved",
+    /// An owner's quota was removed.
+    QuotaDeleted => "quota.deleted",
     /// The reconciler changed something.
     ReconcileAction => "reconcile.action",
 }

@@ -6,20 +6,34 @@ use std::{convert::Infallible, fmt::Write as _};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use stacyvm_api_types as wire;
 use stacyvm_store::EventFilter;
 use stacyvm_types::{Event, EventKind, SandboxId};
 use tokio::{sync::watch, time::Instant};
 
+use super::{
+    doc::{doc, pattern, text},
+    table::{Route, get},
+};
 use crate::{
     Api,
     extract::{Query, owner},
     json,
     problem::{Problem, Result, echo},
+    scope::Scope,
     views,
 };
 
 const BATCH: u32 = 256;
+const POSITION: &str = "^(?:evt-)?[0-9]{1,19}$";
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/events", Scope::Read, follow, doc("followEvents", "Follows the events of the server as a stream.").detail("Starts after `Last-Event-ID` or `after`, otherwise with the next event. Each message has `id`, `event` and `data`, an `Event`; comments are heartbeats.").query("after", "Where to start: `evt-<n>` or its number; the header wins.", pattern(POSITION)).header("Last-Event-ID", "Where to start: `evt-<n>` or its number.", pattern(POSITION)).query("sandbox", "Only what happened to this sandbox.", pattern("^sb-[0-9a-f]{20}$")).query("owner", "Only what happened to sandboxes of this owner.", text()).query("type", "Only events of these types; separated by commas, or repeated.", text()).gives_nothing(StatusCode::OK, "Events as they happen.").streams::<wire::Event>("text/event-stream")),
+    ]
+}
 
 pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result<Response> {
     let filter = filter(&query)?;

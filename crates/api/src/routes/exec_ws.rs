@@ -26,19 +26,32 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::exec::{attach, size, started, wanted};
+use super::{
+    doc::{doc, flag},
+    exec::{attach, size, started, wanted},
+    table::{Route, get},
+};
 use crate::{
     Api,
     extract::{PathText, Query, Sandbox, decode},
     follow::{self, Follow, Step},
     json,
     problem::{Problem, Result},
+    scope::Scope,
 };
 
 const MAX_MESSAGE: usize = 1 << 20;
 const UNANSWERED_PINGS: u32 = 3;
 /// How long a closing handshake may take.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/sandboxes/{id}/exec/ws", Scope::Api, run, doc("execSocket", "Runs a command over a WebSocket, with its standard input.").detail("The first message is an `ExecRequest`. Then the client sends `ClientMessage`s, or binary messages as standard input; the server sends `ControlMessage`s, `StreamFrame`s, and with `binary` output as binary messages. It closes after `done`.").inside().switches()),
+        get("/sandboxes/{id}/exec/{exec_id}/ws", Scope::Api, resume, doc("resumeExecSocket", "Takes a command up again over a WebSocket.").detail("As `execSocket`, without a first message.").inside().exec().query("binary", "Whether output comes as binary messages.", flag()).switches()),
+    ]
+}
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 

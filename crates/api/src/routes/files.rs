@@ -15,7 +15,11 @@ use stacyvm_api_types::{
 use stacyvm_control as control;
 use stacyvm_provider::{FileRead, WriteOptions};
 
-use super::sandboxes::status;
+use super::{
+    doc::{doc, file, flag, pattern, text},
+    sandboxes::status,
+    table::{Route, delete, get, post, put},
+};
 use crate::{
     Api,
     body::Upload,
@@ -23,8 +27,24 @@ use crate::{
     json::{Json, ok},
     origin,
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/sandboxes/{id}/files", Scope::Read, read, doc("readFile", "Reads a file, or a range of it.").inside().needs("path", "An absolute path inside the sandbox.", file()).header("Range", "One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything else is the whole file.", text()).header("If-Range", "Its presence means the whole file.", text()).gives_bytes(StatusCode::OK, "The file.").with("Accept-Ranges", "`bytes`.").gives_bytes(StatusCode::PARTIAL_CONTENT, "The range.").with("Accept-Ranges", "`bytes`.").with("Content-Range", "Which bytes of how many.").fails(&[Code::RangeNotSatisfiable])),
+        post("/sandboxes/{id}/files", Scope::Api, write, doc("writeFile", "Writes text to a file.").detail("All or nothing. Missing directories are made; a new file has the mode `0644` unless another is given.").inside().takes::<WriteRequest>().gives::<WriteReply>(StatusCode::OK, "The file as it is now.")),
+        put("/sandboxes/{id}/files", Scope::Api, upload, doc("uploadFile", "Writes the bytes of the body to a file.").detail("All or nothing, at most 4 GiB unless the server is set up otherwise.").inside().needs("path", "An absolute path inside the sandbox.", file()).query("mode", "Permission bits as octal text.", pattern("^(?:0o)?0?[0-7]{1,4}$")).takes_bytes(&["application/octet-stream"]).gives::<WriteReply>(StatusCode::OK, "The file as it is now.")),
+        delete("/sandboxes/{id}/files", Scope::Api, remove, doc("removeFile", "Removes a file or a directory.").inside().needs("path", "An absolute path inside the sandbox.", file()).query("recursive", "Whether a directory goes with everything in it.", flag()).gives::<StatusReply>(StatusCode::OK, "It is gone.")),
+        get("/sandboxes/{id}/files/list", Scope::Read, list, doc("listFiles", "Lists a directory.").inside().query("path", "An absolute path inside the sandbox; `/` when missing.", file()).gives::<Vec<FileInfo>>(StatusCode::OK, "Its entries.")),
+        get("/sandboxes/{id}/files/stat", Scope::Read, stat, doc("statFile", "Describes a file.").inside().needs("path", "An absolute path inside the sandbox.", file()).gives::<FileInfo>(StatusCode::OK, "The file.")),
+        get("/sandboxes/{id}/files/glob", Scope::Read, glob, doc("globFiles", "Lists the paths that match a pattern.").inside().needs("pattern", "`*`, `?` and `[…]` stay within a name, `**` crosses directories.", text()).gives::<Vec<String>>(StatusCode::OK, "Absolute paths.")),
+        post("/sandboxes/{id}/files/move", Scope::Api, rename, doc("moveFile", "Moves a file or a directory.").inside().takes::<MoveRequest>().gives::<StatusReply>(StatusCode::OK, "It was moved.")),
+        post("/sandboxes/{id}/files/chmod", Scope::Api, chmod, doc("chmodFile", "Changes the permission bits of a file.").inside().takes::<ChmodRequest>().gives::<StatusReply>(StatusCode::OK, "They were changed.")),
+    ]
+}
 
 /// One range of a file, as it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,14 @@
 //! Imported images.
 
 use axum::body::Body;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use stacyvm_api_types::{Code, Image, StatusReply};
 
-use super::sandboxes::status;
+use super::{
+    doc::{doc, text},
+    sandboxes::status,
+    table::{Route, delete, get, put},
+};
 use crate::{
     Api,
     body::Upload,
@@ -12,8 +16,50 @@ use crate::{
     json::{Json, created, ok},
     origin,
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/images",
+            Scope::Read,
+            list,
+            doc("listImages", "Lists the imported images.")
+                .gives::<Vec<Image>>(StatusCode::OK, "The images."),
+        )
+        .slashed(),
+        put(
+            "/images/{*name}",
+            Scope::Operator,
+            import,
+            doc("importImage", "Imports an image from a tar archive, plain or gzip.")
+                .path(
+                    "name",
+                    "The image, such as `alpine:latest`; slashes may stand as they are.",
+                    text(),
+                )
+                .takes_bytes(&["application/octet-stream", "application/x-tar", "application/gzip"])
+                .gives::<Image>(StatusCode::CREATED, "The image.")
+                .fails(&[Code::Conflict, Code::Unsupported, Code::DiskFull, Code::ResourceLimit]),
+        ),
+        delete(
+            "/images/{*name}",
+            Scope::Operator,
+            remove,
+            doc("removeImage", "Removes an image.")
+                .path(
+                    "name",
+                    "The image, such as `alpine:latest`; slashes may stand as they are.",
+                    text(),
+                )
+                .gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.")
+                .fails(&[Code::NotFound, Code::Conflict, Code::Unsupported]),
+        ),
+    ]
+}
 
 pub(super) async fn list(api: Api) -> Result<Json<Vec<Image>>> {
     Ok(ok(api.control.images().await?.into_iter().map(views::image).collect()))

@@ -2,18 +2,59 @@
 
 use std::collections::BTreeMap;
 
-use stacyvm_api_types::{Provider, ProviderConfig, ProviderDetail};
+use http::StatusCode;
+use stacyvm_api_types::{Code, Provider, ProviderConfig, ProviderDetail};
 use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
 use stacyvm_store::Include;
 
+use super::{
+    doc::{doc, text},
+    table::{Route, get, post},
+};
 use crate::{
     Api,
     extract::PathText,
     json::{Json, ok},
     problem::{Result, echo},
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/providers",
+            Scope::Read,
+            list,
+            doc("listProviders", "Lists the providers and how well they are.")
+                .gives::<Vec<Provider>>(StatusCode::OK, "The providers."),
+        )
+        .slashed(),
+        post(
+            "/providers/test",
+            Scope::Read,
+            test,
+            doc("testProviders", "Says of every provider whether it is usable.").gives::<BTreeMap<
+                String,
+                bool,
+            >>(
+                StatusCode::OK,
+                "By name.",
+            ),
+        ),
+        get(
+            "/providers/{name}",
+            Scope::Read,
+            show,
+            doc("getProvider", "Shows a provider.")
+                .path("name", "The provider.", text())
+                .gives::<ProviderDetail>(StatusCode::OK, "The provider.")
+                .fails(&[Code::NotFound]),
+        ),
+    ]
+}
 
 /// R2.7: the same object wherever a provider is shown.
 pub(super) fn view(report: &ProviderReport) -> Provider {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+use stacyvm_admission::Priority;
 use stacyvm_api_types::{
-    AdmissionReply, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
+    AdmissionReply, Code, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
     StatusReply,
 };
 use stacyvm_control as control;
@@ -12,17 +14,37 @@ use stacyvm_store::Include;
 use stacyvm_types::SandboxId;
 use tokio::time::Instant;
 
+use super::{
+    doc::{SPAWN, choice, doc, number, text},
+    table::{Route, delete, get, post},
+};
 use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, User, count, duration, given},
     json::{Json, created, ok},
     problem::{Problem, Result, echo},
+    scope::Scope,
     views,
 };
 
 const DEFAULT_LINES: u64 = 100;
 const MOST_LINES: u64 = 10_000;
 const CPU_WINDOW: Duration = Duration::from_millis(100);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/sandboxes", Scope::Read, list, doc("listSandboxes", "Lists the sandboxes, newest first.").query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).gives::<Vec<View>>(StatusCode::OK, "The sandboxes.")).slashed(),
+        post("/sandboxes", Scope::Api, spawn, doc("spawnSandbox", "Spawns a sandbox.").detail("Answers when commands can run in it. Only `network_mode: none` exists.").for_owner().takes::<SpawnRequest>().shows_sandbox(StatusCode::CREATED, "It runs.").fails(SPAWN)).slashed(),
+        delete("/sandboxes", Scope::Api, prune, doc("pruneSandboxes", "Destroys every expired sandbox.").gives::<PruneReply>(StatusCode::OK, "How many there were.")).slashed(),
+        post("/sandboxes/admission", Scope::Read, admission, doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.").for_owner().takes::<SpawnRequest>().gives::<AdmissionReply>(StatusCode::OK, "The answer, which may be no.").fails(&[Code::NotFound])),
+        get("/sandboxes/{id}", Scope::Read, show, doc("getSandbox", "Shows a sandbox.").detail("One that has ended is a 404 whose `details.cause` says why, unless it is asked for.").sandbox().query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).shows_sandbox(StatusCode::OK, "The sandbox.")).slashed(),
+        delete("/sandboxes/{id}", Scope::Api, destroy, doc("destroySandbox", "Destroys a sandbox.").detail("Repeating it is safe: what does not exist is destroyed already.").path("id", "The sandbox.", text()).gives::<StatusReply>(StatusCode::OK, "It is gone, and so is everything in it.").fails(&[Code::Conflict])).slashed(),
+        post("/sandboxes/{id}/extend", Scope::Api, extend, doc("extendSandbox", "Gives a sandbox a new deadline: now and the time to live.").sandbox().takes::<ExtendRequest>().shows_sandbox(StatusCode::OK, "The sandbox with its new deadline.").fails(&[Code::Conflict, Code::WrongState])),
+        get("/sandboxes/{id}/logs", Scope::Read, logs, doc("getSandboxLogs", "Shows the last lines that commands wrote.").inside().query("lines", "How many; 0 means 100, and more than 10,000 means 10,000.", number()).gives::<Vec<String>>(StatusCode::OK, "The lines, oldest first.")),
+        get("/sandboxes/{id}/stats", Scope::Read, stats, doc("getSandboxStats", "Shows what a sandbox uses now.").inside().gives::<StatsReply>(StatusCode::OK, "What the host can say.")),
+    ]
+}
 
 /// A reply that says in one word what was done.
 pub(super) fn status(done: &str) -> Json<StatusReply> {
@@ -52,6 +74,14 @@ fn wanted(request: SpawnRequest, user: User) -> Result<control::SpawnRequest> {
         template: given(request.template),
         metadata: request.metadata.unwrap_or_default(),
         env: request.env.unwrap_or_default(),
+        priority: priority(request.priority)?,
+    })
+}
+
+fn priority(asked: Option<u32>) -> Result<Priority> {
+    let asked = u8::try_from(asked.unwrap_or(0)).ok().and_then(Priority::new);
+    asked.ok_or_else(|| {
+        Problem::bad_request(format!("priority must be between 0 and {}", Priority::MAX))
     })
 }
 

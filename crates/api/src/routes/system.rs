@@ -1,15 +1,86 @@
 //! The server itself, and what it truthfully says about what it does not limit.
 
-use http::StatusCode;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
 use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready, StoreHealth};
 use stacyvm_types::format_duration;
 
-use super::providers;
+use super::{
+    doc::doc,
+    providers,
+    table::{Route, get},
+};
 use crate::{
     Api,
     json::{Json, ok},
+    openapi,
+    scope::Scope,
     views,
 };
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get(
+            "/health",
+            Scope::Read,
+            health,
+            doc("getHealth", "Says that the server works, and its version.")
+                .gives::<Health>(StatusCode::OK, "It works."),
+        ),
+        get(
+            "/live",
+            Scope::Probe,
+            live,
+            doc("getLive", "Says that the process answers.")
+                .gives::<Health>(StatusCode::OK, "It answers."),
+        ),
+        get(
+            "/ready",
+            Scope::Probe,
+            ready,
+            doc("getReady", "Says whether the store and a provider can work.")
+                .gives::<Ready>(StatusCode::OK, "They can.")
+                .gives::<Ready>(StatusCode::SERVICE_UNAVAILABLE, "They cannot; the body says why."),
+        ),
+        get(
+            "/pool/status",
+            Scope::Read,
+            pool,
+            doc("getPoolStatus", "Says whether users share runtimes.")
+                .gives::<PoolStatus>(StatusCode::OK, "They do not."),
+        ),
+        get(
+            "/quotas",
+            Scope::Read,
+            quotas,
+            doc("listQuotas", "Lists the quotas of owners.")
+                .gives::<[(); 0]>(StatusCode::OK, "There are none."),
+        ),
+        get(
+            "/quotas/summary",
+            Scope::Read,
+            quota_summary,
+            doc("getQuotaSummary", "Counts the quotas of owners.")
+                .gives::<QuotaSummary>(StatusCode::OK, "The counts."),
+        ),
+        get(
+            "/snapshots",
+            Scope::Read,
+            snapshots,
+            doc("listSnapshots", "Lists the snapshots.")
+                .gives::<[(); 0]>(StatusCode::OK, "There are none."),
+        ),
+        get(
+            "/openapi.json",
+            Scope::Read,
+            document,
+            doc("getOpenApi", "Shows this document.")
+                .gives::<Value>(StatusCode::OK, "OpenAPI 3.1."),
+        ),
+    ]
+}
 
 fn state(api: &Api, status: &str) -> Health {
     Health {
@@ -65,4 +136,12 @@ pub(super) async fn quota_summary() -> Json<QuotaSummary> {
 
 pub(super) async fn snapshots() -> Json<[(); 0]> {
     ok([])
+}
+
+/// R8.3: the document of every route.
+pub(super) async fn document() -> Response {
+    let mut response = Response::new(openapi::text().into());
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }

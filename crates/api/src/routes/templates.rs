@@ -2,24 +2,42 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http::StatusCode;
 use stacyvm_api_types::{
-    Sandbox, StatusReply, Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest,
+    Code, Sandbox, StatusReply, Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest,
 };
 use stacyvm_control::TemplateSpawn;
 use stacyvm_store::{TemplateChange, TemplateFields};
 
-use super::sandboxes::{self, status};
+use super::{
+    doc::{SPAWN, doc, text},
+    sandboxes::{self, status},
+    table::{Route, delete, get, post, put},
+};
 use crate::{
     Api,
     extract::{Body, OptionalBody, PathText, User, count, duration, given},
     json::{Json, created, ok},
     problem::{Problem, Result},
+    scope::Scope,
     views,
 };
 
 const DEFAULT_MEMORY_MB: u32 = 512;
 const DEFAULT_VCPUS: u32 = 1;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
+
+/// The routes of this file.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/templates", Scope::Read, list, doc("listTemplates", "Lists the templates by name.").gives::<Vec<Template>>(StatusCode::OK, "The templates.")).slashed(),
+        post("/templates", Scope::Operator, create, doc("createTemplate", "Creates a template.").detail("Both vocabularies are taken: `vcpus` or `cpu_cores`, `ttl` or `ttl_seconds`; where both are given they must agree.").takes::<TemplateRequest>().needing(&["name", "image"]).gives::<Template>(StatusCode::CREATED, "The template.").fails(&[Code::Conflict, Code::NotFound, Code::ResourceLimit])).slashed(),
+        get("/templates/{name}", Scope::Read, show, doc("getTemplate", "Shows a template.").path("name", "The template.", text()).gives::<Template>(StatusCode::OK, "The template.").fails(&[Code::NotFound])).slashed(),
+        put("/templates/{name}", Scope::Operator, update, doc("updateTemplate", "Changes the fields of a template that the body names.").path("name", "The template.", text()).takes::<TemplateRequest>().gives::<Template>(StatusCode::OK, "The template as it is now.").fails(&[Code::NotFound, Code::ResourceLimit])).slashed(),
+        delete("/templates/{name}", Scope::Operator, remove, doc("deleteTemplate", "Deletes a template.").path("name", "The template.", text()).gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.").fails(&[Code::NotFound])).slashed(),
+        post("/templates/{name}/spawn", Scope::Api, spawn, doc("spawnTemplate", "Spawns a sandbox from a template.").path("name", "The template.", text()).for_owner().may_take::<TemplateSpawnRequest>().shows_sandbox(StatusCode::CREATED, "It runs.").fails(SPAWN)),
+    ]
+}
 
 /// Two names for one value.
 fn agreed<T: PartialEq>(

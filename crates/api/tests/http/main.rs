@@ -6,6 +6,7 @@ mod browsers;
 mod files;
 mod limits;
 mod malformed;
+mod openapi;
 mod shapes;
 mod sockets;
 mod streams;

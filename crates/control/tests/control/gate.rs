@@ -10,17 +10,21 @@ use std::{
 };
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    AuditStore, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result,
-    RetentionStore, Sandbox, Store, Template, TemplateChange,
+    AuditStore, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota,
+    QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
+    Template, TemplateChange,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     memory::MemoryStore,
     retention::{Swept, Walk},
 };
-use stacyvm_types::{Event, ExecId, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use stacyvm_types::{
+    Event, ExecId, Generation, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -128,15 +132,49 @@ impl GatedStore {
 }
 
 #[async_trait]
+impl QuotaStore for GatedStore {
+    async fn quota(&self, owner: &OwnerId) -> Result<Option<Quota>> {
+        self.1.store(self.0.quota(owner)).await
+    }
+    async fn quotas(&self) -> Result<Vec<Quota>> {
+        self.1.store(self.0.quotas()).await
+    }
+    async fn quota_counts(&self) -> Result<QuotaCounts> {
+        self.1.store(self.0.quota_counts()).await
+    }
+    async fn put_quota(
+        &self,
+        owner: &OwnerId,
+        fields: QuotaFields,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<Quota> {
+        self.synced(self.0.put_quota(owner, fields, events, now)).await
+    }
+    async fn delete_quota(
+        &self,
+        owner: &OwnerId,
+        events: Vec<NewEvent>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.synced(self.0.delete_quota(owner, events, now)).await
+    }
+    async fn standing(&self, owner: Option<&OwnerId>, worker: &WorkerId) -> Result<Standing> {
+        self.1.store(self.0.standing(owner, worker)).await
+    }
+}
+
+#[async_trait]
 impl Store for GatedStore {
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        let change = self.0.admit(new, until, durability, now);
+        let change = self.0.admit(policy, new, until, durability, now);
         self.with(durability, change).await
     }
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod open;
+mod quotas;
 mod readers;
 mod recent;
 mod retention;
@@ -11,6 +12,7 @@ mod writer;
 use std::{fs::File, path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use stacyvm_admission::Policy;
 use stacyvm_store::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
     Template, TemplateChange,
@@ -71,15 +73,17 @@ fn whole(id: &SandboxId) -> About<Sandbox> {
 impl Store for SqliteStore {
     async fn admit(
         &self,
+        policy: &Policy,
         new: NewSandbox,
         lease_until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let about = whole(&new.id);
+        let policy = policy.clone();
         self.writer
             .change(Needs::of(durability, 1), about, move |tx| {
-                sandboxes::admit(tx, new, lease_until, now)
+                sandboxes::admit(tx, &policy, new, lease_until, now)
             })
             .await
     }

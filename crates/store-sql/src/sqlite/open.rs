@@ -27,6 +27,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/sqlite/0001_sandboxes_leases_events_templates.sql"),
     },
     Migration {
+        number: 2,
+        name: "quotas",
+        sql: include_str!("../../migrations/sqlite/0002_quotas.sql"),
+    },
+    Migration {
         number: 4,
         name: "audit_and_retention",
         sql: include_str!("../../migrations/sqlite/0004_audit_and_retention.sql"),

@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use stacyvm_admission::{Policy, Weight};
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{
     at, audit::operation, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
-    Durability, EventFilter, ExecLog, Include, Store, TemplateChange, audit::OperationFilter,
-    retention::Walk,
+    Durability, EventFilter, ExecLog, Include, QuotaFields, Store, TemplateChange,
+    audit::OperationFilter, retention::Walk,
 };
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -42,6 +43,9 @@ impl Dice {
 #[derive(Debug, Clone)]
 enum Call {
     Admit(u8, Timestamp, Timestamp, Durability),
+    AdmitWithin(u8, Timestamp, Policy),
+    PutQuota(&'static str, QuotaFields),
+    DeleteQuota(&'static str),
     Sync,
     Transition(u8, Generation, Transition, Durability),
     Extend(u8, Timestamp, Timestamp),
@@ -60,6 +64,7 @@ enum Call {
 
 const SANDBOXES: u8 = 6;
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
+const OWNERS: [&str; 2] = ["ann", "bob"];
 const TEMPLATES: [&str; 3] = ["a", "b", "c"];
 
 fn call(dice: &mut Dice, now: u64) -> Call {
@@ -70,10 +75,10 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(20) {
-        17 => Call::Record(dice.below(9), past),
-        18 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
-        19 => match dice.below(2) {
+    match dice.below(23) {
+        20 => Call::Record(dice.below(9), past),
+        21 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
+        22 => match dice.below(2) {
             0 => Call::PruneLogs(past, u32::from(dice.below(3))),
             _ => Call::PruneEvents(past, u32::from(dice.below(9))),
         },
@@ -102,6 +107,26 @@ fn call(dice: &mut Dice, now: u64) -> Call {
         13 => Call::Log(dice.below(30), sandbox),
         14 => Call::Sync,
         15 => Call::CreateTemplate(dice.pick(&TEMPLATES), dice.below(9)),
+        16 => {
+            let policy = Policy {
+                max_sandboxes: u64::from(dice.below(5)),
+                max_per_owner: u64::from(dice.below(4)),
+                max_per_worker: u64::from(dice.below(5)),
+                max_ttl: dice.maybe(Duration::from_secs(10)),
+            };
+            Call::AdmitWithin(sandbox, soon, policy)
+        }
+        17 if dice.below(3) == 0 => Call::DeleteQuota(dice.pick(&OWNERS)),
+        17 | 18 => {
+            let most = u32::from(dice.below(4));
+            let fields = QuotaFields {
+                max_sandboxes: dice.maybe(most),
+                max_ttl: dice.maybe(Duration::from_nanos(8_000_000_333)),
+                max_exec_timeout: dice.maybe(Duration::from_nanos(333_333)),
+                weight: Weight::new(dice.below(3)),
+            };
+            Call::PutQuota(dice.pick(&OWNERS), fields)
+        }
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -132,7 +157,23 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
             if number % 2 == 0 {
                 new.owner = None;
             }
-            format!("{:?}", store.admit(new, lease_until, durability, now).await)
+            format!(
+                "{:?}",
+                store.admit(&Policy::default(), new, lease_until, durability, now).await
+            )
+        }
+        Call::AdmitWithin(number, expires_at, policy) => {
+            let mut new = new_sandbox(number, expires_at);
+            new.worker = worker(WORKERS[usize::from(number % 2)]);
+            format!("{:?}", store.admit(&policy, new, expires_at, Durability::Disk, now).await)
+        }
+        Call::PutQuota(name, fields) => {
+            let events = vec![event(EventKind::QuotaSaved, 0)];
+            format!("{:?}", store.put_quota(&owner(name), fields, events, now).await)
+        }
+        Call::DeleteQuota(name) => {
+            let events = vec![event(EventKind::QuotaDeleted, 0)];
+            format!("{:?}", store.delete_quota(&owner(name), events, now).await)
         }
         Call::Transition(number, generation, transition, durability) => {
             let events = vec![event(EventKind::ReconcileAction, number)];
@@ -220,6 +261,10 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.templates().await),
         format!("{:?}", store.operation_records(operations, None, 4).await),
         format!("{:?}", store.pruned_events().await),
+        format!("{:?}", store.quotas().await),
+        format!("{:?}", store.quota_counts().await),
+        format!("{:?}", store.standing(Some(&owner("ann")), &worker("w1")).await),
+        format!("{:?}", store.standing(None, &worker("w2")).await),
     ];
     for number in 0..SANDBOXES {
         all.push(format!("{:?}", store.sandbox(&id(number)).await));

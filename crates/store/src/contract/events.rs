@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use stacyvm_admission::Policy;
 use stacyvm_types::{EventKind, Transition};
 
 use super::{FIRST, admit, all_events, at, event, id, map, new_sandbox, owner, race};
@@ -76,9 +77,15 @@ pub async fn concurrent_events_get_gapless_ids(store: Arc<dyn Store>) {
     race((1..=16).map(|number| {
         let store = store.clone();
         async move {
-            store.admit(new_sandbox(number, at(100)), at(50), Disk, at(0)).await.unwrap();
+            store
+                .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
+                .await
+                .unwrap();
             // A refused call in between must not use up an id.
-            store.admit(new_sandbox(number, at(100)), at(50), Disk, at(0)).await.unwrap_err();
+            store
+                .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
+                .await
+                .unwrap_err();
             let pair = vec![event(EventKind::FileRead, number); 2];
             store.append_events(pair, at(1)).await.unwrap();
         }
@@ -137,7 +144,7 @@ pub async fn texts_are_kept_byte_for_byte(store: Arc<dyn Store>) {
     new.image = odd.to_owned();
     new.metadata = map(&[(odd, odd)]);
     new.env = map(&[(odd, odd)]);
-    store.admit(new.clone(), at(50), Disk, at(0)).await.unwrap();
+    store.admit(&Policy::default(), new.clone(), at(50), Disk, at(0)).await.unwrap();
     assert_eq!(store.sandbox(&id(1)).await.unwrap().unwrap().spec, new);
     let events = all_events(&store).await;
     assert_eq!(events[0].data["image"], odd);

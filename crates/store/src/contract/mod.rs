@@ -9,12 +9,14 @@ pub mod agree;
 pub mod audit;
 pub mod events;
 pub mod leases;
+pub mod quotas;
 pub mod retention;
 pub mod sandboxes;
 pub mod templates;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use stacyvm_admission::Policy;
 use stacyvm_types::{
     Cause, CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, SandboxId, Timestamp,
     Transition, WorkerId,
@@ -71,6 +73,15 @@ macro_rules! store_contract {
                 a_reader_that_follows_the_log_sees_every_event_once_in_order
                 a_failed_change_leaves_no_event
                 texts_are_kept_byte_for_byte;
+            quotas:
+                a_quota_is_decided_replaced_and_removed
+                quotas_are_listed_by_owner_and_counted_by_kind
+                a_full_limit_admits_again_when_a_sandbox_has_ended
+                limits_count_what_they_are_about
+                a_quota_replaces_the_policys_limits_for_its_owner
+                a_known_id_is_a_conflict_also_where_nothing_is_free
+                racing_admissions_meet_the_limit_exactly
+                a_standing_is_the_quota_and_the_places_taken;
             templates:
                 a_template_is_created_read_and_deleted
                 a_known_template_name_is_a_conflict
@@ -116,6 +127,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("sandboxes.rs"),
         include_str!("leases.rs"),
         include_str!("events.rs"),
+        include_str!("quotas.rs"),
         include_str!("templates.rs"),
         include_str!("audit.rs"),
         include_str!("retention.rs"),
@@ -216,7 +228,10 @@ pub const FIRST: Generation = Generation(1);
 
 /// Admits a sandbox at second 0 with a lease until second 50.
 pub(crate) async fn admit(store: &Arc<dyn Store>, number: u8, expires_at: Timestamp) -> Sandbox {
-    store.admit(new_sandbox(number, expires_at), at(50), Disk, at(0)).await.expect("a fresh id")
+    store
+        .admit(&Policy::default(), new_sandbox(number, expires_at), at(50), Disk, at(0))
+        .await
+        .expect("a fresh id")
 }
 
 /// Takes transitions that must be accepted, one a second from second 1 on.

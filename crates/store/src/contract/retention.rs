@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use stacyvm_admission::Policy;
 use stacyvm_types::{CauseKind, EventKind, Transition};
 
 use super::{
@@ -67,7 +68,8 @@ pub async fn ended_sandboxes_are_removed_and_no_others(store: Arc<dyn Store>) {
     assert_eq!(store.exec_logs(&id(3), 9).await.unwrap(), []);
     assert_eq!(store.exec_logs(&id(1), 9).await.unwrap().len(), 1);
     // The id is free again, as for one that never was.
-    store.admit(new_sandbox(3, at(100)), at(50), Disk, at(60)).await.unwrap();
+    let again = new_sandbox(3, at(100));
+    store.admit(&Policy::default(), again, at(50), Disk, at(60)).await.unwrap();
 }
 
 /// Each step looks at a few rows, and the walk comes to its end.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use stacyvm_admission::Policy;
 use stacyvm_types::{CauseKind, EventKind, Generation, Lease, Phase, Transition};
 
 use super::{
@@ -21,7 +22,10 @@ use crate::{
 
 /// Admit returns and keeps the row, its first lease and its event.
 pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: Arc<dyn Store>) {
-    let row = store.admit(new_sandbox(1, at(100)), at(50), Disk, at(7)).await.unwrap();
+    let row = store
+        .admit(&Policy::default(), new_sandbox(1, at(100)), at(50), Disk, at(7))
+        .await
+        .unwrap();
     assert_eq!(
         row,
         Sandbox {
@@ -48,7 +52,7 @@ pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: A
     let mut plain = new_sandbox(2, at(100));
     (plain.owner, plain.template) = (None, None);
     plain.metadata.clear();
-    let row = store.admit(plain.clone(), at(50), Disk, at(8)).await.unwrap();
+    let row = store.admit(&Policy::default(), plain.clone(), at(50), Disk, at(8)).await.unwrap();
     assert_eq!(row.spec, plain);
     assert_eq!(store.sandbox(&id(2)).await.unwrap(), Some(row));
 }
@@ -58,7 +62,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
     let first = admit(&store, 1, at(100)).await;
     let mut again = new_sandbox(1, at(900));
     again.worker = worker("w2");
-    let refused = store.admit(again.clone(), at(950), Disk, at(5)).await;
+    let refused = store.admit(&Policy::default(), again.clone(), at(950), Disk, at(5)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(first));
     assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
@@ -66,7 +70,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
 
     let end = [Transition::Stop(cause(CauseKind::Requested)), Transition::Gone];
     steps(&store, 1, &end).await;
-    let refused = store.admit(again, at(950), Disk, at(6)).await;
+    let refused = store.admit(&Policy::default(), again, at(950), Disk, at(6)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
 }
 
@@ -74,7 +78,9 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
 pub async fn one_of_many_concurrent_admits_of_an_id_wins(store: Arc<dyn Store>) {
     let results = race((0..16).map(|_| {
         let store = store.clone();
-        async move { store.admit(new_sandbox(1, at(100)), at(50), Disk, at(0)).await }
+        async move {
+            store.admit(&Policy::default(), new_sandbox(1, at(100)), at(50), Disk, at(0)).await
+        }
     }))
     .await;
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
@@ -136,7 +142,8 @@ pub async fn a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced(
     store.sync().await.unwrap();
     for number in 1..=3 {
         let new = new_sandbox(number, at(100));
-        let row = store.admit(new.clone(), at(50), Kernel, at(0)).await.unwrap();
+        let row =
+            store.admit(&Policy::default(), new.clone(), at(50), Kernel, at(0)).await.unwrap();
         assert_eq!((&row.spec, &row.phase, row.version), (&new, &Phase::Creating, 1));
         assert_eq!(store.sandbox(&id(number)).await.unwrap().as_ref(), Some(&row));
         assert_eq!(store.last_event().await.unwrap(), u64::from(number));
@@ -146,7 +153,7 @@ pub async fn a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced(
         }));
         assert!(syncs.await.iter().all(Result::is_ok));
         assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
-        let refused = store.admit(new, at(50), Kernel, at(1)).await;
+        let refused = store.admit(&Policy::default(), new, at(50), Kernel, at(1)).await;
         assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     }
 }
@@ -425,7 +432,10 @@ pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn S
 /// By creation, then id, both falling; ended ones only when asked for.
 pub async fn sandboxes_are_listed_newest_first(store: Arc<dyn Store>) {
     for (number, created) in [(1, 5), (2, 9), (3, 5), (4, 7)] {
-        store.admit(new_sandbox(number, at(100)), at(50), Disk, at(created)).await.unwrap();
+        store
+            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(created))
+            .await
+            .unwrap();
     }
     let stop = Transition::Stop(cause(CauseKind::Requested));
     steps(&store, 4, &[stop.clone(), Transition::Gone]).await;

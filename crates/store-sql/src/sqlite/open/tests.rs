@@ -118,15 +118,15 @@ fn a_newer_schema_is_refused_in_a_sentence() {
     let connection = writer(&path).unwrap();
     connection.execute("INSERT INTO stacyvm_migrations VALUES (999, 'later', '00')", []).unwrap();
     drop(connection);
+    let newest = MIGRATIONS.last().unwrap().number;
     let refused = writer(&path).unwrap_err();
     assert!(matches!(refused, OpenError::Newer { found: 999, .. }), "{refused:?}");
     assert_eq!(
         refused.to_string(),
         format!(
             "{} has schema 999, written by a newer StacyVM, and this version knows schemas up to \
-             {}: start the newer version, or restore a backup from before the upgrade",
-            path.display(),
-            MIGRATIONS.last().unwrap().number
+             {newest}: start the newer version, or restore a backup from before the upgrade",
+            path.display()
         )
     );
 }

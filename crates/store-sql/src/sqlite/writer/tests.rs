@@ -364,7 +364,13 @@ async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it(
 
 fn admit(tx: &mut Tx<'_>) -> Result<Sandbox> {
     let at = contract::at;
-    sandboxes::admit(tx, contract::new_sandbox(1, at(100)), at(50), at(0))
+    sandboxes::admit(
+        tx,
+        &stacyvm_admission::Policy::default(),
+        contract::new_sandbox(1, at(100)),
+        at(50),
+        at(0),
+    )
 }
 
 impl Fixture {

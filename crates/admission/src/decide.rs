@@ -1,0 +1,211 @@
+//! One request against the limits.
+
+use std::{fmt, time::Duration};
+
+use stacyvm_types::format_duration;
+
+/// What the operator allows. Zero of a count is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Sandboxes that hold a place at the same time.
+    pub max_sandboxes: u64,
+    /// Of one owner.
+    pub max_per_owner: u64,
+    /// On one worker.
+    pub max_per_worker: u64,
+    /// The longest time to live.
+    pub max_ttl: Option<Duration>,
+}
+
+/// What one owner may do otherwise; `None` is what the policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnerLimits {
+    /// Sandboxes at the same time, above or below the policy's.
+    pub max_sandboxes: Option<u64>,
+    /// The longest time to live, above or below the policy's.
+    pub max_ttl: Option<Duration>,
+}
+
+/// Places that are taken. A sandbox takes one from its admission until its runtime is proved gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// By all.
+    pub total: u64,
+    /// By the request's owner.
+    pub owner: u64,
+    /// On the request's worker.
+    pub worker: u64,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Whether somebody owns it: limits by owner are for owners.
+    pub owned: bool,
+    /// Its time to live.
+    pub ttl: Duration,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It may take a place now.
+    Admit,
+    /// All places are taken; one that becomes free changes the answer.
+    Wait(Full),
+    /// No wait changes the answer.
+    Refuse(Refusal),
+}
+
+/// Which places are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// All of the worker's.
+    Worker {
+        /// How many it has.
+        max: u64,
+    },
+    /// All that there are.
+    Total {
+        /// How many there are.
+        max: u64,
+    },
+    /// All of the owner's.
+    Owner {
+        /// How many the owner may have.
+        max: u64,
+    },
+}
+
+/// Why it is refused whatever becomes free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It would live too long.
+    Ttl {
+        /// The longest time to live.
+        max: Duration,
+    },
+}
+
+/// Decides one request: its time to live first, because no wait cures it, then the places.
+pub fn decide(policy: &Policy, owner: &OwnerLimits, usage: Usage, request: Request) -> Decision {
+    if let Some(max) = policy.ttl_of(owner)
+        && max < request.ttl
+    {
+        return Decision::Refuse(Refusal::Ttl { max });
+    }
+    let full = |max: u64, taken: u64| max != 0 && max <= taken;
+    if full(policy.max_per_worker, usage.worker) {
+        return Decision::Wait(Full::Worker { max: policy.max_per_worker });
+    }
+    if full(policy.max_sandboxes, usage.total) {
+        return Decision::Wait(Full::Total { max: policy.max_sandboxes });
+    }
+    let max = policy.sandboxes_of(owner);
+    if request.owned && full(max, usage.owner) {
+        return Decision::Wait(Full::Owner { max });
+    }
+    Decision::Admit
+}
+
+impl Policy {
+    /// The longest time to live of an owner with these limits.
+    pub fn ttl_of(&self, owner: &OwnerLimits) -> Option<Duration> {
+        owner.max_ttl.or(self.max_ttl)
+    }
+
+    /// How many sandboxes an owner with these limits may have; 0 is no limit.
+    pub fn sandboxes_of(&self, owner: &OwnerLimits) -> u64 {
+        owner.max_sandboxes.unwrap_or(self.max_per_owner)
+    }
+}
+
+impl Full {
+    /// The reason as a word that programs can match.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Worker { .. } => "worker_unavailable",
+            Self::Total { .. } => "max_sandboxes",
+            Self::Owner { .. } => "max_sandboxes_per_owner",
+        }
+    }
+}
+
+impl Refusal {
+    /// The reason as a word that programs can match.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ttl { .. } => "max_ttl",
+        }
+    }
+}
+
+/// The client's sentence; published clients match it.
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worker { .. } => f.write_str("no eligible worker available"),
+            Self::Total { max } => write!(f, "max sandboxes reached ({max})"),
+            Self::Owner { max } => write!(f, "max sandboxes per owner reached ({max})"),
+        }
+    }
+}
+
+/// The client's sentence; published clients match it.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ttl { max } => write!(f, "ttl exceeds max ttl {}", format_duration(*max)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn asked(policy: &Policy, owner: OwnerLimits, usage: Usage) -> Decision {
+        decide(policy, &owner, usage, Request { owned: true, ttl: TTL })
+    }
+
+    #[test]
+    fn a_limit_admits_up_to_itself_and_zero_is_none() {
+        let usage = |n| Usage { total: n, owner: n, worker: n };
+        let none = OwnerLimits::default();
+        assert_eq!(asked(&Policy::default(), none, usage(u64::MAX)), Decision::Admit);
+        for (policy, full) in [
+            (Policy { max_sandboxes: 3, ..Policy::default() }, Full::Total { max: 3 }),
+            (Policy { max_per_owner: 3, ..Policy::default() }, Full::Owner { max: 3 }),
+            (Policy { max_per_worker: 3, ..Policy::default() }, Full::Worker { max: 3 }),
+        ] {
+            assert_eq!(asked(&policy, none, usage(2)), Decision::Admit, "{full:?}");
+            assert_eq!(asked(&policy, none, usage(3)), Decision::Wait(full));
+            assert_eq!(asked(&policy, none, usage(4)), Decision::Wait(full), "after a lower limit");
+        }
+    }
+
+    /// R3.1: an owner's own limits replace the policy's, upward and downward.
+    #[test]
+    fn an_owners_limits_replace_the_policys() {
+        let policy = Policy { max_per_owner: 2, max_ttl: Some(TTL), ..Policy::default() };
+        let usage = Usage { owner: 2, ..Usage::default() };
+        let more = OwnerLimits { max_sandboxes: Some(3), max_ttl: None };
+        let less = OwnerLimits { max_sandboxes: Some(1), max_ttl: None };
+        assert_eq!(asked(&policy, more, usage), Decision::Admit);
+        let one = Usage { owner: 1, ..Usage::default() };
+        assert_eq!(asked(&policy, less, one), Decision::Wait(Full::Owner { max: 1 }));
+        let short = OwnerLimits { max_sandboxes: None, max_ttl: Some(TTL / 2) };
+        let refused = Decision::Refuse(Refusal::Ttl { max: TTL / 2 });
+        assert_eq!(asked(&policy, short, Usage::default()), refused);
+    }
+
+    #[test]
+    fn what_nobody_owns_has_no_owners_limit() {
+        let policy = Policy { max_per_owner: 1, ..Policy::default() };
+        let usage = Usage { owner: 9, ..Usage::default() };
+        let request = Request { owned: false, ttl: TTL };
+        assert_eq!(decide(&policy, &OwnerLimits::default(), usage, request), Decision::Admit);
+    }
+}
