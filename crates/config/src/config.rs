@@ -24,6 +24,10 @@ pub struct Config {
     pub providers: Providers,
     /// What a request gets that does not say it, and the most that it may ask for.
     pub defaults: Defaults,
+    /// Who may call.
+    pub auth: Auth,
+    /// How long things are kept.
+    pub retention: Retention,
     /// Where state is kept.
     pub database: Database,
     /// What the server says about itself.
@@ -83,6 +87,23 @@ pub struct Defaults {
     pub spawn_queue_timeout: Term,
     pub max_spawn_queue: Number<1, 100_000>,
     pub pool_size: Number<0, 256>,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Auth {
+    pub admin_audit_retention: Span,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Retention {
+    pub ended_sandboxes: Span,
+    pub exec_logs: Span,
+    pub events: Span,
+    pub audit: Span,
 }
 
 /// Where state is kept.
@@ -145,6 +166,22 @@ impl Default for Defaults {
             max_spawn_queue: Number(100),
             pool_size: Number(4),
         }
+    }
+}
+
+/// Ninety days.
+const QUARTER: Span = Span(Some(Duration::from_secs(2160 * 60 * 60)));
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { admin_audit_retention: QUARTER }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let week = Span(Some(Duration::from_secs(168 * 60 * 60)));
+        Self { ended_sandboxes: week, exec_logs: week, events: week, audit: QUARTER }
     }
 }
 

@@ -25,7 +25,9 @@ mod suggest;
 mod values;
 mod yaml;
 
-pub use config::{Config, Database, Defaults, Logging, Mock, Providers, Server, Worker};
+pub use config::{
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, Retention, Server, Worker,
+};
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};

@@ -32,6 +32,7 @@ mod reaper;
 mod reconcile;
 mod requests;
 mod reserve;
+mod retention;
 mod rules;
 mod sandboxes;
 mod settings;
@@ -55,6 +56,7 @@ pub use jobs::{JobStatus, Progress};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use retention::Retention;
 pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 

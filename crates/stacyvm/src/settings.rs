@@ -6,7 +6,7 @@ use clap::{Args, ValueHint, builder::PossibleValuesParser};
 use stacyvm_admission::Policy;
 use stacyvm_cli::{ExitStatus, Failure, escape::escape};
 use stacyvm_config::{self as config, Config, Defaults, Loaded, Raw, Refused, Sources, Written};
-use stacyvm_control::{Overflow, Rules, Settings};
+use stacyvm_control::{Overflow, Retention, Rules, Settings};
 use stacyvm_types::{Limits, WorkerId};
 
 use crate::data_dir;
@@ -158,6 +158,13 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
         default_image: defaults.image.as_str().to_owned(),
         default_ttl: defaults.ttl.0,
         rules: rules(config),
+        retention: Retention {
+            ended_sandboxes: config.retention.ended_sandboxes.0,
+            exec_logs: config.retention.exec_logs.0,
+            events: config.retention.events.0,
+            audit: config.retention.audit.0,
+            admin_audit: config.auth.admin_audit_retention.0,
+        },
         default_limits: limits(defaults),
         ..Settings::new(worker, config.providers.default.word())
     }
