@@ -10,6 +10,7 @@ mod code;
 mod exec;
 mod file;
 mod lenient;
+mod quota;
 mod sandbox;
 mod schema;
 mod socket;
@@ -19,9 +20,10 @@ mod template;
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
-    AdmissionReply, CauseView, ExtendRequest, PruneReply, Sandbox, SpawnRequest, StatsReply,
-    StatusReply,
+    AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,
+    Sandbox, SpawnRequest, StatsReply, StatusReply,
 };
 pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
 pub use system::{

@@ -155,6 +155,42 @@ pub struct AdmissionReply {
     pub max_ttl: String,
 }
 
+/// The answer to an admission question that asks for reasons: `?explain=true`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AdmissionExplained {
+    /// The answer itself.
+    #[serde(flatten)]
+    pub reply: AdmissionReply,
+    /// The worker that would take it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selected_worker_id: String,
+    /// How many workers could take it.
+    #[serde(default)]
+    pub eligible_workers: u64,
+    /// Why no worker would: `no_eligible_worker`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub worker_reason: String,
+    /// Those that would not take it.
+    #[serde(default)]
+    pub rejected_workers: Vec<RejectedWorker>,
+    /// Where it would stand in the queue; 1 is next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u64>,
+    /// How long it would wait if places became free as they did lately; missing while nobody has
+    /// waited.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub estimated_wait: String,
+}
+
+/// A worker that would not take a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RejectedWorker {
+    /// The worker.
+    pub worker_id: String,
+    /// Why.
+    pub reason: String,
+}
+
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -6,7 +6,7 @@ use stacyvm_api_types as wire;
 use stacyvm_control::{Admission, Collected};
 use stacyvm_provider::{FileInfo, FileKind, ImageRecord, Stats};
 use stacyvm_store::{Sandbox, Template};
-use stacyvm_types::{Cause, Event, Timestamp, format_duration};
+use stacyvm_types::{Cause, Event, Timestamp, WorkerId, format_duration};
 
 use crate::text::Text;
 
@@ -46,6 +46,27 @@ pub(crate) fn admission(answer: Admission) -> wire::AdmissionReply {
         active_owner_sandboxes: answer.active_owner_sandboxes,
         max_owner_sandboxes: answer.max_owner_sandboxes,
         max_ttl: answer.max_ttl.map(format_duration).unwrap_or_default(),
+    }
+}
+
+/// The answer with its reasons.
+pub(crate) fn explained(answer: Admission) -> wire::AdmissionExplained {
+    let reject = |(worker, reason): &(WorkerId, String)| wire::RejectedWorker {
+        worker_id: worker.to_string(),
+        reason: reason.clone(),
+    };
+    let wait = answer.outlook.and_then(|outlook| outlook.wait);
+    wire::AdmissionExplained {
+        selected_worker_id: answer.worker.as_ref().map(WorkerId::to_string).unwrap_or_default(),
+        eligible_workers: u64::from(answer.worker.is_some()),
+        worker_reason: match answer.worker {
+            Some(_) => String::new(),
+            None => "no_eligible_worker".to_owned(),
+        },
+        rejected_workers: answer.rejected.iter().map(reject).collect(),
+        queue_position: answer.outlook.map(|outlook| outlook.position),
+        estimated_wait: wait.map(format_duration).unwrap_or_default(),
+        reply: admission(answer),
     }
 }
 

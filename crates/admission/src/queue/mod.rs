@@ -257,7 +257,8 @@ impl Queue {
     /// back to them start at the present all the same.
     fn forget(&mut self) {
         if self.places.is_empty() {
-            *self = Self { joined: self.joined, full: self.full, ..Self::default() };
+            // Whoever comes next asks for itself: nobody tells a queue without waiters what is free.
+            *self = Self { joined: self.joined, ..Self::default() };
         }
         while self.ahead.first().is_some_and(|(start, _)| *start <= self.present) {
             if let Some((_, lane)) = self.ahead.pop_first() {

@@ -93,6 +93,7 @@ impl Model {
         if self.waiters.is_empty() {
             self.lanes.clear();
             self.present = 0;
+            self.full = false;
         }
     }
 

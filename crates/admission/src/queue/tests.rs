@@ -139,6 +139,16 @@ fn lanes_take_turns_whatever_one_of_them_brings() {
 }
 
 #[test]
+fn a_queue_that_emptied_does_not_know_any_more_that_all_was_full() {
+    let mut queue = Queue::default();
+    queue.join(Ticket(1), lane(1), Weight(1), Priority(0));
+    queue.block(Ticket(1), Blocked::All);
+    queue.leave(Ticket(1));
+    queue.join(Ticket(2), lane(2), Weight(1), Priority(0));
+    assert_eq!(queue.next(), Some(Ticket(2)));
+}
+
+#[test]
 fn a_lane_that_was_away_has_saved_up_nothing() {
     let mut queue = Queue::default();
     for number in 0..20 {

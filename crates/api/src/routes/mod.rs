@@ -7,6 +7,7 @@ mod exec_ws;
 mod files;
 mod images;
 mod providers;
+mod quotas;
 mod sandboxes;
 mod system;
 pub(crate) mod table;
@@ -26,6 +27,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         templates::routes(),
         images::routes(),
         providers::routes(),
+        quotas::routes(),
         system::routes(),
         events::routes(),
     ]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use stacyvm_admission::Priority;
 use stacyvm_api_types::{
-    AdmissionReply, Code, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
+    AdmissionExplained, Code, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
     StatusReply,
 };
 use stacyvm_control as control;
@@ -15,7 +16,7 @@ use stacyvm_types::SandboxId;
 use tokio::time::Instant;
 
 use super::{
-    doc::{SPAWN, choice, doc, number, text},
+    doc::{SPAWN, choice, doc, flag, number, text},
     table::{Route, delete, get, post},
 };
 use crate::{
@@ -37,7 +38,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/sandboxes", Scope::Read, list, doc("listSandboxes", "Lists the sandboxes, newest first.").query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).gives::<Vec<View>>(StatusCode::OK, "The sandboxes.")).slashed(),
         post("/sandboxes", Scope::Api, spawn, doc("spawnSandbox", "Spawns a sandbox.").detail("Answers when commands can run in it. Only `network_mode: none` exists.").for_owner().takes::<SpawnRequest>().shows_sandbox(StatusCode::CREATED, "It runs.").fails(SPAWN)).slashed(),
         delete("/sandboxes", Scope::Api, prune, doc("pruneSandboxes", "Destroys every expired sandbox.").gives::<PruneReply>(StatusCode::OK, "How many there were.")).slashed(),
-        post("/sandboxes/admission", Scope::Read, admission, doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.").for_owner().takes::<SpawnRequest>().gives::<AdmissionReply>(StatusCode::OK, "The answer, which may be no.").fails(&[Code::NotFound])),
+        post("/sandboxes/admission", Scope::Read, admission, doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.").for_owner().query("explain", "Whether workers, the place in the queue and the expected wait are shown too.", flag()).takes::<SpawnRequest>().gives::<AdmissionExplained>(StatusCode::OK, "The answer, which may be no. The keys from `selected_worker_id` on are there with `explain=true` only.").fails(&[Code::NotFound])),
         get("/sandboxes/{id}", Scope::Read, show, doc("getSandbox", "Shows a sandbox.").detail("One that has ended is a 404 whose `details.cause` says why, unless it is asked for.").sandbox().query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).shows_sandbox(StatusCode::OK, "The sandbox.")).slashed(),
         delete("/sandboxes/{id}", Scope::Api, destroy, doc("destroySandbox", "Destroys a sandbox.").detail("Repeating it is safe: what does not exist is destroyed already.").path("id", "The sandbox.", text()).gives::<StatusReply>(StatusCode::OK, "It is gone, and so is everything in it.").fails(&[Code::Conflict])).slashed(),
         post("/sandboxes/{id}/extend", Scope::Api, extend, doc("extendSandbox", "Gives a sandbox a new deadline: now and the time to live.").sandbox().takes::<ExtendRequest>().shows_sandbox(StatusCode::OK, "The sandbox with its new deadline.").fails(&[Code::Conflict, Code::WrongState])),
@@ -110,13 +111,20 @@ pub(super) async fn spawn(
     Ok(created(view(&api, row)))
 }
 
+/// R3.6: published clients refuse keys that they do not know, so reasons are for those who ask.
 pub(super) async fn admission(
     api: Api,
     user: User,
+    query: Query,
     Body(request): Body<SpawnRequest>,
-) -> Result<Json<AdmissionReply>> {
+) -> Result<Response> {
+    let explain = query.flag("explain")?;
     let answer = api.control.admission(wanted(request, user)?).await?;
-    Ok(ok(views::admission(answer)))
+    Ok(if explain {
+        ok(views::explained(answer)).into_response()
+    } else {
+        ok(views::admission(answer)).into_response()
+    })
 }
 
 pub(super) async fn list(api: Api, query: Query) -> Result<Json<Vec<View>>> {

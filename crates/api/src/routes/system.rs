@@ -3,7 +3,7 @@
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
-use stacyvm_api_types::{Health, PoolStatus, QuotaSummary, Ready, StoreHealth};
+use stacyvm_api_types::{Health, PoolStatus, Ready, StoreHealth};
 use stacyvm_types::format_duration;
 
 use super::{
@@ -50,20 +50,6 @@ pub(super) fn routes() -> Vec<Route> {
             pool,
             doc("getPoolStatus", "Says whether users share runtimes.")
                 .gives::<PoolStatus>(StatusCode::OK, "They do not."),
-        ),
-        get(
-            "/quotas",
-            Scope::Read,
-            quotas,
-            doc("listQuotas", "Lists the quotas of owners.")
-                .gives::<[(); 0]>(StatusCode::OK, "There are none."),
-        ),
-        get(
-            "/quotas/summary",
-            Scope::Read,
-            quota_summary,
-            doc("getQuotaSummary", "Counts the quotas of owners.")
-                .gives::<QuotaSummary>(StatusCode::OK, "The counts."),
         ),
         get(
             "/snapshots",
@@ -124,14 +110,6 @@ pub(super) async fn ready(api: Api) -> Json<Ready> {
 
 pub(super) async fn pool() -> Json<PoolStatus> {
     ok(PoolStatus { enabled: false })
-}
-
-pub(super) async fn quotas() -> Json<[(); 0]> {
-    ok([])
-}
-
-pub(super) async fn quota_summary() -> Json<QuotaSummary> {
-    ok(QuotaSummary::default())
 }
 
 pub(super) async fn snapshots() -> Json<[(); 0]> {

@@ -107,6 +107,22 @@ pub(crate) struct GatedStore(
 );
 
 impl GatedStore {
+    /// What was just admitted passes no limit, counted on the rows.
+    async fn assert_within(&self, policy: &Policy, admitted: &Sandbox) {
+        let live = self.0.sandboxes(Include::Live).await.unwrap();
+        let count =
+            |is: &dyn Fn(&Sandbox) -> bool| live.iter().filter(|row| is(row)).count() as u64;
+        let within = |max: u64, taken: u64| assert!(max == 0 || taken <= max, "{taken} of {max}");
+        within(policy.max_sandboxes, count(&|_| true));
+        within(policy.max_per_worker, count(&|row| row.spec.worker == admitted.spec.worker));
+        if let Some(owner) = &admitted.spec.owner {
+            let quota = self.0.quota(owner).await.unwrap();
+            let own = quota.and_then(|quota| quota.fields.max_sandboxes);
+            let max = own.map_or(policy.max_per_owner, u64::from);
+            within(max, count(&|row| row.spec.owner.as_ref() == Some(owner)));
+        }
+    }
+
     /// A change that the disk has before it is answered, with everything before it.
     async fn synced<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
         let change = async {
@@ -174,7 +190,11 @@ impl Store for GatedStore {
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        let change = self.0.admit(policy, new, until, durability, now);
+        let change = async {
+            let row = self.0.admit(policy, new, until, durability, now).await?;
+            self.assert_within(policy, &row).await;
+            Ok(row)
+        };
         self.with(durability, change).await
     }
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {

@@ -2,7 +2,9 @@
 //! demand.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
+mod admission;
 mod commands;
+mod fair;
 mod fake;
 mod gate;
 mod random;
