@@ -10,7 +10,10 @@ use stacyvm_control::Caller;
 use stacyvm_types::{OwnerId, SandboxId, parse_duration};
 
 use crate::{
-    Api, body,
+    Api,
+    audit::Asked,
+    body,
+    edge::RequestId,
     problem::{Problem, Result, echo},
 };
 
@@ -23,6 +26,12 @@ impl FromRequestParts<Api> for Api {
         let mut api = api.clone();
         if let Some(caller) = parts.extensions.get::<Caller>() {
             api.control = api.control.on_behalf_of(caller.clone());
+        }
+        if let Some(RequestId(id)) = parts.extensions.get() {
+            api.control = api.control.in_request(id.clone());
+        }
+        if let Some(asked) = parts.extensions.get::<Asked>() {
+            asked.by(api.control.caller());
         }
         Ok(api)
     }

@@ -10,7 +10,9 @@
 //!   requests and streams are not.
 //! - Every connection is owned: [`serve()`] returns when the last one is gone or its time is over.
 
+mod audit;
 mod body;
+mod csv;
 mod edge;
 mod extract;
 mod follow;

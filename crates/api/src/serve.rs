@@ -1,9 +1,9 @@
 //! The accept loop: bounded heads, bounded connections, owned tasks, a stop that ends.
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, net::IpAddr, pin::pin, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -13,6 +13,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::audit::Peer;
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +61,9 @@ pub async fn serve_with(
             () = stopping.cancelled() => break,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let Some((stream, slot)) = accepted else { continue };
-        let served = connection(stream, slot, router.clone(), stopping.clone(), limits.head);
+        let Some((stream, peer, slot)) = accepted else { continue };
+        let service = From { peer: Peer(peer), inner: TowerToHyperService::new(router.clone()) };
+        let served = connection(stream, slot, service, stopping.clone(), limits.head);
         let killed = killed.clone();
         connections.spawn(async move {
             tokio::select! {
@@ -79,13 +82,30 @@ pub async fn serve_with(
     }
 }
 
+/// The routes, for requests of one peer.
+struct From {
+    peer: Peer,
+    inner: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for From {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.inner.call(request)
+    }
+}
+
 async fn accept(
     listener: &TcpListener,
     slots: &std::sync::Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, peer)) => Some((stream, peer.ip(), slot)),
         Err(error) => {
             if !matches!(
                 error.kind(),
@@ -103,7 +123,7 @@ async fn accept(
 async fn connection(
     stream: TcpStream,
     _slot: OwnedSemaphorePermit,
-    router: Router,
+    service: From,
     stopping: CancellationToken,
     head: Duration,
 ) {
@@ -112,7 +132,6 @@ async fn connection(
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
-    let service = TowerToHyperService::new(router);
     let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut served = pin!(served);
     let result = tokio::select! {

@@ -7,6 +7,7 @@ use stacyvm_store::{
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
 };
 use stacyvm_types::AuditId;
+use tokio::runtime::Handle;
 
 use crate::{
     Control, Error, Result,
@@ -76,10 +77,11 @@ impl Control {
             user_agent: cut(request.user_agent, LONGEST),
             tenant: None,
         };
+        // Called where a request is dropped, which may be as late as the runtime itself.
+        let Ok(runtime) = Handle::try_current() else { return };
         let control = self.clone();
-        self.0.parts.tasks.spawn(async move {
-            control.0.recorder.record_soon(Record::Admin(record)).await;
-        });
+        let record = async move { control.0.recorder.record_soon(Record::Admin(record)).await };
+        self.0.parts.tasks.spawn_on(record, &runtime);
     }
 
     /// Records what the reconciler did about a sandbox.

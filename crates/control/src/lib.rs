@@ -127,6 +127,11 @@ impl Control {
         &self.0.parts.settings
     }
 
+    /// The time, as the control plane sees it.
+    pub fn time(&self) -> stacyvm_types::Timestamp {
+        self.now()
+    }
+
     /// The record of callers' operations.
     pub fn operations(&self) -> &metrics::OperationMetrics {
         &self.0.metrics

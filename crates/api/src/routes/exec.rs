@@ -134,6 +134,9 @@ pub(super) async fn run(
     let streams =
         request.stream == Some(true) || headers.get_all(header::ACCEPT).iter().any(accepts);
     let mut wanted = wanted(request)?;
+    if api.config.stopping.is_cancelled() {
+        return Err(Problem::new(Code::Unavailable, "the server is stopping; try again"));
+    }
     if streams {
         let exec = api.control.exec(&id, wanted).await?;
         Ok(lines(&api, started(&api, &id, exec)))

@@ -1,5 +1,6 @@
 //! One file per resource, each with its part of the table of routes.
 
+mod audit;
 pub(crate) mod doc;
 mod events;
 mod exec;
@@ -30,6 +31,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         quotas::routes(),
         system::routes(),
         events::routes(),
+        audit::routes(),
     ]
     .into_iter()
     .flatten()
