@@ -44,6 +44,10 @@ impl Control {
             let mut attempt = control.attempt(Act::Operation(Operation::Spawn), "");
             attempt.owner = request.owner.clone();
             let result = control.spawn_owned(request, &gone, &mut attempt).await;
+            if gone.is_cancelled() && matches!(result, Err(Error::Unavailable(_))) {
+                // Nobody waited for its turn any more: that is no failure.
+                return result;
+            }
             attempt.end(result, |row| format!("state={}", row.phase.wire_state())).await
         })
         .await

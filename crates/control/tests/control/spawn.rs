@@ -253,7 +253,7 @@ async fn a_store_that_is_down_is_a_clear_refusal_and_leaks_nothing() {
     world.assert_agrees().await;
 }
 
-fn template(setup: &[&str]) -> TemplateFields {
+pub(crate) fn template(setup: &[&str]) -> TemplateFields {
     TemplateFields {
         image: "base:1".to_owned(),
         description: String::new(),
