@@ -1,8 +1,9 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N]` builds and runs it. Needs root: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission]` builds and runs it. Needs root: it compares the root rung.
 
+mod admission;
 mod external;
 mod floor;
 mod http;
@@ -46,14 +47,21 @@ fn main() -> Result<()> {
     }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
+    let mut only_admission = false;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
+            "--admission" => only_admission = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
-            other => bail!("unknown argument {other}; known are --quick, --live N and --load N"),
+            other => bail!(
+                "unknown argument {other}; known are --quick, --live N, --load N and --admission"
+            ),
         }
+    }
+    if only_admission {
+        return admission::run(effort.seconds);
     }
     ensure!(rustix::process::geteuid().is_root(), "the bench compares the root rung: run as root");
     let program = StaticTrue::build()?;

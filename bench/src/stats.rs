@@ -58,6 +58,11 @@ impl Samples {
         sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 
+    /// How many there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The median.
     pub(crate) fn p50(&self) -> f64 {
         self.percentile(0.5)

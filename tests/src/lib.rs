@@ -5,6 +5,7 @@
 
 pub mod host;
 pub mod http;
+pub mod python;
 pub mod server;
 
 pub use http::Reply;

@@ -7,33 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use stacyvm_tests::{Options, Server, host, server};
+use stacyvm_tests::{
+    Options, Server, host,
+    python::{self, run},
+    server,
+};
 
 const PACKAGE: &str = "stacyvm==0.1.1";
-
-/// A virtual environment with the package, kept in the target directory.
-fn python() -> Result<PathBuf> {
-    let target = server::binary().parent().context("a target directory")?.join("published-client");
-    let python = target.join("bin/python");
-    let ready = Command::new(&python).args(["-c", "import stacyvm"]).output();
-    if ready.is_ok_and(|output| output.status.success()) {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&target))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]))?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    ensure!(output.status.success(), "{command:?} ended with {}:\n{said}", output.status);
-    Ok(said)
-}
 
 /// A busybox tree as a tar archive: the smallest root file system that a shell lives in.
 fn busybox_tar(dir: &Path) -> Result<PathBuf> {
@@ -57,7 +37,7 @@ fn busybox_tar(dir: &Path) -> Result<PathBuf> {
 /// R8.1: sync and async, with `spawn()`'s own default image.
 #[test]
 fn the_published_python_client_works_unchanged() -> Result<()> {
-    let python = python()?;
+    let python = python::environment("published-client", &[PACKAGE], "stacyvm")?;
     let dir = tempfile::tempdir()?;
     let server = Server::start(&dir.path().join("data"), &Options::default())?;
     let url = format!("http://{}", server.at);

@@ -49,6 +49,7 @@ pub enum FileKind {
 #[schemars(transform = schema::required("path"))]
 pub struct WriteRequest {
     /// Absolute path.
+    #[schemars(schema_with = "schema::path")]
     pub path: String,
     /// The text.
     pub content: String,
@@ -74,8 +75,10 @@ pub struct WriteReply {
 #[schemars(transform = schema::required("old_path new_path"))]
 pub struct MoveRequest {
     /// What to move.
+    #[schemars(schema_with = "schema::path")]
     pub old_path: String,
     /// Where to.
+    #[schemars(schema_with = "schema::path")]
     pub new_path: String,
 }
 
@@ -85,6 +88,7 @@ pub struct MoveRequest {
 #[schemars(transform = schema::required("path mode"))]
 pub struct ChmodRequest {
     /// The file.
+    #[schemars(schema_with = "schema::path")]
     pub path: String,
     /// Octal text.
     #[schemars(schema_with = "schema::given_mode")]

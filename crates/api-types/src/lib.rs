@@ -27,6 +27,7 @@ pub use sandbox::{
     AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,
     Sandbox, SpawnRequest, StatsReply, StatusReply,
 };
+pub use schema::pattern;
 pub use socket::{ClientMessage, ControlMessage, ServerMessage, Signal, UnknownSignal};
 pub use system::{
     Event, Health, Image, PoolStatus, Provider, ProviderConfig, ProviderDetail, QuotaSummary,

@@ -12,6 +12,7 @@ use crate::schema;
 pub struct QuotaRequest {
     /// Sandboxes at the same time.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::count")]
     pub max_sandboxes: Option<u32>,
     /// The longest time to live, in whole seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,14 +36,18 @@ pub struct OwnerQuota {
     /// Sandboxes at the same time.
     pub max_sandboxes: u32,
     /// The longest time to live.
+    #[schemars(schema_with = "schema::elapsed")]
     pub max_ttl: String,
     /// The longest deadline of a command.
+    #[schemars(schema_with = "schema::elapsed")]
     pub max_exec_timeout: String,
     /// The share of places that become free, against other owners that wait.
     pub weight: u32,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub created_at: String,
     /// RFC 3339.
+    #[schemars(schema_with = "schema::time")]
     pub updated_at: String,
 }
 
@@ -56,8 +61,10 @@ pub struct OwnerUsage {
     /// How many it may have.
     pub max_sandboxes: u64,
     /// The longest time to live.
+    #[schemars(schema_with = "schema::elapsed")]
     pub max_ttl: String,
     /// The longest deadline of a command.
+    #[schemars(schema_with = "schema::elapsed")]
     pub max_exec_timeout: String,
     /// Whether the owner has limits of its own.
     pub quota_configured: bool,

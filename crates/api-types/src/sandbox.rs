@@ -55,6 +55,7 @@ pub struct SpawnRequest {
     pub env: Option<BTreeMap<String, String>>,
     /// How urgent it is among its owner's own when it has to wait: 0 to 9, 0 when it is not given.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::count")]
+    #[schemars(schema_with = "schema::priority")]
     pub priority: Option<u32>,
     /// Only `none`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,13 +1,34 @@
-//! What a JSON Schema can say about values that Rust holds as text or numbers. Every rule here is one
-//! that the server enforces; what it enforces and no schema can say is in the descriptions.
+//! What a JSON Schema can say about values that Rust holds as text or numbers. Every rule here is
+//! one that the server enforces; what it enforces and no schema can say is in the descriptions.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-/// A duration as Go writes it.
-const DURATION: &str = "(?:[0-9]{1,19}(?:\\.[0-9]*)?|\\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h)";
-/// One part of an image's name: no two dots in a row.
-const IMAGE_PART: &str = "[a-z0-9](?:[a-z0-9_-]|\\.[a-z0-9_-])*\\.?";
+/// A number and a unit of a duration as Go writes it.
+const DURATION: &str = r"(?:[0-9]{1,19}(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h)";
+
+/// Regular expressions of values, without anchors, for schemas of what is no body.
+pub mod pattern {
+    /// The id of a sandbox.
+    pub const SANDBOX: &str = "sb-[0-9a-f]{20}";
+    /// The id of a command.
+    pub const EXEC: &str = "ex-[0-9a-f]{20}";
+    /// An owner.
+    pub const OWNER: &str = r"[^/\\\u0000-\u0020\u007f]{1,128}";
+    /// An image's name; no part of it has two dots in a row.
+    pub const IMAGE: &str = concat!(
+        r"(?:[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?:[0-9]+/)?",
+        r"[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?",
+        r"(?:/[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?)*",
+        "(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?",
+    );
+    /// The longest image's name.
+    pub const IMAGE_LENGTH: usize = 255;
+    /// Permission bits as octal text.
+    pub const MODE: &str = "(?:0o)?0?[0-7]{1,4}";
+    /// An absolute path inside a sandbox.
+    pub const PATH: &str = r"/[^\u0000]*";
+}
 
 /// Text of a request that may be missing, `null` or empty, all of which mean "not given".
 fn optional_text(pattern: &str, example: &str) -> Schema {
@@ -21,6 +42,11 @@ fn optional_text(pattern: &str, example: &str) -> Schema {
 /// A count of a request; zero means "not given".
 pub(crate) fn count(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX})
+}
+
+/// A priority of a request.
+pub(crate) fn priority(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["integer", "null"], "minimum": 0, "maximum": 9})
 }
 
 /// A duration of a request.
@@ -40,16 +66,13 @@ pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
 
 /// An owner of a request.
 pub(crate) fn owner(_: &mut SchemaGenerator) -> Schema {
-    optional_text(r"[^/\\\u0000-\u0020\u007f]{1,128}", "ann")
+    optional_text(pattern::OWNER, "ann")
 }
 
 /// An image of a request.
 pub(crate) fn image(_: &mut SchemaGenerator) -> Schema {
-    let parts = format!("{IMAGE_PART}(?:/{IMAGE_PART})*");
-    let name = format!("(?:{IMAGE_PART}:[0-9]+/)?{parts}");
-    let mut schema =
-        optional_text(&format!("{name}(?::[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?"), "alpine:latest");
-    schema.insert("maxLength".to_owned(), 255.into());
+    let mut schema = optional_text(pattern::IMAGE, "alpine:latest");
+    schema.insert("maxLength".to_owned(), pattern::IMAGE_LENGTH.into());
     schema
 }
 
@@ -60,22 +83,35 @@ pub(crate) fn template_name(_: &mut SchemaGenerator) -> Schema {
 
 /// Permission bits of a request.
 pub(crate) fn mode(_: &mut SchemaGenerator) -> Schema {
-    optional_text("(?:0o)?0?[0-7]{1,4}", "0644")
+    optional_text(pattern::MODE, "0644")
 }
 
 /// Permission bits of a request that must be there.
 pub(crate) fn given_mode(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "pattern": "^(?:0o)?0?[0-7]{1,4}$", "examples": ["0644"]})
+    json_schema!({
+        "type": "string",
+        "pattern": format!("^{}$", pattern::MODE),
+        "examples": ["0644"],
+    })
 }
 
 /// The id that a client gives a command.
 pub(crate) fn exec_id(_: &mut SchemaGenerator) -> Schema {
-    optional_text("ex-[0-9a-f]{20}", "ex-0123456789abcdef0123")
+    optional_text(pattern::EXEC, "ex-0123456789abcdef0123")
 }
 
 /// A directory of a request.
 pub(crate) fn directory(_: &mut SchemaGenerator) -> Schema {
-    optional_text(r"/[^\u0000]*", "/workspace")
+    optional_text(pattern::PATH, "/workspace")
+}
+
+/// A path of a request that must be there.
+pub(crate) fn path(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": format!("^{}$", pattern::PATH),
+        "examples": ["/workspace/a.txt"],
+    })
 }
 
 /// Text without a NUL character.

@@ -15,7 +15,7 @@ use stacyvm_api_types::{ClientMessage, Code, ControlMessage, ErrorBody, ExecRequ
 
 use crate::{
     routes::{
-        doc::{Content, Doc, Param, Place, Reply},
+        doc::{Body, Content, Doc, Param, Place, Reply},
         table::{BASE, Route},
     },
     scope::Scope,
@@ -78,10 +78,11 @@ impl Writer {
                 // Empty text and null, which only say how a client decodes what is missing.
                 let undefaulted = |schema: &mut Schema| drop(schema.remove("default"));
                 settings.transforms.push(Box::new(RecursiveTransform(undefaulted)));
+                settings.transforms.push(Box::new(RecursiveTransform(parts::words)));
             })
         };
-        let replies = settings(Contract::Serialize)
-            .with_transform(RecursiveTransform(|schema: &mut Schema| parts::left_out(schema)));
+        let replies =
+            settings(Contract::Serialize).with_transform(RecursiveTransform(parts::left_out));
         let mut writer = Self {
             requests: settings(Contract::Deserialize).into_generator(),
             replies: replies.into_generator(),
@@ -122,14 +123,37 @@ impl Writer {
         }
         if let Some(body) = &doc.body {
             let mut content = content(&mut self.requests, &body.content);
-            if !body.needs.is_empty() {
+            if !body.needs.is_empty() || !body.refuses.is_empty() {
+                let name = format!("{}{}Body", doc.id[..1].to_ascii_uppercase(), &doc.id[1..]);
                 for media in content.values_mut() {
-                    media["schema"] = json!({"allOf": [media["schema"], needing(body.needs)]});
+                    let schema = self.narrowed(&media["schema"], body);
+                    media["schema"] = json!({"$ref": format!("#/components/schemas/{name}")});
+                    self.requests.definitions_mut().insert(name.clone(), schema);
                 }
             }
             operation["requestBody"] = json!({"required": body.required, "content": content});
         }
         operation
+    }
+
+    /// The schema of a type, with what one operation wants of it besides. A copy, because few
+    /// generators understand `allOf` of objects that disagree.
+    fn narrowed(&self, reference: &Value, body: &Body) -> Value {
+        let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        let schema = name.and_then(|name| self.requests.definitions().get(name));
+        let mut schema = schema.cloned().expect("a body of its own is a named type");
+        for key in body.needs {
+            let property = &mut schema["properties"][key];
+            property["type"] = "string".into();
+            property["minLength"] = 1.into();
+        }
+        for key in body.refuses {
+            schema["properties"][key] = json!({"type": "null"});
+        }
+        if !body.needs.is_empty() {
+            schema["required"] = json!(body.needs);
+        }
+        schema
     }
 
     fn responses(&mut self, route: &Route, table: &[Route]) -> Map<String, Value> {
@@ -177,7 +201,7 @@ fn links(table: &[Route]) -> Map<String, Value> {
 }
 
 /// Everything that may go wrong.
-fn failures(scope: Scope, doc: &Doc) -> impl Iterator<Item = Code> {
+fn failures(scope: Scope, doc: &Doc) -> Vec<Code> {
     const EVERY: &[Code] = &[
         Code::BadRequest,
         Code::Forbidden,
@@ -187,15 +211,7 @@ fn failures(scope: Scope, doc: &Doc) -> impl Iterator<Item = Code> {
     ];
     const KNOWN_CALLER: &[Code] = &[Code::Unauthorized, Code::ResourceLimit, Code::Unavailable];
     let known: &[Code] = if scope == Scope::Probe { &[] } else { KNOWN_CALLER };
-    let all = EVERY.iter().chain(known).chain(&doc.failures).copied();
-    all.collect::<Vec<_>>().into_iter()
-}
-
-/// A schema of objects that have these keys, with text that is not empty.
-fn needing(keys: &[&str]) -> Value {
-    let given = |key: &&str| ((*key).to_owned(), json!({"type": "string", "minLength": 1}));
-    let properties: Map<_, _> = keys.iter().map(given).collect();
-    json!({"required": keys, "properties": properties})
+    EVERY.iter().chain(known).chain(&doc.failures).copied().collect()
 }
 
 fn param(param: &Param) -> Value {
@@ -213,15 +229,25 @@ fn param(param: &Param) -> Value {
     })
 }
 
+/// A body's media types; two types of JSON are alternatives.
 fn content(generator: &mut SchemaGenerator, content: &[Content]) -> Map<String, Value> {
-    let media = |content: &Content| match content {
-        Content::Json(schema) => {
-            ("application/json".to_owned(), json!({"schema": schema(generator)}))
-        }
-        Content::Bytes(media) => ((*media).to_owned(), json!({})),
-        Content::Stream(media, item) => {
-            ((*media).to_owned(), json!({"x-item-schema": item(generator)}))
-        }
-    };
-    content.iter().map(media).collect()
+    let mut types = Map::new();
+    for one in content {
+        let (media, value) = match one {
+            Content::Json(schema) => ("application/json", json!({"schema": schema(generator)})),
+            Content::Bytes(media) => {
+                (*media, json!({"schema": {"type": "string", "format": "binary"}}))
+            }
+            Content::Stream(media, item) => {
+                let item = item(generator);
+                (*media, json!({"schema": {"type": "string"}, "x-item-schema": item}))
+            }
+        };
+        let both = match types.remove(media) {
+            None => value,
+            Some(first) => json!({"schema": {"anyOf": [first["schema"], value["schema"]]}}),
+        };
+        types.insert(media.to_owned(), both);
+    }
+    types
 }

@@ -12,14 +12,14 @@ use crate::scope::Scope;
 const ABOUT: &str = "\
 StacyVM gives every agent, code runner or preview its own disposable computer.
 
-- Request bodies are one JSON object. Unknown keys are ignored; empty text, `0` and `null` mean \"not \
-given\" in optional fields, and an empty query parameter is one that was not given.
+- Request bodies are one JSON object. Unknown keys are ignored; empty text, `0` and `null` mean \
+\"not given\" in optional fields, and an empty query parameter is one that was not given.
 - Durations are written as Go writes them: `30m`, `1h30m`, `1.5s`, `250ms`.
 - Every failure has the body `ErrorBody`; its `code` decides what a program does.
-- `HEAD` works on every `GET`. A method that a path does not take is a 405 `METHOD_NOT_ALLOWED` with \
-`Allow`.
-- `X-Request-ID` is kept when it is 1 to 128 of `A-Z a-z 0-9 . _ -`, otherwise replaced; every reply \
-carries it.
+- `HEAD` works on every `GET`. A method that a path does not take is a 405 `METHOD_NOT_ALLOWED` \
+with `Allow`.
+- `X-Request-ID` is kept when it is 1 to 128 of `A-Z a-z 0-9 . _ -`, otherwise replaced; every \
+reply carries it.
 - The words in a security requirement are the scope that the credential must hold. Each includes \
 those before it: `read`, `api`, `operator`, `admin`.
 - Replies only ever gain keys, and `code` only ever gains values.";
@@ -100,6 +100,26 @@ pub(super) fn left_out(schema: &mut Schema) {
             kinds.retain(|kind| kind["type"] != "null");
         }
     }
+}
+
+/// Turns alternatives that are words into an enumeration, which more generators understand, and
+/// tells in its description what each word means.
+pub(super) fn words(schema: &mut Schema) {
+    let Some(Value::Array(alternatives)) = schema.get("oneOf") else { return };
+    let word = |one: &Value| {
+        let meaning = one["description"].as_str().unwrap_or_default();
+        Some((one.get("const")?.as_str()?.to_owned(), meaning.to_owned()))
+    };
+    let Some(words) = alternatives.iter().map(word).collect::<Option<Vec<_>>>() else { return };
+    let about = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+    let lines: String =
+        words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect();
+    let description = format!("{about}\n{lines}");
+    let list: Vec<_> = words.into_iter().map(|(word, _)| word).collect();
+    schema.remove("oneOf");
+    schema.insert("type".to_owned(), "string".into());
+    schema.insert("enum".to_owned(), list.into());
+    schema.insert("description".to_owned(), description.into());
 }
 
 /// Headers of every reply.

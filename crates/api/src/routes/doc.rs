@@ -4,7 +4,7 @@
 use http::StatusCode;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
-use stacyvm_api_types::{Code, Sandbox};
+use stacyvm_api_types::{Code, Sandbox, pattern as form};
 
 /// A type's schema, made when the document is.
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -47,6 +47,8 @@ pub(crate) struct Body {
     pub(crate) content: Vec<Content>,
     /// Keys that this operation needs, though the type does without.
     pub(crate) needs: &'static [&'static str],
+    /// Keys of the type that this operation refuses.
+    pub(crate) refuses: &'static [&'static str],
 }
 
 /// One media type of a body.
@@ -147,7 +149,7 @@ impl Doc {
     /// The header that names the owner of what is made.
     pub(super) fn for_owner(self) -> Self {
         let text = "The owner; wins over `owner_id` in the body.";
-        self.header("X-User-ID", text, pattern("^[^/\\\\\\u0000-\\u0020\\u007f]{1,128}$"))
+        self.header("X-User-ID", text, maybe(form::OWNER))
     }
 
     /// Works inside the sandbox that the path names.
@@ -157,17 +159,13 @@ impl Doc {
 
     /// The path names a sandbox.
     pub(super) fn sandbox(self) -> Self {
-        self.path("id", "The sandbox.", pattern("^sb-[0-9a-f]{20}$")).fails(&[Code::NotFound])
+        self.path("id", "The sandbox.", matching(form::SANDBOX)).fails(&[Code::NotFound])
     }
 
     /// The path names a command of the sandbox, and the query an offset of its output.
     pub(super) fn exec(self) -> Self {
         let offset = "The count of output bytes to leave out.";
-        self.path("exec_id", "The command.", pattern("^ex-[0-9a-f]{20}$")).query(
-            "offset",
-            offset,
-            number(),
-        )
+        self.path("exec_id", "The command.", matching(form::EXEC)).query("offset", offset, number())
     }
 
     /// The connection becomes a WebSocket.
@@ -180,7 +178,7 @@ impl Doc {
     }
 
     fn body(mut self, required: bool, content: Vec<Content>) -> Self {
-        self.body = Some(Body { required, content, needs: &[] });
+        self.body = Some(Body { required, content, needs: &[], refuses: &[] });
         self.fails(&[Code::Timeout, Code::PayloadTooLarge, Code::UnsupportedMediaType])
     }
 
@@ -202,9 +200,17 @@ impl Doc {
         self
     }
 
-    /// A body that is taken as it is.
+    /// Keys of the type that this operation refuses.
+    pub(super) fn refusing(mut self, keys: &'static [&'static str]) -> Self {
+        if let Some(body) = &mut self.body {
+            body.refuses = keys;
+        }
+        self
+    }
+
+    /// A body that is taken as it is, and may be empty.
     pub(super) fn takes_bytes(self, types: &[&'static str]) -> Self {
-        self.body(true, types.iter().copied().map(Content::Bytes).collect())
+        self.body(false, types.iter().copied().map(Content::Bytes).collect())
     }
 
     /// A reply without a body of its own.
@@ -226,7 +232,12 @@ impl Doc {
         self.gives_nothing(status, text).content(Content::Json(SchemaGenerator::subschema_for::<T>))
     }
 
-    /// A 200 that shows a sandbox.
+    /// The last reply may also be JSON of another type.
+    pub(super) fn or_gives<T: JsonSchema>(self) -> Self {
+        self.content(Content::Json(SchemaGenerator::subschema_for::<T>))
+    }
+
+    /// A reply that shows a sandbox.
     pub(super) fn shows_sandbox(self, status: StatusCode, text: &'static str) -> Self {
         let mut doc = self.gives::<Sandbox>(status, text);
         if let Some(reply) = doc.replies.last_mut() {
@@ -265,19 +276,24 @@ impl Doc {
     }
 }
 
-/// Any text.
+/// Any text at all.
+pub(super) fn any() -> Value {
+    json!({"type": "string"})
+}
+
+/// Any text that is there.
 pub(super) fn text() -> Value {
     json!({"type": "string", "minLength": 1})
 }
 
 /// Text of a form.
-pub(super) fn pattern(pattern: &str) -> Value {
-    json!({"type": "string", "pattern": pattern})
+pub(super) fn matching(form: &str) -> Value {
+    json!({"type": "string", "pattern": format!("^{form}$")})
 }
 
-/// An absolute path inside a sandbox.
-pub(super) fn file() -> Value {
-    json!({"type": "string", "pattern": "^/[^\\u0000]*$", "examples": ["/workspace/a.txt"]})
+/// Text of a form, or empty, which is as good as missing.
+pub(super) fn maybe(form: &str) -> Value {
+    matching(&format!("(?:{form})?"))
 }
 
 /// One of some words.
@@ -293,4 +309,11 @@ pub(super) fn flag() -> Value {
 /// A whole number from zero.
 pub(super) fn number() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": u64::MAX})
+}
+
+/// An image's name.
+pub(super) fn image() -> Value {
+    let mut schema = matching(form::IMAGE);
+    schema["maxLength"] = form::IMAGE_LENGTH.into();
+    schema
 }

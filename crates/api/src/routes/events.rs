@@ -13,7 +13,7 @@ use stacyvm_types::{Event, EventKind, SandboxId, Timestamp};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    doc::{doc, pattern, text},
+    doc::{any, doc, maybe},
     table::{Route, get},
 };
 use crate::{
@@ -26,13 +26,32 @@ use crate::{
 };
 
 const BATCH: u32 = 256;
-const POSITION: &str = "^(?:evt-)?[0-9]{1,19}$";
+const POSITION: &str = "(?:evt-)?[0-9]{1,19}";
 
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        get("/events", Scope::Read, follow, doc("followEvents", "Follows the events of the server as a stream.").detail("Starts after `Last-Event-ID` or `after`, otherwise with the next event. Each message has `id`, `event` and `data`, an `Event`; comments are heartbeats.").query("after", "Where to start: `evt-<n>` or its number; the header wins.", pattern(POSITION)).header("Last-Event-ID", "Where to start: `evt-<n>` or its number.", pattern(POSITION)).query("sandbox", "Only what happened to this sandbox.", pattern("^sb-[0-9a-f]{20}$")).query("owner", "Only what happened to sandboxes of this owner.", text()).query("type", "Only events of these types; separated by commas, or repeated.", text()).gives_nothing(StatusCode::OK, "Events as they happen.").streams::<wire::Event>("text/event-stream")),
-    ]
+    vec![get(
+        "/events",
+        Scope::Read,
+        follow,
+        doc("followEvents", "Follows the events of the server as a stream.")
+            .detail(
+                "Starts after `Last-Event-ID` or `after`, otherwise with the \
+                 next event. Each message has `id`, `event` and `data`, an \
+                 `Event`; comments are heartbeats.",
+            )
+            .query(
+                "after",
+                "Where to start: `evt-<n>` or its number; the header wins.",
+                maybe(POSITION),
+            )
+            .header("Last-Event-ID", "Where to start: `evt-<n>` or its number.", maybe(POSITION))
+            .query("sandbox", "Only what happened to this sandbox.", maybe(wire::pattern::SANDBOX))
+            .query("owner", "Only what happened to sandboxes of this owner.", any())
+            .query("type", "Only events of these types; separated by commas, or repeated.", any())
+            .gives_nothing(StatusCode::OK, "Events as they happen.")
+            .streams::<wire::Event>("text/event-stream"),
+    )]
 }
 
 pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result<Response> {

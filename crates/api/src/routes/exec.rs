@@ -33,8 +33,41 @@ const MOST_CELLS: u16 = 4096;
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        post("/sandboxes/{id}/exec", Scope::Api, run, doc("execCommand", "Runs a command, to its end or as a stream of lines.").detail("A non-zero exit code is a 200. With `stream`, or with `Accept: application/x-ndjson`, the reply is a stream of one `StreamFrame` a line, whose last has `stream: exit`; blank lines are heartbeats. A client that goes away does not stop the command.").inside().takes::<ExecRequest>().gives::<ExecReply>(StatusCode::OK, "What it wrote and how it ended.").streams::<StreamFrame>(NDJSON).with("X-Exec-ID", "On a stream: the id of the command.").fails(&[Code::NotExecutable, Code::Timeout])),
-        get("/sandboxes/{id}/exec/{exec_id}", Scope::Read, resume, doc("followExec", "Follows a command from an offset of its output.").inside().exec().gives_nothing(StatusCode::OK, "One frame a line, the last with `stream: exit`; blank lines are heartbeats.").streams::<StreamFrame>(NDJSON).with("X-Exec-ID", "The id of the command.")),
+        post(
+            "/sandboxes/{id}/exec",
+            Scope::Api,
+            run,
+            doc("execCommand", "Runs a command, to its end or as a stream of lines.")
+                .detail(
+                    "A non-zero exit code is a 200. With `stream`, or with `Accept: \
+                     application/x-ndjson`, the reply is a stream of one \
+                     `StreamFrame` a line, whose last has `stream: exit`; blank \
+                     lines are heartbeats. A client that goes away does not stop \
+                     the command.",
+                )
+                .inside()
+                .takes::<ExecRequest>()
+                .refusing(&["tty"])
+                .gives::<ExecReply>(StatusCode::OK, "What it wrote and how it ended.")
+                .streams::<StreamFrame>(NDJSON)
+                .with("X-Exec-ID", "On a stream: the id of the command.")
+                .fails(&[Code::NotExecutable, Code::Timeout]),
+        ),
+        get(
+            "/sandboxes/{id}/exec/{exec_id}",
+            Scope::Read,
+            resume,
+            doc("followExec", "Follows a command from an offset of its output.")
+                .inside()
+                .exec()
+                .gives_nothing(
+                    StatusCode::OK,
+                    "One frame a line, the last with `stream: exit`; blank lines \
+                     are heartbeats.",
+                )
+                .streams::<StreamFrame>(NDJSON)
+                .with("X-Exec-ID", "The id of the command."),
+        ),
     ]
 }
 

@@ -48,8 +48,31 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        get("/sandboxes/{id}/exec/ws", Scope::Api, run, doc("execSocket", "Runs a command over a WebSocket, with its standard input.").detail("The first message is an `ExecRequest`. Then the client sends `ClientMessage`s, or binary messages as standard input; the server sends `ControlMessage`s, `StreamFrame`s, and with `binary` output as binary messages. It closes after `done`.").inside().switches()),
-        get("/sandboxes/{id}/exec/{exec_id}/ws", Scope::Api, resume, doc("resumeExecSocket", "Takes a command up again over a WebSocket.").detail("As `execSocket`, without a first message.").inside().exec().query("binary", "Whether output comes as binary messages.", flag()).switches()),
+        get(
+            "/sandboxes/{id}/exec/ws",
+            Scope::Api,
+            run,
+            doc("execSocket", "Runs a command over a WebSocket, with its standard input.")
+                .detail(
+                    "The first message is an `ExecRequest`. Then the client sends \
+                     `ClientMessage`s, or binary messages as standard input; the \
+                     server sends `ControlMessage`s, `StreamFrame`s, and with \
+                     `binary` output as binary messages. It closes after `done`.",
+                )
+                .inside()
+                .switches(),
+        ),
+        get(
+            "/sandboxes/{id}/exec/{exec_id}/ws",
+            Scope::Api,
+            resume,
+            doc("resumeExecSocket", "Takes a command up again over a WebSocket.")
+                .detail("As `execSocket`, without a first message.")
+                .inside()
+                .exec()
+                .query("binary", "Whether output comes as binary messages.", flag())
+                .switches(),
+        ),
     ]
 }
 

@@ -11,12 +11,13 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use stacyvm_api_types::{
     ChmodRequest, Code, FileInfo, MoveRequest, StatusReply, WriteReply, WriteRequest,
+    pattern as form,
 };
 use stacyvm_control as control;
 use stacyvm_provider::{FileRead, WriteOptions};
 
 use super::{
-    doc::{doc, file, flag, pattern, text},
+    doc::{any, doc, flag, matching, maybe},
     sandboxes::status,
     table::{Route, delete, get, post, put},
 };
@@ -34,15 +35,118 @@ use crate::{
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        get("/sandboxes/{id}/files", Scope::Read, read, doc("readFile", "Reads a file, or a range of it.").inside().needs("path", "An absolute path inside the sandbox.", file()).header("Range", "One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything else is the whole file.", text()).header("If-Range", "Its presence means the whole file.", text()).gives_bytes(StatusCode::OK, "The file.").with("Accept-Ranges", "`bytes`.").gives_bytes(StatusCode::PARTIAL_CONTENT, "The range.").with("Accept-Ranges", "`bytes`.").with("Content-Range", "Which bytes of how many.").fails(&[Code::RangeNotSatisfiable])),
-        post("/sandboxes/{id}/files", Scope::Api, write, doc("writeFile", "Writes text to a file.").detail("All or nothing. Missing directories are made; a new file has the mode `0644` unless another is given.").inside().takes::<WriteRequest>().gives::<WriteReply>(StatusCode::OK, "The file as it is now.")),
-        put("/sandboxes/{id}/files", Scope::Api, upload, doc("uploadFile", "Writes the bytes of the body to a file.").detail("All or nothing, at most 4 GiB unless the server is set up otherwise.").inside().needs("path", "An absolute path inside the sandbox.", file()).query("mode", "Permission bits as octal text.", pattern("^(?:0o)?0?[0-7]{1,4}$")).takes_bytes(&["application/octet-stream"]).gives::<WriteReply>(StatusCode::OK, "The file as it is now.")),
-        delete("/sandboxes/{id}/files", Scope::Api, remove, doc("removeFile", "Removes a file or a directory.").inside().needs("path", "An absolute path inside the sandbox.", file()).query("recursive", "Whether a directory goes with everything in it.", flag()).gives::<StatusReply>(StatusCode::OK, "It is gone.")),
-        get("/sandboxes/{id}/files/list", Scope::Read, list, doc("listFiles", "Lists a directory.").inside().query("path", "An absolute path inside the sandbox; `/` when missing.", file()).gives::<Vec<FileInfo>>(StatusCode::OK, "Its entries.")),
-        get("/sandboxes/{id}/files/stat", Scope::Read, stat, doc("statFile", "Describes a file.").inside().needs("path", "An absolute path inside the sandbox.", file()).gives::<FileInfo>(StatusCode::OK, "The file.")),
-        get("/sandboxes/{id}/files/glob", Scope::Read, glob, doc("globFiles", "Lists the paths that match a pattern.").inside().needs("pattern", "`*`, `?` and `[…]` stay within a name, `**` crosses directories.", text()).gives::<Vec<String>>(StatusCode::OK, "Absolute paths.")),
-        post("/sandboxes/{id}/files/move", Scope::Api, rename, doc("moveFile", "Moves a file or a directory.").inside().takes::<MoveRequest>().gives::<StatusReply>(StatusCode::OK, "It was moved.")),
-        post("/sandboxes/{id}/files/chmod", Scope::Api, chmod, doc("chmodFile", "Changes the permission bits of a file.").inside().takes::<ChmodRequest>().gives::<StatusReply>(StatusCode::OK, "They were changed.")),
+        get(
+            "/sandboxes/{id}/files",
+            Scope::Read,
+            read,
+            doc("readFile", "Reads a file, or a range of it.")
+                .inside()
+                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .header(
+                    "Range",
+                    "One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything \
+                     else is the whole file.",
+                    any(),
+                )
+                .header("If-Range", "Its presence means the whole file.", any())
+                .gives_bytes(StatusCode::OK, "The file.")
+                .with("Accept-Ranges", "`bytes`.")
+                .gives_bytes(StatusCode::PARTIAL_CONTENT, "The range.")
+                .with("Accept-Ranges", "`bytes`.")
+                .with("Content-Range", "Which bytes of how many.")
+                .fails(&[Code::RangeNotSatisfiable]),
+        ),
+        post(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            write,
+            doc("writeFile", "Writes text to a file.")
+                .detail(
+                    "All or nothing. Missing directories are made; a new file has \
+                     the mode `0644` unless another is given.",
+                )
+                .inside()
+                .takes::<WriteRequest>()
+                .gives::<WriteReply>(StatusCode::OK, "The file as it is now."),
+        ),
+        put(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            upload,
+            doc("uploadFile", "Writes the bytes of the body to a file.")
+                .detail(
+                    "All or nothing, at most 4 GiB unless the server is set up \
+                     otherwise.",
+                )
+                .inside()
+                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .query("mode", "Permission bits as octal text.", maybe(form::MODE))
+                .takes_bytes(&["application/octet-stream"])
+                .gives::<WriteReply>(StatusCode::OK, "The file as it is now."),
+        ),
+        delete(
+            "/sandboxes/{id}/files",
+            Scope::Api,
+            remove,
+            doc("removeFile", "Removes a file or a directory.")
+                .inside()
+                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .query("recursive", "Whether a directory goes with everything in it.", flag())
+                .gives::<StatusReply>(StatusCode::OK, "It is gone."),
+        ),
+        get(
+            "/sandboxes/{id}/files/list",
+            Scope::Read,
+            list,
+            doc("listFiles", "Lists a directory.")
+                .inside()
+                .query(
+                    "path",
+                    "An absolute path inside the sandbox; `/` when missing.",
+                    maybe(form::PATH),
+                )
+                .gives::<Vec<FileInfo>>(StatusCode::OK, "Its entries."),
+        ),
+        get(
+            "/sandboxes/{id}/files/stat",
+            Scope::Read,
+            stat,
+            doc("statFile", "Describes a file.")
+                .inside()
+                .needs("path", "An absolute path inside the sandbox.", matching(form::PATH))
+                .gives::<FileInfo>(StatusCode::OK, "The file."),
+        ),
+        get(
+            "/sandboxes/{id}/files/glob",
+            Scope::Read,
+            glob,
+            doc("globFiles", "Lists the paths that match a pattern.")
+                .inside()
+                .needs(
+                    "pattern",
+                    "`*`, `?` and `[…]` stay within a name, `**` crosses directories.",
+                    matching(r"[^\u0000]+"),
+                )
+                .gives::<Vec<String>>(StatusCode::OK, "Absolute paths."),
+        ),
+        post(
+            "/sandboxes/{id}/files/move",
+            Scope::Api,
+            rename,
+            doc("moveFile", "Moves a file or a directory.")
+                .inside()
+                .takes::<MoveRequest>()
+                .gives::<StatusReply>(StatusCode::OK, "It was moved."),
+        ),
+        post(
+            "/sandboxes/{id}/files/chmod",
+            Scope::Api,
+            chmod,
+            doc("chmodFile", "Changes the permission bits of a file.")
+                .inside()
+                .takes::<ChmodRequest>()
+                .gives::<StatusReply>(StatusCode::OK, "They were changed."),
+        ),
     ]
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use stacyvm_api_types::{Code, Image, StatusReply};
 
 use super::{
-    doc::{doc, text},
+    doc::{doc, image},
     sandboxes::status,
     table::{Route, delete, get, put},
 };
@@ -28,7 +28,8 @@ pub(super) fn routes() -> Vec<Route> {
             Scope::Read,
             list,
             doc("listImages", "Lists the imported images.")
-                .gives::<Vec<Image>>(StatusCode::OK, "The images."),
+                .gives::<Vec<Image>>(StatusCode::OK, "The images.")
+                .fails(&[Code::Unsupported]),
         )
         .slashed(),
         put(
@@ -38,8 +39,9 @@ pub(super) fn routes() -> Vec<Route> {
             doc("importImage", "Imports an image from a tar archive, plain or gzip.")
                 .path(
                     "name",
-                    "The image, such as `alpine:latest`; slashes may stand as they are.",
-                    text(),
+                    "The image, such as `alpine:latest`; slashes may stand as they \
+                     are.",
+                    image(),
                 )
                 .takes_bytes(&["application/octet-stream", "application/x-tar", "application/gzip"])
                 .gives::<Image>(StatusCode::CREATED, "The image.")
@@ -52,8 +54,9 @@ pub(super) fn routes() -> Vec<Route> {
             doc("removeImage", "Removes an image.")
                 .path(
                     "name",
-                    "The image, such as `alpine:latest`; slashes may stand as they are.",
-                    text(),
+                    "The image, such as `alpine:latest`; slashes may stand as they \
+                     are.",
+                    image(),
                 )
                 .gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.")
                 .fails(&[Code::NotFound, Code::Conflict, Code::Unsupported]),

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 use stacyvm_admission::Weight;
-use stacyvm_api_types::{Code, OwnerQuota, OwnerUsage, QuotaRequest, QuotaSummary, StatusReply};
+use stacyvm_api_types::{
+    Code, OwnerQuota, OwnerUsage, QuotaRequest, QuotaSummary, StatusReply, pattern,
+};
 use stacyvm_control as control;
 use stacyvm_store::{Quota, QuotaFields};
 use stacyvm_types::{OwnerId, format_duration};
 
 use super::{
-    doc::{Doc, doc, text},
+    doc::{Doc, doc, matching},
     sandboxes::status,
     table::{Route, delete, get, put},
 };
@@ -24,7 +26,7 @@ use crate::{
 
 /// The routes of this file. Older clients know them below `/admin` too.
 pub(super) fn routes() -> Vec<Route> {
-    let of_owner = |doc: Doc| doc.path("owner_id", "The owner.", text());
+    let of_owner = |doc: Doc| doc.path("owner_id", "The owner.", matching(pattern::OWNER));
     let list_doc = |id| {
         doc(id, "Lists the quotas of owners.")
             .gives::<Vec<OwnerQuota>>(StatusCode::OK, "The quotas, by owner.")

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use stacyvm_admission::Priority;
 use stacyvm_api_types::{
-    AdmissionExplained, Code, ExtendRequest, PruneReply, Sandbox as View, SpawnRequest, StatsReply,
-    StatusReply,
+    AdmissionExplained, AdmissionReply, Code, ExtendRequest, PruneReply, Sandbox as View,
+    SpawnRequest, StatsReply, StatusReply,
 };
 use stacyvm_control as control;
 use stacyvm_provider::Stats;
@@ -35,15 +35,121 @@ const CPU_WINDOW: Duration = Duration::from_millis(100);
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        get("/sandboxes", Scope::Read, list, doc("listSandboxes", "Lists the sandboxes, newest first.").query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).gives::<Vec<View>>(StatusCode::OK, "The sandboxes.")).slashed(),
-        post("/sandboxes", Scope::Api, spawn, doc("spawnSandbox", "Spawns a sandbox.").detail("Answers when commands can run in it. Only `network_mode: none` exists.").for_owner().takes::<SpawnRequest>().shows_sandbox(StatusCode::CREATED, "It runs.").fails(SPAWN)).slashed(),
-        delete("/sandboxes", Scope::Api, prune, doc("pruneSandboxes", "Destroys every expired sandbox.").gives::<PruneReply>(StatusCode::OK, "How many there were.")).slashed(),
-        post("/sandboxes/admission", Scope::Read, admission, doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.").for_owner().query("explain", "Whether workers, the place in the queue and the expected wait are shown too.", flag()).takes::<SpawnRequest>().gives::<AdmissionExplained>(StatusCode::OK, "The answer, which may be no. The keys from `selected_worker_id` on are there with `explain=true` only.").fails(&[Code::NotFound])),
-        get("/sandboxes/{id}", Scope::Read, show, doc("getSandbox", "Shows a sandbox.").detail("One that has ended is a 404 whose `details.cause` says why, unless it is asked for.").sandbox().query("include", "Whether sandboxes that have ended are shown too.", choice(&["ended"])).shows_sandbox(StatusCode::OK, "The sandbox.")).slashed(),
-        delete("/sandboxes/{id}", Scope::Api, destroy, doc("destroySandbox", "Destroys a sandbox.").detail("Repeating it is safe: what does not exist is destroyed already.").path("id", "The sandbox.", text()).gives::<StatusReply>(StatusCode::OK, "It is gone, and so is everything in it.").fails(&[Code::Conflict])).slashed(),
-        post("/sandboxes/{id}/extend", Scope::Api, extend, doc("extendSandbox", "Gives a sandbox a new deadline: now and the time to live.").sandbox().takes::<ExtendRequest>().shows_sandbox(StatusCode::OK, "The sandbox with its new deadline.").fails(&[Code::Conflict, Code::WrongState])),
-        get("/sandboxes/{id}/logs", Scope::Read, logs, doc("getSandboxLogs", "Shows the last lines that commands wrote.").inside().query("lines", "How many; 0 means 100, and more than 10,000 means 10,000.", number()).gives::<Vec<String>>(StatusCode::OK, "The lines, oldest first.")),
-        get("/sandboxes/{id}/stats", Scope::Read, stats, doc("getSandboxStats", "Shows what a sandbox uses now.").inside().gives::<StatsReply>(StatusCode::OK, "What the host can say.")),
+        get(
+            "/sandboxes",
+            Scope::Read,
+            list,
+            doc("listSandboxes", "Lists the sandboxes, newest first.")
+                .query(
+                    "include",
+                    "Whether sandboxes that have ended are shown too.",
+                    choice(&["ended", ""]),
+                )
+                .gives::<Vec<View>>(StatusCode::OK, "The sandboxes."),
+        )
+        .slashed(),
+        post(
+            "/sandboxes",
+            Scope::Api,
+            spawn,
+            doc("spawnSandbox", "Spawns a sandbox.")
+                .detail(
+                    "Answers when commands can run in it. Only `network_mode: none` \
+                     exists.",
+                )
+                .for_owner()
+                .takes::<SpawnRequest>()
+                .shows_sandbox(StatusCode::CREATED, "It runs.")
+                .fails(SPAWN),
+        )
+        .slashed(),
+        delete(
+            "/sandboxes",
+            Scope::Api,
+            prune,
+            doc("pruneSandboxes", "Destroys every expired sandbox.")
+                .gives::<PruneReply>(StatusCode::OK, "How many there were."),
+        )
+        .slashed(),
+        post(
+            "/sandboxes/admission",
+            Scope::Read,
+            admission,
+            doc("askAdmission", "Says whether a spawn would be admitted now; creates nothing.")
+                .for_owner()
+                .query(
+                    "explain",
+                    "Whether workers, the place in the queue and the expected wait are shown too.",
+                    flag(),
+                )
+                .takes::<SpawnRequest>()
+                .gives::<AdmissionReply>(
+                    StatusCode::OK,
+                    "The answer, which may be no; with `explain` an `AdmissionExplained`.",
+                )
+                .or_gives::<AdmissionExplained>()
+                .fails(&[Code::NotFound]),
+        ),
+        get(
+            "/sandboxes/{id}",
+            Scope::Read,
+            show,
+            doc("getSandbox", "Shows a sandbox.")
+                .detail(
+                    "One that has ended is a 404 whose `details.cause` says why, \
+                     unless it is asked for.",
+                )
+                .sandbox()
+                .query(
+                    "include",
+                    "Whether sandboxes that have ended are shown too.",
+                    choice(&["ended", ""]),
+                )
+                .shows_sandbox(StatusCode::OK, "The sandbox."),
+        )
+        .slashed(),
+        delete(
+            "/sandboxes/{id}",
+            Scope::Api,
+            destroy,
+            doc("destroySandbox", "Destroys a sandbox.")
+                .detail("Repeating it is safe: what does not exist is destroyed already.")
+                .path("id", "The sandbox.", text())
+                .gives::<StatusReply>(StatusCode::OK, "It is gone, and so is everything in it.")
+                .fails(&[Code::Conflict]),
+        )
+        .slashed(),
+        post(
+            "/sandboxes/{id}/extend",
+            Scope::Api,
+            extend,
+            doc("extendSandbox", "Gives a sandbox a new deadline: now and the time to live.")
+                .sandbox()
+                .takes::<ExtendRequest>()
+                .shows_sandbox(StatusCode::OK, "The sandbox with its new deadline.")
+                .fails(&[Code::Conflict, Code::WrongState]),
+        ),
+        get(
+            "/sandboxes/{id}/logs",
+            Scope::Read,
+            logs,
+            doc("getSandboxLogs", "Shows the last lines that commands wrote.")
+                .inside()
+                .query(
+                    "lines",
+                    "How many; 0 means 100, and more than 10,000 means 10,000.",
+                    number(),
+                )
+                .gives::<Vec<String>>(StatusCode::OK, "The lines, oldest first."),
+        ),
+        get(
+            "/sandboxes/{id}/stats",
+            Scope::Read,
+            stats,
+            doc("getSandboxStats", "Shows what a sandbox uses now.")
+                .inside()
+                .gives::<StatsReply>(StatusCode::OK, "What the host can say."),
+        ),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use stacyvm_api_types::{Health, PoolStatus, Ready, StoreHealth};
 use stacyvm_types::format_duration;
 
@@ -63,7 +63,7 @@ pub(super) fn routes() -> Vec<Route> {
             Scope::Read,
             document,
             doc("getOpenApi", "Shows this document.")
-                .gives::<Value>(StatusCode::OK, "OpenAPI 3.1."),
+                .gives::<Map<String, Value>>(StatusCode::OK, "OpenAPI 3.1."),
         ),
     ]
 }

@@ -1,5 +1,6 @@
-//! The table that everything about routes comes from: the router with its `Allow` headers, the scope
-//! of a request, and the OpenAPI document. A [`Route`] cannot be made without a scope and a doc.
+//! The table that everything about routes comes from: the router with its `Allow` headers, the
+//! scope of a request, and the OpenAPI document. A [`Route`] cannot be made without a scope and a
+//! doc.
 
 use std::{collections::HashMap, sync::OnceLock};
 

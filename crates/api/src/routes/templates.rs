@@ -30,12 +30,71 @@ const DEFAULT_TTL: Duration = Duration::from_secs(300);
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        get("/templates", Scope::Read, list, doc("listTemplates", "Lists the templates by name.").gives::<Vec<Template>>(StatusCode::OK, "The templates.")).slashed(),
-        post("/templates", Scope::Operator, create, doc("createTemplate", "Creates a template.").detail("Both vocabularies are taken: `vcpus` or `cpu_cores`, `ttl` or `ttl_seconds`; where both are given they must agree.").takes::<TemplateRequest>().needing(&["name", "image"]).gives::<Template>(StatusCode::CREATED, "The template.").fails(&[Code::Conflict, Code::NotFound, Code::ResourceLimit])).slashed(),
-        get("/templates/{name}", Scope::Read, show, doc("getTemplate", "Shows a template.").path("name", "The template.", text()).gives::<Template>(StatusCode::OK, "The template.").fails(&[Code::NotFound])).slashed(),
-        put("/templates/{name}", Scope::Operator, update, doc("updateTemplate", "Changes the fields of a template that the body names.").path("name", "The template.", text()).takes::<TemplateRequest>().gives::<Template>(StatusCode::OK, "The template as it is now.").fails(&[Code::NotFound, Code::ResourceLimit])).slashed(),
-        delete("/templates/{name}", Scope::Operator, remove, doc("deleteTemplate", "Deletes a template.").path("name", "The template.", text()).gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.").fails(&[Code::NotFound])).slashed(),
-        post("/templates/{name}/spawn", Scope::Api, spawn, doc("spawnTemplate", "Spawns a sandbox from a template.").path("name", "The template.", text()).for_owner().may_take::<TemplateSpawnRequest>().shows_sandbox(StatusCode::CREATED, "It runs.").fails(SPAWN)),
+        get(
+            "/templates",
+            Scope::Read,
+            list,
+            doc("listTemplates", "Lists the templates by name.")
+                .gives::<Vec<Template>>(StatusCode::OK, "The templates."),
+        )
+        .slashed(),
+        post(
+            "/templates",
+            Scope::Operator,
+            create,
+            doc("createTemplate", "Creates a template.")
+                .detail(
+                    "Both vocabularies are taken: `vcpus` or `cpu_cores`, `ttl` or \
+                     `ttl_seconds`; where both are given they must agree.",
+                )
+                .takes::<TemplateRequest>()
+                .needing(&["name", "image"])
+                .gives::<Template>(StatusCode::CREATED, "The template.")
+                .fails(&[Code::Conflict, Code::NotFound, Code::ResourceLimit]),
+        )
+        .slashed(),
+        get(
+            "/templates/{name}",
+            Scope::Read,
+            show,
+            doc("getTemplate", "Shows a template.")
+                .path("name", "The template.", text())
+                .gives::<Template>(StatusCode::OK, "The template.")
+                .fails(&[Code::NotFound]),
+        )
+        .slashed(),
+        put(
+            "/templates/{name}",
+            Scope::Operator,
+            update,
+            doc("updateTemplate", "Changes the fields of a template that the body names.")
+                .path("name", "The template.", text())
+                .takes::<TemplateRequest>()
+                .gives::<Template>(StatusCode::OK, "The template as it is now.")
+                .fails(&[Code::NotFound, Code::ResourceLimit]),
+        )
+        .slashed(),
+        delete(
+            "/templates/{name}",
+            Scope::Operator,
+            remove,
+            doc("deleteTemplate", "Deletes a template.")
+                .path("name", "The template.", text())
+                .gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.")
+                .fails(&[Code::NotFound]),
+        )
+        .slashed(),
+        post(
+            "/templates/{name}/spawn",
+            Scope::Api,
+            spawn,
+            doc("spawnTemplate", "Spawns a sandbox from a template.")
+                .path("name", "The template.", text())
+                .for_owner()
+                .may_take::<TemplateSpawnRequest>()
+                .shows_sandbox(StatusCode::CREATED, "It runs.")
+                .fails(SPAWN),
+        ),
     ]
 }
 

@@ -1,0 +1,221 @@
+//! How fast admissions are decided, that more rows and owners do not slow them, and how fair the
+//! queue is. In this process, over SQLite and the mock provider: nothing but the control plane is
+//! measured.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use stacyvm_admission::Policy;
+use stacyvm_control::{Control, Overflow, Parts, Rules, Settings, SpawnRequest};
+use stacyvm_fleet::{Fleet, Worker};
+use stacyvm_provider::{Provider, mock::MockProvider};
+use stacyvm_store::{Durability, NewSandbox, Store};
+use stacyvm_store_sql::SqliteStore;
+use stacyvm_types::{Limits, OwnerId, SandboxId, Timestamp, WorkerId, time::SystemClock};
+use stacyvm_worker::LocalWorker;
+use tokio::task::JoinSet;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::stats::{Samples, show};
+
+/// Clients of the rate.
+const CLIENTS: usize = 16;
+/// Rows and owners that are there already in the second half of the comparison.
+const ROWS: u32 = 100_000;
+const OWNERS: u32 = 10_000;
+/// Places of the fairness runs, and how long one is held.
+const PLACES: u64 = 10;
+const HELD: Duration = Duration::from_millis(5);
+
+struct Plane {
+    control: Control,
+    store: Arc<SqliteStore>,
+    stopping: CancellationToken,
+}
+
+fn plane(dir: &Path, rules: Rules) -> Result<Plane> {
+    std::fs::create_dir_all(dir)?;
+    let store = Arc::new(SqliteStore::open(dir.join("stacyvm.db"))?);
+    let mock: Arc<dyn Provider> = Arc::new(MockProvider::open(&dir.join("mock"))?);
+    let id = WorkerId::parse("local")?;
+    let clock = Arc::new(SystemClock);
+    let worker = LocalWorker::new(id.clone(), [mock], "mock", &dir.join("worker"), clock.clone())?;
+    let stopping = CancellationToken::new();
+    let control = Control::new(Parts {
+        store: store.clone(),
+        fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        clock,
+        settings: Settings { rules, ..Settings::new(id, "mock") },
+        tasks: TaskTracker::new(),
+        stopping: stopping.clone(),
+    });
+    Ok(Plane { control, store, stopping })
+}
+
+fn owner(number: u32) -> Result<OwnerId> {
+    Ok(OwnerId::parse(&format!("owner-{number}"))?)
+}
+
+/// Rows that hold places and have no runtime.
+async fn fill(store: &SqliteStore) -> Result<()> {
+    let now = Timestamp::from_micros(1);
+    for number in 0..ROWS {
+        let mut entropy = [0xff; 10];
+        entropy[..4].copy_from_slice(&number.to_be_bytes());
+        let new = NewSandbox {
+            id: SandboxId::from_entropy(entropy),
+            owner: Some(owner(number % OWNERS)?),
+            provider: "mock".to_owned(),
+            worker: WorkerId::parse("local")?,
+            image: "host".to_owned(),
+            template: None,
+            limits: Limits::DEFAULT,
+            metadata: [].into(),
+            env: [].into(),
+            expires_at: Timestamp::from_micros(i64::MAX),
+        };
+        let admit = store.admit(&Policy::default(), new, now, Durability::Kernel, now).await;
+        admit.context("a row of the filling")?;
+    }
+    Ok(())
+}
+
+/// Spawns a second over that time, each answered when its row is on the disk and its runtime runs.
+async fn rate(control: &Control, seconds: f64) -> Result<(f64, Samples)> {
+    let begun = Instant::now();
+    let mut set = JoinSet::new();
+    for client in 0..CLIENTS {
+        let control = control.clone();
+        set.spawn(async move {
+            let mut samples = Samples::default();
+            for number in 0_u32.. {
+                if seconds <= begun.elapsed().as_secs_f64() {
+                    break;
+                }
+                let client = u32::try_from(client)?;
+                let owner = Some(owner((number * 16 + client) % OWNERS)?);
+                let before = Instant::now();
+                control.spawn(SpawnRequest { owner, ..SpawnRequest::default() }).await?;
+                samples.push(before.elapsed());
+            }
+            anyhow::Ok(samples)
+        });
+    }
+    let mut all = Samples::default();
+    while let Some(samples) = set.join_next().await {
+        all.extend(samples??);
+    }
+    Ok((all.count() as f64 / begun.elapsed().as_secs_f64(), all))
+}
+
+/// What one owner saw: its waits, each from the request to the answer.
+struct Seen {
+    waits: Samples,
+}
+
+/// Ten owners, each with that many clients that spawn, hold and destroy in a loop.
+async fn share(dir: &Path, clients: [usize; 10], seconds: f64) -> Result<Vec<Seen>> {
+    let overflow = Overflow::Queue { places: 10_000, patience: Duration::from_secs(60) };
+    let policy = Policy { max_sandboxes: PLACES, ..Policy::default() };
+    let plane = plane(dir, Rules { policy, overflow, ..Rules::default() })?;
+    plane.control.start_jobs();
+    let begun = Instant::now();
+    let mut sets: Vec<JoinSet<Result<Samples>>> = Vec::new();
+    for (number, clients) in (0..).zip(clients) {
+        let mut set = JoinSet::new();
+        for _ in 0..clients {
+            let control = plane.control.clone();
+            set.spawn(async move {
+                let mut samples = Samples::default();
+                while begun.elapsed().as_secs_f64() < seconds {
+                    let owner = Some(owner(number)?);
+                    let before = Instant::now();
+                    let request = SpawnRequest { owner, ..SpawnRequest::default() };
+                    let row = control.spawn(request).await?;
+                    samples.push(before.elapsed());
+                    tokio::time::sleep(HELD).await;
+                    control.destroy(&row.spec.id).await?;
+                }
+                Ok(samples)
+            });
+        }
+        sets.push(set);
+    }
+    let mut seen = Vec::new();
+    for mut set in sets {
+        let mut waits = Samples::default();
+        while let Some(samples) = set.join_next().await {
+            waits.extend(samples??);
+        }
+        seen.push(Seen { waits });
+    }
+    plane.stopping.cancel();
+    Ok(seen)
+}
+
+/// Jain's index: 1 when all have the same, 1/n when one has everything.
+fn jain(counts: &[f64]) -> f64 {
+    let sum: f64 = counts.iter().sum();
+    let squares: f64 = counts.iter().map(|count| count * count).sum();
+    sum * sum / (counts.len() as f64 * squares)
+}
+
+/// Measures and prints.
+#[expect(clippy::print_stdout, reason = "the figures are the output")]
+pub(crate) fn run(seconds: f64) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let dir = tempfile::tempdir()?;
+    runtime.block_on(async {
+        let policy = Policy { max_sandboxes: 10_000_000, max_per_owner: 100_000, ..Policy::default() };
+        let rules = Rules { policy, ..Rules::default() };
+        let empty = plane(&dir.path().join("empty"), rules.clone())?;
+        let (few, samples) = rate(&empty.control, seconds).await?;
+        println!(
+            "{CLIENTS} clients, an empty store: {few:.0} spawns a second, p50 {}, p99 {}",
+            show(samples.p50()),
+            show(samples.p99())
+        );
+        empty.stopping.cancel();
+        drop(empty);
+        let full = plane(&dir.path().join("full"), rules)?;
+        fill(&full.store).await?;
+        let (many, samples) = rate(&full.control, seconds).await?;
+        println!(
+            "{CLIENTS} clients, {ROWS} live rows of {OWNERS} owners: {many:.0} spawns a second, p50 \
+             {}, p99 {}: {:.2} x as long",
+            show(samples.p50()),
+            show(samples.p99()),
+            few / many
+        );
+        full.stopping.cancel();
+        drop(full);
+
+        let calm = share(&dir.path().join("calm"), [4; 10], seconds).await?;
+        let burst = [400, 4, 4, 4, 4, 4, 4, 4, 4, 4];
+        let burst = share(&dir.path().join("burst"), burst, seconds).await?;
+        let of_others = |seen: Vec<Seen>| {
+            let mut waits = Samples::default();
+            seen.into_iter().skip(1).for_each(|seen| waits.extend(seen.waits));
+            waits
+        };
+        let counts: Vec<_> = burst.iter().map(|seen| seen.waits.count() as f64).collect();
+        let (alone, beside) = (of_others(calm), of_others(burst));
+        println!(
+            "ten owners share {PLACES} places: the others wait p50 {}, p99 {}; beside one with 100 \
+             x the load p50 {} ({:.2} x), p99 {} ({:.2} x)",
+            show(alone.p50()),
+            show(alone.p99()),
+            show(beside.p50()),
+            beside.p50() / alone.p50(),
+            show(beside.p99()),
+            beside.p99() / alone.p99()
+        );
+        println!("admitted of each owner: {counts:?}; Jain index {:.4}", jain(&counts));
+        ensure!(counts.iter().all(|count| 0.0 < *count), "an owner got nothing");
+        Ok(())
+    })
+}

@@ -1,0 +1,48 @@
+"""What a run is given to find its way, and what it may not do to the host.
+
+The mock provider runs commands as processes of this very host, so whatever was generated, the
+program that runs is `true`.
+"""
+
+import os
+import re
+
+import schemathesis
+
+# What exists before the run. Random ids would meet nothing but 404; malformed ones are left, they
+# are what a case is about.
+KNOWN = {"id": os.environ["SANDBOX"], "exec_id": os.environ["EXEC"]}
+WELL_FORMED = re.compile(r"(sb|ex)-[0-9a-f]{20}\Z")
+# These end a sandbox, so they keep the ids of the sandboxes that the run itself made.
+ENDING = {"destroySandbox", "extendSandbox"}
+made = set()
+
+
+def harmless(body):
+    if not isinstance(body, dict):
+        return
+    if body.get("command") and isinstance(body["command"], str):
+        body["command"] = "true"
+    if isinstance(body.get("setup"), list):
+        body["setup"] = ["true" if isinstance(line, str) else line for line in body["setup"]]
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    harmless(case.body)
+    if case.operation.definition.raw["operationId"] in ENDING:
+        return
+    parameters = case.path_parameters or {}
+    for name in KNOWN.keys() & parameters.keys():
+        value = str(parameters[name])
+        if value not in made and WELL_FORMED.match(value):
+            parameters[name] = KNOWN[name]
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    # Commands that ended are forgotten after some more.
+    if response.headers.get("X-Exec-ID"):
+        KNOWN["exec_id"] = response.headers["X-Exec-ID"][0]
+    if response.status_code == 201 and "id" in response.text:
+        made.add(response.json().get("id"))
