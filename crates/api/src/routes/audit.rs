@@ -12,7 +12,7 @@ use stacyvm_store::audit::{
 use stacyvm_types::{SandboxId, Timestamp};
 
 use super::{
-    doc::{Doc, choice, doc, pattern, text},
+    doc::{Doc, any, choice, doc, maybe},
     table::{Route, get},
 };
 use crate::{
@@ -26,20 +26,20 @@ use crate::{
 const DEFAULT_LIMIT: u64 = 100;
 const MOST: u64 = 500;
 const NEXT: HeaderName = HeaderName::from_static("x-next-cursor");
-const CURSOR: &str = "^[0-9]{1,19}\\.au-[0-9a-f]{20}$";
+const CURSOR: &str = "[0-9]{1,19}\\.au-[0-9a-f]{20}";
 
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
     let requests = doc("listAdminRequests", "Lists requests to the admin routes, newest first.")
-        .query("actor", "Only of this actor.", text())
-        .query("method", "Only with this method, in any case.", text())
+        .query("actor", "Only of this actor.", any())
+        .query("method", "Only with this method, in any case.", any())
         .query("status", "Only with this HTTP status.", number(100, 999))
-        .query("path", "Only with this in the path.", text());
+        .query("path", "Only with this in the path.", any());
     let operations = doc("listOperationRecords", "Lists operations, newest first.")
-        .query("actor", "Only of this actor.", text())
-        .query("action", "Only this action, such as `file.write`.", text())
-        .query("sandbox", "Only with this sandbox.", pattern("^sb-[0-9a-f]{20}$"))
-        .query("owner", "Only of this owner.", text())
+        .query("actor", "Only of this actor.", any())
+        .query("action", "Only this action, such as `file.write`.", any())
+        .query("sandbox", "Only with this sandbox.", maybe(wire::pattern::SANDBOX))
+        .query("owner", "Only of this owner.", any())
         .query("status", "Only with this outcome.", choice(&["success", "failure"]));
     vec![
         get(
@@ -75,7 +75,7 @@ fn paged(doc: Doc) -> Doc {
         .query("since", "Only at or after this instant, RFC 3339.", instant())
         .query("until", "Only before this instant, RFC 3339.", instant())
         .query("limit", "How many at most; 100 without it, never more than 500.", number(1, u64::MAX))
-        .query("before", "The `X-Next-Cursor` of the page before.", pattern(CURSOR))
+        .query("before", "The `X-Next-Cursor` of the page before.", maybe(CURSOR))
         .query("format", "The reply's form.", choice(&["json", "csv"]))
 }
 

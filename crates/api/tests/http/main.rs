@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
+mod agree;
+mod audit;
 mod browsers;
 mod files;
 mod limits;
