@@ -10,6 +10,7 @@ mod audit;
 mod code;
 mod exec;
 mod file;
+mod key;
 mod lenient;
 mod quota;
 mod sandbox;
@@ -22,6 +23,7 @@ pub use audit::{AdminRecord, OperationRecord};
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};
+pub use key::{Key, KeyRequest};
 pub use quota::{OwnerQuota, OwnerUsage, QuotaRequest};
 pub use sandbox::{
     AdmissionExplained, AdmissionReply, CauseView, ExtendRequest, PruneReply, RejectedWorker,

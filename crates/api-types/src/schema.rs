@@ -76,6 +76,21 @@ pub(crate) fn image(_: &mut SchemaGenerator) -> Schema {
     schema
 }
 
+/// A name of a key in a request.
+pub(crate) fn key_name(_: &mut SchemaGenerator) -> Schema {
+    optional_text("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "backend-1")
+}
+
+/// A role of a request.
+pub(crate) fn role(_: &mut SchemaGenerator) -> Schema {
+    optional_text("viewer|api|operator|admin", "api")
+}
+
+/// Makes all but the status optional: who shows no credential gets nothing else.
+pub(crate) fn status_alone(schema: &mut Schema) {
+    schema.insert("required".to_owned(), serde_json::json!(["status"]));
+}
+
 /// A name of a template in a request.
 pub(crate) fn template_name(_: &mut SchemaGenerator) -> Schema {
     optional_text("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "python")

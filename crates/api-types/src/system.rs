@@ -9,38 +9,48 @@ use crate::schema;
 
 /// `GET /health` and `GET /live`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::status_alone)]
 pub struct Health {
     /// `ok` or `alive`.
     pub status: String,
     /// Since the start, as a duration.
+    #[serde(default)]
     #[schemars(schema_with = "schema::elapsed")]
     pub uptime: String,
     /// The server's version.
+    #[serde(default)]
     pub version: String,
 }
 
-/// `GET /ready`.
+/// `GET /ready`. Without a credential only `status` is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::status_alone)]
 pub struct Ready {
     /// `ready` or `not_ready`.
     pub status: String,
     /// The server's version.
+    #[serde(default)]
     pub version: String,
     /// Since the start, as a duration.
+    #[serde(default)]
     #[schemars(schema_with = "schema::elapsed")]
     pub uptime: String,
     /// Every provider.
+    #[serde(default)]
     pub providers: Vec<Provider>,
     /// How many are usable.
+    #[serde(default)]
     pub ready_providers: usize,
     /// How many there are.
+    #[serde(default)]
     pub total_providers: usize,
     /// The store.
+    #[serde(default)]
     pub store: StoreHealth,
 }
 
 /// Whether the store answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct StoreHealth {
     /// Whether it answers.
     pub healthy: bool,

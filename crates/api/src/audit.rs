@@ -2,7 +2,6 @@
 //! also when nobody waits for it.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -12,22 +11,12 @@ use http::header;
 use stacyvm_control::{AdminRequest, Caller, Control};
 use tokio::time::Instant;
 
-use crate::{problem::echo, routes::table::BASE};
+use crate::{Api, access::address, problem::echo, routes::table::BASE};
 
 /// The status of a request whose caller left before the answer.
 const LEFT: u16 = 499;
 /// The actor of a request that never showed who it is from.
 const ANONYMOUS: &str = "anonymous";
-
-/// The address at the other end of the connection, as the listener saw it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
-/// Where a request comes from, for the record; empty where nobody saw it.
-fn remote(request: &Request) -> String {
-    let peer = request.extensions().get::<Peer>();
-    peer.map(|Peer(address)| address.to_canonical().to_string()).unwrap_or_default()
-}
 
 /// Where whoever learns who asks leaves the name for the record.
 #[derive(Clone, Default)]
@@ -50,7 +39,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Begins a record of the request, if it is to an admin route.
-    pub(crate) fn begin(control: &Control, request: &mut Request, id: &str) -> Option<Self> {
+    pub(crate) fn begin(api: &Api, request: &mut Request, id: &str) -> Option<Self> {
         let path = request.uri().path();
         let below = path.strip_prefix(BASE)?.strip_prefix("/admin")?;
         if !below.is_empty() && !below.starts_with('/') {
@@ -64,12 +53,12 @@ impl Watched {
             status: LEFT,
             duration: Duration::ZERO,
             request_id: id.to_owned(),
-            remote_addr: remote(request),
+            remote_addr: address(api, request).map(|ip| ip.to_string()).unwrap_or_default(),
             user_agent: agent.map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
         };
         let asked = Asked::default();
         request.extensions_mut().insert(asked.clone());
-        Some(Self { control: control.clone(), begun: Instant::now(), asked, request: record })
+        Some(Self { control: api.control.clone(), begun: Instant::now(), asked, request: record })
     }
 
     /// The answer is there.

@@ -29,7 +29,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, X-API-Key, X-Admin-API-Key, X-Request-ID, X-User-ID, \
                                X-Tenant-ID, Authorization, Range, Last-Event-ID, Idempotency-Key";
-const REPLY_HEADERS: &str = "X-Request-ID, X-Exec-ID, Content-Range, Accept-Ranges, Retry-After";
+const REPLY_HEADERS: &str = "X-Request-ID, X-Exec-ID, Content-Range, Accept-Ranges, Retry-After, \
+                             X-RateLimit-Limit, X-RateLimit-Remaining";
 
 /// The request's id, for whoever handles it.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub(crate) struct RequestId(pub(crate) Arc<str>);
 pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.as_str().into()));
-    let watched = Watched::begin(&api.control, &mut request, &id);
+    let watched = Watched::begin(&api, &mut request, &id);
     let span = tracing::info_span!(
         "request",
         request.id = %id,

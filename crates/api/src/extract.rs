@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
-use http::request::Parts;
+use http::{HeaderMap, request::Parts};
 use serde::de::DeserializeOwned;
 use stacyvm_api_types::Code;
 use stacyvm_control::Caller;
@@ -11,7 +11,7 @@ use stacyvm_types::{OwnerId, SandboxId, parse_duration};
 
 use crate::{
     Api,
-    audit::Asked,
+    access::Identity,
     body,
     edge::RequestId,
     problem::{Problem, Result, echo},
@@ -29,9 +29,6 @@ impl FromRequestParts<Api> for Api {
         }
         if let Some(RequestId(id)) = parts.extensions.get() {
             api.control = api.control.in_request(id.clone());
-        }
-        if let Some(asked) = parts.extensions.get::<Asked>() {
-            asked.by(api.control.caller());
         }
         Ok(api)
     }
@@ -181,30 +178,34 @@ impl Query {
 }
 
 /// The owner that the header `X-User-ID` names.
-pub(crate) struct User(pub(crate) Option<OwnerId>);
+pub(crate) fn user(headers: &HeaderMap) -> Result<Option<OwnerId>> {
+    let Some(value) = headers.get("x-user-id") else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Problem::bad_request("the header X-User-ID must be UTF-8"))?;
+    if text.trim().is_empty() { Ok(None) } else { owner(text).map(Some) }
+}
+
+/// For whom a request is.
+pub(crate) struct User(Identity);
 
 impl FromRequestParts<Api> for User {
-    type Rejection = Problem;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self> {
-        let Some(value) = parts.headers.get("x-user-id") else { return Ok(Self(None)) };
-        let text = std::str::from_utf8(value.as_bytes())
-            .map_err(|_| Problem::bad_request("the header X-User-ID must be UTF-8"))?;
-        if text.trim().is_empty() {
-            return Ok(Self(None));
-        }
-        owner(text).map(|owner| Self(Some(owner)))
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+        Identity::from_request_parts(parts, api).await.map(Self)
     }
 }
 
 impl User {
-    /// The owner of what is made: the header, then the body.
+    /// The owner of what is made: the header, then the body, then the credential's own; each only
+    /// if the credential may name it.
     pub(crate) fn or(self, body: Option<String>) -> Result<Option<OwnerId>> {
-        match (self.0, given(body)) {
-            (Some(owner), _) => Ok(Some(owner)),
-            (None, Some(text)) => owner(&text).map(Some),
-            (None, None) => Ok(None),
-        }
+        // What the header says wins, so that a wrong body beside it is nobody's concern.
+        let body = match given(body) {
+            Some(text) if !self.0.names_user() => Some(owner(&text)?),
+            _ => None,
+        };
+        self.0.owner(body)
     }
 }
 

@@ -10,6 +10,7 @@
 //!   requests and streams are not.
 //! - Every connection is owned: [`serve()`] returns when the last one is gone or its time is over.
 
+mod access;
 mod audit;
 mod body;
 mod csv;
@@ -33,9 +34,13 @@ use stacyvm_control::Control;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use access::{
+    Access, AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
+};
 pub use routes::{Listed, demanded, list as routes};
 pub use scope::Scope;
 pub use serve::{Limits, serve, serve_with};
+pub use views::key as key_view;
 
 /// What the operator decides about the HTTP surface.
 #[derive(Debug, Clone)]
@@ -46,6 +51,8 @@ pub struct ApiConfig {
     pub allowed_origins: Vec<String>,
     /// Shown by the health routes.
     pub version: String,
+    /// Who may call.
+    pub access: Arc<Access>,
     /// The largest JSON body in bytes.
     pub max_json_body: usize,
     /// The largest uploaded file or image archive in bytes.
@@ -100,6 +107,7 @@ impl Default for ApiConfig {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            access: Arc::new(Access::open()),
             max_json_body: 2 << 20,
             max_upload: 4 << 30,
             preview_domain: "localhost".to_owned(),
@@ -124,6 +132,7 @@ pub fn router(control: Control, config: ApiConfig) -> Router {
     routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), access::enter))
         .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))
         .with_state(api)
 }

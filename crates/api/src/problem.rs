@@ -53,7 +53,7 @@ impl Problem {
         self
     }
 
-    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
@@ -174,7 +174,7 @@ impl From<control::Error> for Problem {
             E::ExecTimeout(_) => Self::new(Code::Timeout, message),
             E::Unsupported(_) => Self::new(Code::Unsupported, message),
             E::NotExecutable(_) => Self::new(Code::NotExecutable, message),
-            E::Denied(_) => Self::new(Code::Forbidden, message),
+            E::Denied(_) | E::Forbidden(_) => Self::new(Code::Forbidden, message),
             E::TooLarge(_) => Self::new(Code::PayloadTooLarge, message),
             E::RangePastEnd { size } => {
                 let problem = Self::new(Code::RangeNotSatisfiable, message);

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::audit::Peer;
+use crate::access::Peer;
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]

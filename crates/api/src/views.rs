@@ -5,13 +5,31 @@ use std::time::Duration;
 use stacyvm_api_types as wire;
 use stacyvm_control::{Admission, Collected};
 use stacyvm_provider::{FileInfo, FileKind, ImageRecord, Stats};
-use stacyvm_store::{Sandbox, Template};
+use stacyvm_store::{ApiKey, Sandbox, Template};
 use stacyvm_types::{Cause, Event, Timestamp, WorkerId, format_duration};
 
 use crate::text::Text;
 
 pub(crate) fn cause(cause: &Cause) -> wire::CauseView {
     wire::CauseView { kind: cause.kind.as_str().to_owned(), detail: cause.detail.clone() }
+}
+
+/// A key as it stands at `now`, without its secret.
+pub fn key(key: ApiKey, now: Timestamp) -> wire::Key {
+    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    wire::Key {
+        status: key.state(now).as_str().to_owned(),
+        id: key.id.to_string(),
+        name: key.name,
+        role: key.role.to_string(),
+        owner_id: key.owner.map(|owner| owner.to_string()),
+        speak_for: key.speaks_for_others,
+        created_at: key.created_at.to_string(),
+        expires_at: time(key.expires_at),
+        revoked_at: time(key.revoked_at),
+        last_used_at: time(key.last_used_at),
+        key: None,
+    }
 }
 
 pub(crate) fn sandbox(row: Sandbox, preview_domain: &str) -> wire::Sandbox {

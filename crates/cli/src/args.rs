@@ -6,6 +6,8 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use stacyvm_client::Server;
 use stacyvm_types::{SandboxId, parse_duration};
 
+use crate::exit::{ExitStatus, Failure};
+
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
@@ -31,6 +33,18 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub api_key: Option<String>,
+    /// A file that holds the key to send to the server
+    #[arg(
+        long,
+        global = true,
+        env = "STACYVM_API_KEY_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with = "api_key",
+        help_heading = "Global options"
+    )]
+    pub api_key_file: Option<PathBuf>,
     /// How answers are written to standard output
     #[arg(
         long,
@@ -41,6 +55,28 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub output: Format,
+}
+
+impl Global {
+    /// Whether a server is meant, and not just the one that happens to be the default.
+    pub fn names_a_server(&self) -> bool {
+        let elsewhere = self.server.to_string() != Server::DEFAULT;
+        elsewhere || self.api_key.is_some() || self.api_key_file.is_some()
+    }
+
+    /// The key to send, from wherever it is given.
+    pub fn key(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.api_key_file else { return Ok(self.api_key.clone()) };
+        let refused = |why: String| {
+            let message = format!("the key cannot be read from {}: {why}", path.display());
+            Failure::new(ExitStatus::USAGE, message)
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| refused(e.to_string()))?;
+        match text.trim() {
+            "" => Err(refused("it is empty".to_owned())),
+            key => Ok(Some(key.to_owned())),
+        }
+    }
 }
 
 /// How answers are written.

@@ -10,6 +10,7 @@ pub mod args;
 mod commands;
 pub mod escape;
 pub mod exit;
+pub mod keys;
 mod output;
 mod produce;
 mod progress;
@@ -52,7 +53,7 @@ struct Context {
 impl Context {
     fn new(global: &Global) -> Result<Self, Failure> {
         let mut settings = Settings::new(global.server.clone());
-        settings.api_key.clone_from(&global.api_key);
+        settings.api_key = global.key()?;
         Ok(Self { client: Client::new(settings)?, out: Output::new(global.output) })
     }
 }

@@ -18,6 +18,7 @@ mod exec;
 mod files;
 mod frames;
 mod images;
+mod keys;
 mod lines;
 mod sandboxes;
 mod server;

@@ -7,8 +7,10 @@ use std::{
 };
 
 use crate::{
-    names::{Domain, HostName, Image, LogFilter, Origin},
-    values::{Driver, Host, LogFormat, Number, Overflow, Provider, Span, Term},
+    names::{Domain, HostName, Image, LogFilter, Origin, Proxy},
+    values::{
+        Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
+    },
 };
 
 /// Everything that an operator decides.
@@ -26,6 +28,8 @@ pub struct Config {
     pub defaults: Defaults,
     /// Who may call.
     pub auth: Auth,
+    /// How often one caller may call.
+    pub rate_limit: RateLimit,
     /// How long things are kept.
     pub retention: Retention,
     /// Where state is kept.
@@ -45,6 +49,7 @@ pub struct Server {
     pub cors_allowed_origins: Vec<Origin>,
     pub shutdown_timeout: Term,
     pub insecure_no_auth: bool,
+    pub trusted_proxies: Vec<Proxy>,
 }
 
 /// What this server's own worker takes.
@@ -93,7 +98,24 @@ pub struct Defaults {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the keys' meanings are in the table")]
 pub struct Auth {
+    pub enabled: Asked,
+    pub api_key: Password,
+    pub api_key_file: Option<PathBuf>,
+    pub admin_api_key: Password,
+    pub admin_api_key_file: Option<PathBuf>,
     pub admin_audit_retention: Span,
+}
+
+/// How often one caller may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct RateLimit {
+    pub enabled: bool,
+    pub requests_per_minute: Number<0, 1_000_000>,
+    pub burst: Number<0, 1_000_000>,
+    pub key_by: KeyBy,
+    pub bucket_ttl: Term,
+    pub cleanup_interval: Term,
 }
 
 /// How long things are kept.
@@ -132,6 +154,7 @@ impl Default for Server {
             cors_allowed_origins: Vec::new(),
             shutdown_timeout: Term(Duration::from_secs(10)),
             insecure_no_auth: false,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -172,16 +195,60 @@ impl Default for Defaults {
 /// Ninety days.
 const QUARTER: Span = Span(Some(Duration::from_secs(2160 * 60 * 60)));
 
-impl Default for Auth {
-    fn default() -> Self {
-        Self { admin_audit_retention: QUARTER }
-    }
-}
-
 impl Default for Retention {
     fn default() -> Self {
         let week = Span(Some(Duration::from_secs(168 * 60 * 60)));
         Self { ended_sandboxes: week, exec_logs: week, events: week, audit: QUARTER }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            enabled: Asked::Auto,
+            api_key: Password::default(),
+            api_key_file: None,
+            admin_api_key: Password::default(),
+            admin_api_key_file: None,
+            admin_audit_retention: QUARTER,
+        }
+    }
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            requests_per_minute: Number(120),
+            burst: Number(60),
+            key_by: KeyBy::Owner,
+            bucket_ttl: Term(Duration::from_secs(15 * 60)),
+            cleanup_interval: Term(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Auth {
+    /// The keys of the settings that give a credential.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        [
+            (self.api_key.0.is_some(), "auth.api_key"),
+            (self.api_key_file.is_some(), "auth.api_key_file"),
+            (self.admin_api_key.0.is_some(), "auth.admin_api_key"),
+            (self.admin_api_key_file.is_some(), "auth.admin_api_key_file"),
+        ]
+        .into_iter()
+        .filter_map(|(given, key)| given.then_some(key))
+        .collect()
+    }
+
+    /// Whether a server with these settings certainly asks for credentials.
+    pub(crate) fn asks(&self) -> bool {
+        match self.enabled {
+            Asked::Always => true,
+            Asked::Auto => !self.given().is_empty(),
+            Asked::Never => false,
+        }
     }
 }
 
@@ -208,15 +275,23 @@ impl Server {
 /// What must hold between keys: the key to blame, and why.
 pub(crate) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
-    let listen = config.server.listen();
-    if !listen.ip().is_loopback() && !config.server.insecure_no_auth {
+    let (listen, auth) = (config.server.listen(), &config.auth);
+    if !listen.ip().is_loopback() && !config.server.insecure_no_auth && !auth.asks() {
         found.push((
             "server.host",
             format!(
-                "{listen} can be reached from other machines, and this server has no credentials \
-                 yet: everyone there could run code here. Listen on 127.0.0.1, or say \
-                 --insecure-no-auth (server.insecure_no_auth: true) if that is what you want"
+                "{listen} can be reached from other machines, and these settings do not make sure \
+                 that credentials are asked for: everyone there could run code here. Set \
+                 auth.enabled: true and make a key with `stacyvm keys create`, or listen on \
+                 127.0.0.1, or say --insecure-no-auth (server.insecure_no_auth: true) if an open \
+                 server is what you want"
             ),
+        ));
+    }
+    if let (Asked::Never, [given, ..]) = (auth.enabled, &auth.given()[..]) {
+        found.push((
+            "auth.enabled",
+            format!("it is false although {given} is given; remove one of them"),
         ));
     }
     if let Span(Some(max)) = config.defaults.max_ttl

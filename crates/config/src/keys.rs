@@ -114,7 +114,8 @@ static KEYS: &[Key] = &[
         Restart,
         Some("STACYVM_LISTEN"),
         Some("--listen"),
-        "The address to listen on; beyond loopback only with `server.insecure_no_auth`"
+        "The address to listen on; beyond loopback only where credentials are asked for, or with \
+         `server.insecure_no_auth`"
     ),
     key!(
         server.port,
@@ -156,8 +157,16 @@ static KEYS: &[Key] = &[
         Restart,
         Some("STACYVM_INSECURE_NO_AUTH"),
         Some("--insecure-no-auth"),
-        "Listen beyond loopback although there are no credentials yet: everyone who reaches the \
+        "Listen beyond loopback although no credentials are asked for: everyone who reaches the \
          address can run code on this host"
+    ),
+    key!(
+        server.trusted_proxies,
+        Restart,
+        None,
+        None,
+        "Addresses of proxies, or ranges of them, whose `X-Forwarded-For` says where a request \
+         comes from"
     ),
     key!(
         worker.max_sandboxes,
@@ -235,6 +244,55 @@ static KEYS: &[Key] = &[
         Some("STACYVM_POOL"),
         Some("--pool"),
         "Sandboxes of the native provider to keep ready"
+    ),
+    key!(
+        auth.enabled,
+        Restart,
+        None,
+        None,
+        "Whether credentials are asked for: `true`, `false`, or `auto`, which is as soon as there \
+         is one; see howto/access.md"
+    ),
+    key!(
+        auth.api_key,
+        Reload,
+        None,
+        None,
+        "The key of the operator's own programs: role api, for every owner"
+    ),
+    key!(auth.api_key_file, Reload, None, None, "A file that holds `auth.api_key`"),
+    key!(auth.admin_api_key, Reload, None, None, "The key for everything"),
+    key!(auth.admin_api_key_file, Reload, None, None, "A file that holds `auth.admin_api_key`"),
+    key!(rate_limit.enabled, Restart, None, None, "Limit how often one caller may call"),
+    key!(
+        rate_limit.requests_per_minute,
+        Restart,
+        None,
+        None,
+        "Requests a minute in the long run; `0` is no limit"
+    ),
+    key!(rate_limit.burst, Restart, None, None, "Requests at once; `0` is as many as a minute's"),
+    key!(
+        rate_limit.key_by,
+        Restart,
+        None,
+        None,
+        "What is counted by: `owner` (else the credential, else the address), `api_key` (else the \
+         address) or `ip`"
+    ),
+    key!(
+        rate_limit.bucket_ttl,
+        Restart,
+        None,
+        None,
+        "How long a caller that stays away is remembered"
+    ),
+    key!(
+        rate_limit.cleanup_interval,
+        Restart,
+        None,
+        None,
+        "How often it is looked for callers that stay away"
     ),
     key!(
         auth.admin_audit_retention,

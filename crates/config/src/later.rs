@@ -97,10 +97,9 @@ pub(crate) fn find(path: &str) -> Option<&'static Later> {
     ALL.iter().find(|later| later.matches(path))
 }
 
-const AUTH: &str = "credentials are";
+const FALLBACK: &str = "admin rights for auth.api_key are";
 const OIDC: &str = "OIDC is";
 const WORKER: &str = "workers on other machines are";
-const RATE: &str = "the rate limit is";
 const SHARED: &str = "the shared pool is";
 const DOCKER: &str = "the docker provider is";
 const FIRECRACKER: &str = "the firecracker provider is";
@@ -178,9 +177,6 @@ pub(crate) static ALL: &[Later] = &[
     later("providers.proot.max_disk_mb", Fate::Retired, PROOT),
     later("providers.proot.languages", Fate::Retired, PROOT),
     later("defaults.pool_template", Fate::Retired, SHARED),
-    later("auth.enabled", OFF, AUTH),
-    secret("auth.api_key", EMPTY, AUTH),
-    secret("auth.admin_api_key", EMPTY, AUTH),
     secret("auth.worker_token", EMPTY, WORKER),
     later("auth.worker_token_file", EMPTY, WORKER),
     secret("auth.worker_tokens.*", EMPTY, WORKER),
@@ -188,7 +184,7 @@ pub(crate) static ALL: &[Later] = &[
     later("auth.worker_signing_key_file", EMPTY, WORKER),
     secret("auth.worker_signing_keys", EMPTY, WORKER),
     later("auth.worker_revoked_token_ids", EMPTY, WORKER),
-    later("auth.admin_fallback_enabled", Fate::Detail, AUTH),
+    later("auth.admin_fallback_enabled", Fate::Detail, FALLBACK),
     later("auth.oidc_enabled", OFF, OIDC),
     later("auth.oidc_issuer", EMPTY, OIDC),
     later("auth.oidc_audience", EMPTY, OIDC),
@@ -200,12 +196,6 @@ pub(crate) static ALL: &[Later] = &[
     later("auth.oidc_admin_groups", EMPTY, OIDC),
     later("auth.oidc_operator_groups", EMPTY, OIDC),
     later("auth.oidc_viewer_groups", EMPTY, OIDC),
-    later("rate_limit.enabled", OFF, RATE),
-    later("rate_limit.requests_per_minute", Fate::Detail, RATE),
-    later("rate_limit.burst", Fate::Detail, RATE),
-    later("rate_limit.key_by", Fate::Detail, RATE),
-    later("rate_limit.bucket_ttl", Fate::Detail, RATE),
-    later("rate_limit.cleanup_interval", Fate::Detail, RATE),
     secret("database.dsn", EMPTY, "Postgres is"),
     later("pool.enabled", OFF, SHARED),
     later("pool.max_vms", Fate::Detail, SHARED),

@@ -8,9 +8,10 @@
 //!   silence.
 //! - No text that may be a secret is ever part of a message.
 //! - Nothing here reads the environment or changes anything: the caller hands in what there is,
-//!   and [`load`] reads one file.
+//!   and [`load`] reads one file, and those of the secrets that it names.
 
 mod config;
+mod credentials;
 mod file;
 mod keys;
 mod later;
@@ -26,15 +27,19 @@ mod values;
 mod yaml;
 
 pub use config::{
-    Auth, Config, Database, Defaults, Logging, Mock, Providers, Retention, Server, Worker,
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Retention, Server,
+    Worker,
 };
+pub use credentials::Credentials;
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};
 pub use load::{Loaded, Refused, Sources, Written, load};
-pub use names::{Domain, HostName, Image, LogFilter, Origin};
+pub use names::{Domain, HostName, Image, LogFilter, Origin, Proxy};
 pub use problem::{Problem, Source};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Raw, Secret};
-pub use values::{Driver, Host, LogFormat, Number, Overflow, Provider, Span, Term};
+pub use values::{
+    Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
+};

@@ -1,5 +1,7 @@
 //! What an operator should know about a configuration that can be right.
 
+mod access;
+
 use crate::{
     keys::keys,
     load::Loaded,
@@ -54,8 +56,8 @@ pub fn lint(loaded: &Result<Loaded, Refused>, strict: Verdict) -> Vec<Check> {
     checks.extend(warnings.iter().map(warned));
     if let Ok(loaded) = loaded {
         checks.extend(server(loaded, strict));
+        checks.extend(access::checks(loaded, strict));
         checks.extend(defaults(loaded, strict));
-        checks.extend(missing(strict));
     }
     checks
 }
@@ -88,7 +90,11 @@ fn failed(problem: &Problem) -> Check {
 }
 
 fn warned(problem: &Problem) -> Check {
-    named(problem, Verdict::Warn, "remove it, or correct its name")
+    let fix = match problem.key.ends_with("_file") {
+        true => "give the right to read it to the server's user only",
+        false => "remove it, or correct its name",
+    };
+    named(problem, Verdict::Warn, fix)
 }
 
 fn named(problem: &Problem, verdict: Verdict, fix: &str) -> Check {
@@ -109,12 +115,19 @@ fn server(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     vec![
         if listen.ip().is_loopback() {
             pass("server.host", format!("{listen} can be reached from this machine only"))
+        } else if loaded.config.auth.asks() {
+            check(
+                "server.host",
+                Verdict::Warn,
+                format!("{listen} can be reached from other machines, and keys travel without TLS"),
+                "put a proxy that does TLS before it, and let nobody else reach the address",
+            )
         } else {
             check(
                 "server.host",
                 strict,
                 format!("{listen} can be reached from other machines, without credentials and TLS"),
-                "listen on 127.0.0.1, behind a proxy that does both",
+                "set auth.enabled to true, and put a proxy that does TLS before it",
             )
         },
         match server.cors_allowed_origins.iter().find(plain) {
@@ -200,20 +213,5 @@ fn defaults(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
                 "set logging.format to json",
             ),
         },
-    ]
-}
-
-/// What a production server needs and this version does not have.
-fn missing(strict: Verdict) -> Vec<Check> {
-    let wait = "keep the server on loopback or behind a proxy that does it, or wait for a version \
-                that can";
-    vec![
-        check(
-            "auth.enabled",
-            strict,
-            "this version has no credentials: whoever reaches the server may do everything",
-            wait,
-        ),
-        check("rate_limit.enabled", strict, "this version limits no client's requests", wait),
     ]
 }

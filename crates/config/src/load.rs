@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     config::{Config, contradictions},
+    credentials::{self, Credentials, Note},
     file,
     keys::{Key, keys, variable},
     later::{self, Say},
@@ -13,8 +14,14 @@ use crate::{
 };
 
 /// Variables that begin with `STACYVM_` and are no settings of the server.
-const OTHERS: &[&str] =
-    &["STACYVM_CONFIG", "STACYVM_SERVER", "STACYVM_API_KEY", "STACYVM_FAILPOINT", "STACYVM_BIN"];
+const OTHERS: &[&str] = &[
+    "STACYVM_CONFIG",
+    "STACYVM_SERVER",
+    "STACYVM_API_KEY",
+    "STACYVM_API_KEY_FILE",
+    "STACYVM_FAILPOINT",
+    "STACYVM_BIN",
+];
 
 /// What a flag says.
 #[derive(Debug, Clone)]
@@ -47,8 +54,10 @@ pub struct Loaded {
     pub sources: BTreeMap<&'static str, Source>,
     /// The file that was read.
     pub file: Option<PathBuf>,
-    /// What has no effect although somebody wrote it.
+    /// What has no effect although somebody wrote it, or has one that it should not have.
     pub warnings: Vec<Problem>,
+    /// The operator's own keys, from the settings or from files.
+    pub credentials: Credentials,
 }
 
 /// Why there is no configuration.
@@ -195,9 +204,18 @@ impl Reader {
             let source = self.sources.get(path).unwrap_or(&Source::Default);
             self.problems.push(Problem::new(source, path, message));
         }
+        let (credentials, notes) = credentials::read(&self.config);
+        for note in notes {
+            let (list, path, message) = match note {
+                Note::Problem(path, message) => (&mut self.problems, path, message),
+                Note::Warning(path, message) => (&mut self.warnings, path, message),
+            };
+            let source = self.sources.get(path).unwrap_or(&Source::Default);
+            list.push(Problem::new(source, path, message));
+        }
         if self.problems.is_empty() {
             let Self { config, sources, warnings, .. } = self;
-            Ok(Loaded { config, sources, file, warnings })
+            Ok(Loaded { config, sources, file, warnings, credentials })
         } else {
             Err(Refused { problems: self.problems, warnings: self.warnings })
         }

@@ -2,7 +2,7 @@
 
 use http::uri::{Authority, Uri};
 use serde_json::{Value, json};
-use stacyvm_types::is_image_name;
+use stacyvm_types::{Network, is_image_name};
 
 use crate::values::Scalar;
 
@@ -55,6 +55,27 @@ name! {
 name! {
     /// What is logged: a level, or levels of parts with commas.
     LogFilter, log_filter, json!({ "type": "string" })
+}
+
+/// A proxy, or a range of addresses that proxies have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxy(pub Network);
+
+impl Scalar for Proxy {
+    fn parse(text: &str) -> Result<Self, String> {
+        Network::parse(text).map(Self).ok_or_else(|| {
+            "an address or a range of addresses is needed, such as 10.0.0.7 or 10.0.0.0/8"
+                .to_owned()
+        })
+    }
+
+    fn show(&self) -> Value {
+        json!(self.0.to_string())
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string" })
+    }
 }
 
 fn image(text: &str) -> Result<(), String> {

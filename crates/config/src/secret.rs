@@ -19,6 +19,16 @@ impl Secret {
     }
 }
 
+/// Whether a request can carry it. The message does not repeat it.
+pub(crate) fn fit_for_a_header(text: &str) -> Result<(), String> {
+    let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then_some(()).ok_or_else(|| {
+        "a key is one line of visible ASCII characters without spaces, such as `openssl rand -hex \
+         32` makes"
+            .to_owned()
+    })
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(hidden)")

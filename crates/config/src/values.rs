@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 use stacyvm_types::{format_duration, parse_duration};
 
-use crate::secret::{Raw, Secret};
+use crate::secret::{Raw, Secret, fit_for_a_header};
 
 /// A mistyped unit does not reach it, and every client's clock holds it.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -68,16 +68,33 @@ impl<T: Scalar> Setting for Vec<T> {
     }
 }
 
-impl Setting for Secret {
+/// A secret that may be missing. Equal when the texts are: that is for noticing a change, and not
+/// for letting anybody in.
+#[derive(Debug, Clone, Default)]
+pub struct Password(pub Option<Secret>);
+
+impl PartialEq for Password {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_ref().map(Secret::expose) == other.0.as_ref().map(Secret::expose)
+    }
+}
+
+impl Eq for Password {}
+
+impl Setting for Password {
     fn read(raw: &Raw) -> Result<Self, String> {
-        match raw {
-            Raw::One(text) => Ok(text.clone()),
-            Raw::Many(_) => Err("it is a single value, not a list".to_owned()),
-        }
+        let Raw::One(text) = raw else {
+            return Err("it is a single value, not a list".to_owned());
+        };
+        fit_for_a_header(text.expose())?;
+        Ok(Self(Some(text.clone())))
     }
 
     fn show(&self) -> Value {
-        json!("(hidden)")
+        match self.0 {
+            Some(_) => json!("(hidden)"),
+            None => Value::Null,
+        }
     }
 
     fn schema() -> Value {
@@ -293,6 +310,54 @@ words! {
     Sqlite = "sqlite",
     /// Forgotten at the end.
     Memory = "memory"
+}
+
+words! {
+    /// What a rate limit counts by.
+    KeyBy, "owner, api_key or ip is needed",
+    later: [],
+    /// The owner, else the credential, else the address.
+    Owner = "owner",
+    /// The credential, else the address.
+    ApiKey = "api_key",
+    /// The address.
+    Ip = "ip"
+}
+
+/// Whether credentials are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// As soon as there is one.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Scalar for Asked {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        match <bool as Scalar>::parse(text) {
+            Ok(true) => Ok(Self::Always),
+            Ok(false) => Ok(Self::Never),
+            Err(_) => Err("true, false or auto is needed".to_owned()),
+        }
+    }
+
+    fn show(&self) -> Value {
+        match self {
+            Self::Auto => json!("auto"),
+            Self::Always => json!(true),
+            Self::Never => json!(false),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "enum": [true, false, "true", "false", "auto"] })
+    }
 }
 
 words! {

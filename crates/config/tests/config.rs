@@ -77,6 +77,9 @@ fn later_sources_win_and_each_value_knows_its_own() {
 
 #[test]
 fn every_key_can_be_said_by_every_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "a-key-of-its-own").unwrap();
     for key in keys() {
         let value = match key.path {
             "data_dir" | "database.path" => "/x",
@@ -87,6 +90,10 @@ fn every_key_can_be_said_by_every_source() {
             "database.driver" => "memory",
             "logging.format" => "json",
             "logging.level" => "debug",
+            "server.trusted_proxies" => "10.0.0.0/8",
+            "rate_limit.key_by" => "ip",
+            "rate_limit.cleanup_interval" => "2m",
+            path if path.ends_with("_file") => secret.to_str().unwrap(),
             path if path.ends_with("auth") || path.ends_with("enabled") => "true",
             "defaults.spawn_overflow" => "queue",
             path if path.contains("ttl") => "45m",
@@ -119,7 +126,7 @@ fn all_problems_are_told_at_once_with_their_places() {
         env: env(&[
             ("STACYVM_POOL", "many"),
             ("STACYVM_LISTEN", "7423"),
-            ("STACYVM_AUTH_API_KEY", "hunter2hunter2"),
+            ("STACYVM_AUTH_WORKER_TOKEN", "hunter2hunter2"),
             ("STACYVM_SERVER_PROT", "1"),
         ]),
         flags: vec![Written { flag: "--shutdown-timeout", raw: Raw::one("0s") }],
@@ -136,7 +143,7 @@ fn all_problems_are_told_at_once_with_their_places() {
         "stacyvm.yaml:8: defaults.image.name: defaults.image holds a value",
         "stacyvm.yaml:9: database: it is a section; its keys are database.driver, database.path",
         "stacyvm.yaml:11: logging.level: \"inof\" cannot be right: a level is",
-        "STACYVM_AUTH_API_KEY: auth.api_key: credentials are not supported by this version yet",
+        "STACYVM_AUTH_WORKER_TOKEN: auth.worker_token: workers on other machines are not supported",
         "STACYVM_LISTEN: an address looks like 127.0.0.1:7423 or [::1]:7423",
         "STACYVM_POOL: defaults.pool_size: \"many\" cannot be right",
         "--shutdown-timeout: server.shutdown_timeout: \"0s\" cannot be right: the duration must be",
@@ -188,7 +195,6 @@ fn a_file_of_the_go_implementation_is_told_what_does_not_work() {
             "defaults.pool_template",
             "auth.admin_fallback_enabled",
             "auth.oidc_groups_claim",
-            "rate_limit.requests_per_minute",
             "pool.max_vms",
             "pool.overflow",
         ]
@@ -203,8 +209,15 @@ fn a_server_beyond_loopback_must_be_asked_for() {
     let (problems, _) = told(&sources);
     assert!(problems[0].starts_with("STACYVM_SERVER_HOST: server.host: "), "{problems:?}");
     assert!(problems[0].contains("--insecure-no-auth"), "{problems:?}");
-    sources.env.push(("STACYVM_INSECURE_NO_AUTH".to_owned(), "true".to_owned()));
-    assert_eq!(told(&sources), (Vec::new(), Vec::new()));
+    for (name, value) in [
+        ("STACYVM_INSECURE_NO_AUTH", "true"),
+        ("STACYVM_AUTH_ENABLED", "true"),
+        ("STACYVM_AUTH_API_KEY", "k"),
+    ] {
+        let mut sources = sources.clone();
+        sources.env.push((name.to_owned(), value.to_owned()));
+        assert_eq!(told(&sources), (Vec::new(), Vec::new()), "{name}");
+    }
 }
 
 #[test]
@@ -254,6 +267,105 @@ fn the_check_for_production_fails_on_what_this_version_cannot_do() {
     }
     for check in lint(&loaded, Verdict::Fail) {
         assert_eq!(check.fix.is_empty(), check.verdict == Verdict::Pass, "{check:?}");
+    }
+}
+
+/// R9.2: keys from files.
+#[test]
+fn a_key_is_read_from_a_file_of_its_own_and_given_in_one_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    std::fs::write(&path, "hunter2hunter2\n").unwrap();
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(&path, mode(0o600)).unwrap();
+    let of_file = env(&[("STACYVM_AUTH_ADMIN_API_KEY_FILE", path.to_str().unwrap())]);
+    let mut sources = Sources { env: of_file, ..Sources::default() };
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.credentials.admin_api_key.unwrap().expose(), "hunter2hunter2");
+    assert!(loaded.credentials.api_key.is_none() && loaded.warnings.is_empty());
+
+    std::fs::set_permissions(&path, mode(0o644)).unwrap();
+    let (_, warnings) = told(&sources);
+    assert!(warnings[0].contains("every user of this machine can read"), "{warnings:?}");
+
+    sources.env.push(("STACYVM_AUTH_ADMIN_API_KEY".to_owned(), "hunter2hunter2".to_owned()));
+    let (problems, _) = told(&sources);
+    assert!(problems[0].contains("in one place only"), "{problems:?}");
+
+    std::fs::write(&path, "two words").unwrap();
+    sources.env.pop();
+    let (problems, _) = told(&sources);
+    assert!(problems[0].contains("auth.admin_api_key_file: "), "{problems:?}");
+    assert!(!problems[0].contains("two words"), "{problems:?}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(told(&sources).0[0].contains("cannot be read"));
+}
+
+/// R9.1: a file of the Go implementation that has a key and does not switch it on.
+#[test]
+fn a_key_that_is_given_and_switched_off_is_a_contradiction() {
+    let file = file("auth: {enabled: false, api_key: hunter2hunter2}\n");
+    let (problems, _) = told(&file.sources());
+    assert!(
+        problems[0].contains("auth.enabled: it is false although auth.api_key"),
+        "{problems:?}"
+    );
+    assert!(!problems[0].contains("hunter2"), "{problems:?}");
+}
+
+/// R6.7: the checks of access, each with a right and a wrong setting.
+#[test]
+fn the_check_judges_credentials_limits_and_proxies() {
+    const GOOD: &str = "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f";
+    let verdict = |text: &str, name: &str| {
+        let file = file(text);
+        let loaded = load(&file.sources());
+        let checks = lint(&loaded, Verdict::Fail);
+        let check = checks.iter().find(|check| check.name == name);
+        check.map(|check| check.verdict)
+    };
+    let (pass, warn, fail) = (Some(Verdict::Pass), Some(Verdict::Warn), Some(Verdict::Fail));
+    let keys =
+        |api: &str, admin: &str| format!("auth: {{api_key: {api}, admin_api_key: {admin}}}\n");
+    let other = GOOD.replace("5f", "a7");
+    for (text, name, expected) in [
+        ("auth: {enabled: true}\n", "auth.enabled", pass),
+        ("auth: {enabled: auto}\n", "auth.enabled", fail),
+        ("auth: {enabled: false}\n", "auth.enabled", fail),
+        (&keys(GOOD, &other), "auth.enabled", pass),
+        (&keys(GOOD, &other), "auth.api_key", pass),
+        (&keys(GOOD, &other), "auth.api_key_file", warn),
+        (&keys(GOOD, &other), "auth.key_separation", pass),
+        (&keys(GOOD, GOOD), "auth.key_separation", fail),
+        (&keys("change-me", &other), "auth.api_key", fail),
+        (&keys(GOOD, "short"), "auth.admin_api_key", fail),
+        ("auth: {enabled: true}\n", "auth.admin_api_key", pass),
+        ("auth: {enabled: auto}\n", "auth.admin_api_key", fail),
+        ("auth: {enabled: true}\nserver: {host: 0.0.0.0}\n", "server.host", warn),
+        ("server: {host: 0.0.0.0, insecure_no_auth: true}\n", "server.host", fail),
+        ("server: {trusted_proxies: [10.0.0.1]}\n", "server.trusted_proxies", pass),
+        ("server: {trusted_proxies: [\"::/0\"]}\n", "server.trusted_proxies", fail),
+        ("rate_limit: {enabled: false}\n", "rate_limit.enabled", fail),
+        ("rate_limit: {enabled: true}\n", "rate_limit.enabled", pass),
+        ("rate_limit: {enabled: true}\n", "rate_limit.capacity", pass),
+        ("rate_limit: {enabled: true, requests_per_minute: 0}\n", "rate_limit.capacity", fail),
+        ("rate_limit: {enabled: true, key_by: ip}\n", "rate_limit.key_by", warn),
+    ] {
+        assert_eq!(verdict(text, name), expected, "{text}{name}");
+    }
+}
+
+/// R6.7: there is a file with which a server may go into production.
+#[test]
+fn the_production_example_passes_every_check() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/howto/access.md"))
+            .unwrap();
+    let example = page.split("<!-- production -->\n```yaml\n").nth(1).unwrap();
+    let file = file(example.split("```").next().unwrap());
+    let loaded = load(&file.sources());
+    for check in lint(&loaded, Verdict::Fail) {
+        assert_ne!(check.verdict, Verdict::Fail, "{check:?}");
     }
 }
 

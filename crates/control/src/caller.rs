@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use stacyvm_store::{EventFilter, Sandbox};
 use stacyvm_types::OwnerId;
 
-use crate::Control;
+use crate::{Control, Error, Result};
 
 /// Who asks, for the record, and whose sandboxes it may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,11 @@ impl Caller {
     /// The server's own work.
     pub fn system() -> Self {
         Self { actor: "system".to_owned(), only: None }
+    }
+
+    /// Whether what belongs to this owner, or to nobody, exists for the caller.
+    pub fn sees(&self, owner: Option<&OwnerId>) -> bool {
+        self.only.as_ref().is_none_or(|only| owner == Some(only))
     }
 }
 
@@ -43,5 +49,38 @@ impl Control {
     /// Who asks.
     pub fn caller(&self) -> &Caller {
         &self.1
+    }
+
+    pub(crate) fn sees(&self, row: &Sandbox) -> bool {
+        self.caller().sees(row.spec.owner.as_ref())
+    }
+
+    /// The owner of what the caller makes.
+    pub(crate) fn owner_of_new(&self, named: Option<OwnerId>) -> Result<Option<OwnerId>> {
+        match (&self.caller().only, named) {
+            (Some(only), Some(named)) if *only != named => Err(Error::Forbidden(format!(
+                "this credential is for the owner {only} only, and the request names {named}"
+            ))),
+            (Some(only), _) => Ok(Some(only.clone())),
+            (None, named) => Ok(named),
+        }
+    }
+
+    /// Narrows a filter to the events that the caller may see; naming another owner is refused.
+    /// Events of no owner concern the whole server. [`Control::events`] does the same.
+    pub fn visible_events(&self, mut filter: EventFilter) -> Result<EventFilter> {
+        filter.owner = self.owner_of_new(filter.owner)?;
+        Ok(filter)
+    }
+
+    /// Refuses to change what all owners share.
+    pub(crate) fn refuse_confined(&self, shared: &str) -> Result<()> {
+        match &self.caller().only {
+            None => Ok(()),
+            Some(only) => Err(Error::Forbidden(format!(
+                "{shared} belong to all owners; this credential is for the owner {only} only and \
+                 may use them, not change them"
+            ))),
+        }
     }
 }

@@ -78,6 +78,9 @@ pub enum Error {
     /// Permissions inside the sandbox refuse it.
     #[error("{0}")]
     Denied(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     /// The request, the body or the answer is too large.
     #[error("{0}")]
     TooLarge(String),

@@ -321,8 +321,9 @@ impl Control {
         self.store().pruned_events().await.map_err(Error::from_store)
     }
 
-    /// Events with an id above `after`, in order, at most `limit`.
+    /// Events with an id above `after`, in order, at most `limit`, that the caller may see.
     pub async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
+        let filter = self.visible_events(filter)?;
         self.store().events(after, limit, filter).await.map_err(Error::from_store)
     }
 

@@ -15,6 +15,7 @@ impl Control {
         let (control, own) = (self.clone(), name.to_owned());
         let told = |image: &ImageRecord| format!("bytes={}", image.size);
         self.change("image.import", name, told, async move {
+            control.refuse_confined("images")?;
             validate::image(&own)?;
             control.refuse_built_in(&own)?;
             let imported = control.image_store()?.import(&own, archive).await;
@@ -27,6 +28,7 @@ impl Control {
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let (control, own) = (self.clone(), name.to_owned());
         self.change("image.remove", name, |()| String::new(), async move {
+            control.refuse_confined("images")?;
             validate::image(&own)?;
             control.refuse_built_in(&own)?;
             let removed = control.image_store()?.remove(&own).await;

@@ -22,6 +22,7 @@ mod files;
 mod follow;
 mod images;
 mod jobs;
+mod keys;
 mod lifecycle;
 pub mod metrics;
 mod operations;
@@ -53,6 +54,7 @@ pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use jobs::{JobStatus, Progress};
+pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
@@ -96,6 +98,7 @@ struct Inner {
     unattended: follow::Unattended,
     /// How often operations succeeded and failed, and how long they took.
     metrics: metrics::OperationMetrics,
+    key_uses: keys::Uses,
 }
 
 impl Control {
@@ -118,6 +121,7 @@ impl Control {
             recorded: follow::Recorded::default(),
             unattended: follow::Unattended::default(),
             metrics,
+            key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()), None)
     }

@@ -176,10 +176,10 @@ impl Control {
         attempt.failed(error, Vec::new()).await;
     }
 
-    /// The row of a sandbox.
+    /// The row of a sandbox. One that the caller may not see is as unknown as one that never was.
     pub(crate) async fn row(&self, id: &SandboxId) -> Result<Sandbox> {
         let row = self.store().sandbox(id).await.map_err(Error::from_store)?;
-        row.ok_or_else(|| Error::NoSandbox(id.clone()))
+        row.filter(|row| self.sees(row)).ok_or_else(|| Error::NoSandbox(id.clone()))
     }
 }
 

@@ -9,7 +9,7 @@ impl Control {
     /// nothing. What the request gets wrong is refused as a spawn would refuse it, but for a
     /// provider that nobody has: no worker takes that.
     pub async fn admission(&self, request: SpawnRequest) -> Result<Admission> {
-        let owner = request.owner.clone();
+        let owner = self.owner_of_new(request.owner.clone())?;
         let worker = self.settings().worker.clone();
         let (plan, provider) = match self.plan(request).await {
             Ok(plan) => (Some(plan), None),

@@ -225,7 +225,7 @@ impl Control {
         self.known_provider(&provider)?;
         let new = NewSandbox {
             id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
-            owner: request.owner,
+            owner: self.owner_of_new(request.owner)?,
             provider,
             worker: settings.worker.clone(),
             image,
@@ -267,6 +267,7 @@ impl Control {
     /// Sandboxes, newest first. The live ones are those that [`Control::get`] would return.
     pub async fn list(&self, include: Include) -> Result<Vec<Sandbox>> {
         let mut rows = self.store().sandboxes(include).await.map_err(Error::from_store)?;
+        rows.retain(|row| self.sees(row));
         if include == Include::Live {
             let now = self.now();
             rows.retain(|row| {
@@ -339,7 +340,8 @@ impl Control {
         Err(error)
     }
 
-    /// Ends every sandbox whose time is over, and says how many it ended.
+    /// Ends every sandbox whose time is over and that the caller may see, and says how many it
+    /// ended.
     pub async fn prune(&self) -> Result<u64> {
         let control = self.clone();
         self.owned(async move {
@@ -351,10 +353,13 @@ impl Control {
     }
 
     async fn prune_owned(&self) -> Result<u64> {
+        // Behind however many of other owners its own may stand.
+        let batch = if self.caller().only.is_none() { PRUNE_BATCH } else { u32::MAX };
         let mut ended = 0;
         loop {
-            let due = self.store().expired(self.now(), PRUNE_BATCH).await;
-            let due = due.map_err(Error::from_store)?;
+            let due = self.store().expired(self.now(), batch).await;
+            let mut due = due.map_err(Error::from_store)?;
+            due.retain(|row| self.sees(row));
             if due.is_empty() {
                 return Ok(ended);
             }

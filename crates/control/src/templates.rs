@@ -40,6 +40,7 @@ impl Control {
     pub async fn create_template(&self, fields: TemplateFields, name: &str) -> Result<Template> {
         let (control, own) = (self.clone(), name.to_owned());
         self.change("template.create", name, version, async move {
+            control.refuse_confined("templates")?;
             validate::template_name(&own)?;
             control.check(&fields)?;
             let now = control.now();
@@ -60,6 +61,7 @@ impl Control {
     pub async fn update_template(&self, name: &str, change: TemplateChange) -> Result<Template> {
         let (control, own) = (self.clone(), name.to_owned());
         self.change("template.update", name, version, async move {
+            control.refuse_confined("templates")?;
             let fields = changed(control.template(&own).await?.fields, change.clone());
             control.check(&fields)?;
             let stored = control.store().update_template(&own, change, control.now()).await;
@@ -72,6 +74,7 @@ impl Control {
     pub async fn delete_template(&self, name: &str) -> Result<()> {
         let (control, own) = (self.clone(), name.to_owned());
         self.change("template.delete", name, |()| String::new(), async move {
+            control.refuse_confined("templates")?;
             let deleted = control.store().delete_template(&own).await;
             deleted.map_err(|error| of_template(error, &own))
         })

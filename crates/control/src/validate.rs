@@ -40,6 +40,28 @@ pub(crate) fn template_name(name: &str) -> Result<()> {
     }
 }
 
+/// A key's name: part of records, in which `/` stands before what follows it.
+pub(crate) fn key_name(name: &str) -> Result<()> {
+    if template_name(name).is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "a key name is 1 to 64 of letters, digits, dot, underscore and hyphen, starting with a \
+         letter or a digit",
+    ))
+}
+
+/// How long a key is valid.
+pub(crate) fn key_ttl(ttl: Duration) -> Result<()> {
+    if ttl.is_zero() {
+        return Err(Error::invalid("the ttl of a key must be positive, or absent for no end"));
+    }
+    if LONGEST_TTL < ttl {
+        return Err(Error::invalid("the ttl of a key is at most ten years"));
+    }
+    Ok(())
+}
+
 /// Environment variables.
 pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<()> {
     bounded("env", env)?;

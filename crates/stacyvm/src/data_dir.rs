@@ -53,6 +53,17 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 
 /// Takes the directory for this process.
 pub(crate) fn lock(path: &Path) -> Result<Lock, Failure> {
+    try_lock(path)?.ok_or_else(|| {
+        failed(format!(
+            "another server uses the data directory {}; stop it, or give this one its own with \
+             --data-dir",
+            path.display()
+        ))
+    })
+}
+
+/// The same; nothing when another process has it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<Lock>, Failure> {
     let refused = |e: io::Error| failed(format!("the data directory {}: {e}", path.display()));
     let file = File::options()
         .create(true)
@@ -61,12 +72,8 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, Failure> {
         .open(path.join("lock"))
         .map_err(refused)?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => Err(failed(format!(
-            "another server uses the data directory {}; stop it, or give this one its own with \
-             --data-dir",
-            path.display()
-        ))),
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(refused(error)),
     }
 }
@@ -92,6 +99,7 @@ mod tests {
         let held = lock(base.path()).unwrap();
         let refused = lock(base.path()).unwrap_err();
         assert!(refused.message.contains("--data-dir"), "{refused}");
+        assert!(try_lock(base.path()).unwrap().is_none());
         drop(held);
         lock(base.path()).unwrap();
     }

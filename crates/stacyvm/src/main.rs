@@ -3,6 +3,7 @@
 mod config;
 mod data_dir;
 mod doctor;
+mod keys;
 mod logging;
 mod native;
 mod oneshot;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::RunArgs),
     #[command(flatten)]
     Remote(Remote),
+    /// Make, list and revoke the keys with which a server is called
+    Keys(keys::KeysArgs),
     /// Look at what this host gives to sandboxes, and say what to do about it
     Doctor(doctor::DoctorArgs),
     /// Show, check and describe the settings of the server
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Run(args) => run::run(args).map_err(Failure::before_command),
         Command::Remote(command) => client(&cli.global, command),
+        Command::Keys(args) => keys::keys(&cli.global, args),
         Command::Doctor(args) => doctor::doctor(&cli.global, args),
         Command::Config(command) => config::config(&cli.global, command),
         Command::Completions { shell } => {

@@ -1,5 +1,6 @@
 //! SIGHUP: the settings are read again, and what can change without a restart does.
 
+use stacyvm_api::Access;
 use stacyvm_config::{Effect, Loaded, keys};
 use stacyvm_control::Control;
 
@@ -22,7 +23,7 @@ impl Reload {
     }
 
     /// Reads everything again. Settings with a problem change nothing.
-    pub(crate) fn run(&mut self, control: &Control) {
+    pub(crate) fn run(&mut self, control: &Control, access: &Access) {
         let read = match settings::read(&self.args) {
             Ok(read) => read,
             Err(refused) => {
@@ -55,6 +56,9 @@ impl Reload {
             return;
         }
         control.set_rules(settings::rules(&read.config));
+        if access.replace_operator_keys(&settings::operator_keys(&read.credentials)) {
+            tracing::info!("the operator's keys are new ones");
+        }
         // What needs a restart is named again each time until there was one.
         let running = &mut self.running.config;
         for key in keys().iter().filter(|key| key.effect == Effect::Reload) {

@@ -10,9 +10,9 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use stacyvm_api::ApiConfig;
+use stacyvm_api::{Access, ApiConfig};
 use stacyvm_cli::{ExitStatus, Failure, say};
-use stacyvm_config::{self as config, Config};
+use stacyvm_config::{self as config, Config, Credentials};
 use stacyvm_control::{Control, Parts};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::{Provider, mock::MockProvider};
@@ -44,7 +44,7 @@ pub(crate) struct ServeArgs {
 /// Serves until it is told to stop.
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let loaded = settings::load(&args.settings)?;
-    let config = loaded.config.clone();
+    let (config, credentials) = (loaded.config.clone(), loaded.credentials.clone());
     let levels = logging::start(config.logging.format, config.logging.level.as_str());
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -60,7 +60,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let runtime = crate::runtime()?;
     let reload = Reload::new(args.settings, loaded, levels);
     let port_file = args.port_file.as_deref();
-    let result = runtime.block_on(wired(&config, port_file, reload, &data_dir, spawner));
+    let result =
+        runtime.block_on(wired(&config, &credentials, port_file, reload, &data_dir, spawner));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result.map(|()| ExitStatus::OK)
 }
@@ -78,6 +79,7 @@ fn raise_descriptor_limit() {
 
 async fn wired(
     config: &Config,
+    credentials: &Credentials,
     port_file: Option<&Path>,
     reload: Reload,
     data_dir: &Path,
@@ -97,12 +99,16 @@ async fn wired(
     control.recover().await.map_err(|e| failed(format!("recovery failed: {}", chain(&e))))?;
     control.start_jobs();
 
+    let has_keys = control.has_keys().await.map_err(|e| failed(chain(&e)))?;
+    let keys = settings::operator_keys(credentials);
+    let access = Arc::new(Access::new(settings::access(config), &keys, has_keys));
     let sessions = TaskTracker::new();
     let (hosts, origins) = (&config.server.allowed_hosts, &config.server.cors_allowed_origins);
     let api = ApiConfig {
         allowed_hosts: hosts.iter().map(|host| host.as_str().to_owned()).collect(),
         allowed_origins: origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
         preview_domain: config.server.preview_domain.as_str().to_owned(),
+        access: access.clone(),
         stopping: stopping.clone(),
         sessions: sessions.clone(),
         ..ApiConfig::default()
@@ -111,9 +117,7 @@ async fn wired(
     if let Some(path) = port_file {
         write_port(path, address.port()).map_err(|e| failed(format!("{}: {e}", path.display())))?;
     }
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "no credentials are asked for; whoever reaches this can run code");
-    }
+    tell_who_may_call(address, &access, has_keys);
     say(&format!("StacyVM listens on http://{address} (data in {})", data_dir.display()));
 
     let drain = config.server.shutdown_timeout.0;
@@ -129,7 +133,7 @@ async fn wired(
         let mut reload = reload;
         loop {
             hangups.next().await;
-            reload.run(&control);
+            reload.run(&control, &access);
         }
     };
     tokio::select! {
@@ -137,6 +141,19 @@ async fn wired(
         () = reloads => {}
     }
     Ok(())
+}
+
+fn tell_who_may_call(address: SocketAddr, access: &Access, has_keys: bool) {
+    if !access.is_open() {
+        tracing::info!("credentials are asked for");
+        return;
+    }
+    if has_keys {
+        tracing::warn!("auth.enabled is false: the keys in the store are not asked for");
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "no credentials are asked for; whoever reaches this can run code");
+    }
 }
 
 /// Waits for the first signal, then for the end of what is in flight: as long as `limit`, and not

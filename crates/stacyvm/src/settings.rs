@@ -1,11 +1,15 @@
 //! Where the settings of this process come from, and what the parts get of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint, builder::PossibleValuesParser};
 use stacyvm_admission::Policy;
+use stacyvm_api::{AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit};
 use stacyvm_cli::{ExitStatus, Failure, escape::escape};
-use stacyvm_config::{self as config, Config, Defaults, Loaded, Raw, Refused, Sources, Written};
+use stacyvm_config::{
+    self as config, Asked, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret, Sources,
+    Written,
+};
 use stacyvm_control::{Overflow, Retention, Rules, Settings};
 use stacyvm_types::{Limits, WorkerId};
 
@@ -112,7 +116,17 @@ pub(crate) fn read(args: &SettingArgs) -> Result<Loaded, Refused> {
 
 /// The settings, or every problem with them.
 pub(crate) fn load(args: &SettingArgs) -> Result<Loaded, Failure> {
-    read(args).map_err(|refused| {
+    loaded(&args.sources())
+}
+
+/// What a data directory that is named adds to other sources.
+pub(crate) fn data_dir_flag(dir: &Path) -> Written {
+    Written { flag: "--data-dir", raw: Raw::one(dir.to_string_lossy()) }
+}
+
+/// The settings of these sources, or every problem with them.
+pub(crate) fn loaded(sources: &Sources) -> Result<Loaded, Failure> {
+    stacyvm_config::load(sources).map_err(|refused| {
         let lines: String =
             refused.problems.iter().map(|p| format!("\n  {}", escape(&p.to_string()))).collect();
         Failure::new(ExitStatus::USAGE, format!("the settings cannot be used:{lines}"))
@@ -151,6 +165,37 @@ pub(crate) fn rules(config: &Config) -> Rules {
     }
 }
 
+/// What the API gets of them about access.
+pub(crate) fn access(config: &Config) -> AccessSettings {
+    let limit = &config.rate_limit;
+    AccessSettings {
+        authentication: match config.auth.enabled {
+            Asked::Auto => Authentication::Auto,
+            Asked::Always => Authentication::Required,
+            Asked::Never => Authentication::Off,
+        },
+        trusted_proxies: config.server.trusted_proxies.iter().map(|proxy| proxy.0).collect(),
+        rate_limit: RateLimit {
+            enabled: limit.enabled,
+            requests_per_minute: limit.requests_per_minute.0,
+            burst: limit.burst.0,
+            key_by: match limit.key_by {
+                config::KeyBy::Owner => KeyBy::Owner,
+                config::KeyBy::ApiKey => KeyBy::ApiKey,
+                config::KeyBy::Ip => KeyBy::Ip,
+            },
+            bucket_ttl: limit.bucket_ttl.0,
+            cleanup_interval: limit.cleanup_interval.0,
+        },
+    }
+}
+
+/// The operator's own keys, for the API.
+pub(crate) fn operator_keys(credentials: &Credentials) -> OperatorKeys {
+    let text = |key: &Option<Secret>| key.as_ref().map(|key| key.expose().to_owned());
+    OperatorKeys { api: text(&credentials.api_key), admin: text(&credentials.admin_api_key) }
+}
+
 /// What control gets of the settings.
 pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
     let defaults = &config.defaults;
@@ -180,6 +225,7 @@ mod tests {
         let plain = Settings::new(worker.clone(), "native");
         assert_eq!(control(&Config::default(), worker), plain);
         assert_eq!(limits(&Defaults::default()), Limits::DEFAULT);
+        assert_eq!(access(&Config::default()), AccessSettings::default());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod audit;
 mod db;
 mod events;
+mod keys;
 mod leases;
 mod quotas;
 mod retention;

@@ -67,6 +67,14 @@ macro_rules! newest_below {
     };
 }
 
+/// In the order in which `keys::read` reads them.
+macro_rules! key_columns {
+    () => {
+        "id, name, role, owner, speaks_for_others, hash, created_at_us, expires_at_us, \
+         revoked_at_us, last_used_at_us"
+    };
+}
+
 /// In the order in which `quotas::read` reads them.
 macro_rules! quota_columns {
     () => {
@@ -198,6 +206,15 @@ statements! {
     OLD_ADMIN_REQUESTS = "SELECT at_us, id FROM admin_audit WHERE at_us < $1 \
         ORDER BY at_us, id LIMIT $2";
     DELETE_ADMIN_REQUESTS = "DELETE FROM admin_audit WHERE (at_us, id) <= ($1, $2)";
+
+    INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
+        $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+    KEY = "SELECT ", key_columns!(), " FROM api_keys WHERE id = $1";
+    KEYS = "SELECT ", key_columns!(), " FROM api_keys ORDER BY name";
+    FIRST_KEY = "SELECT id FROM api_keys LIMIT 1";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at_us = $1 WHERE id = $2 AND revoked_at_us IS NULL";
+    NOTE_KEY_USE = "UPDATE api_keys SET last_used_at_us = $1 WHERE id = $2 \
+        AND (last_used_at_us IS NULL OR last_used_at_us < $1)";
 }
 
 #[cfg(test)]
@@ -208,9 +225,17 @@ mod tests {
 
     use super::ALL;
 
-    /// Statements that answer with a whole table, and so may pass over all of it or of one index.
-    const WHOLE: &[&str] =
-        &["LIVE_SANDBOXES", "ALL_SANDBOXES", "TEMPLATES", "QUOTAS", "QUOTA_COUNTS"];
+    /// Statements that answer with a whole table, and so may pass over all of it or of one index,
+    /// or with the first row that there is.
+    const WHOLE: &[&str] = &[
+        "LIVE_SANDBOXES",
+        "ALL_SANDBOXES",
+        "TEMPLATES",
+        "QUOTAS",
+        "QUOTA_COUNTS",
+        "KEYS",
+        "FIRST_KEY",
+    ];
 
     fn fresh() -> Connection {
         let connection = Connection::open_in_memory().unwrap();

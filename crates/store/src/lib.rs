@@ -9,6 +9,7 @@ pub mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
+pub mod keys;
 pub mod memory;
 pub mod quotas;
 pub mod retention;
@@ -20,6 +21,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
+pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
 pub use retention::RetentionStore;
 pub use rows::{
@@ -39,7 +41,9 @@ pub use rows::{
 ///   with the host; so ids may leave numbers out where a store was opened again.
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
-pub trait Store: AuditStore + QuotaStore + RetentionStore + Send + Sync + 'static {
+pub trait Store:
+    AuditStore + KeyStore + QuotaStore + RetentionStore + Send + Sync + 'static
+{
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first
     /// lease (generation 1) for `new.worker` until `lease_until`, and the event

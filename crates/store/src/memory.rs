@@ -4,6 +4,7 @@
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
 mod audit;
+mod keys;
 mod quotas;
 mod retention;
 
@@ -17,12 +18,13 @@ use std::{
 use async_trait::async_trait;
 use stacyvm_admission::Policy;
 use stacyvm_types::{
-    Event, ExecId, Generation, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition,
+    WorkerId,
 };
 
 use crate::{
-    Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result, Sandbox,
-    Store, Template, TemplateChange,
+    ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result,
+    Sandbox, Store, Template, TemplateChange,
 };
 
 /// A store that forgets everything when it is dropped.
@@ -39,6 +41,7 @@ struct State {
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
     audit: audit::Records,
+    keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
 }
 

@@ -65,6 +65,10 @@ text_id! {
     ExecId
 }
 text_id! {
+    /// An API key: `key-` and 20 lower-case hex digits. It names the key and is no secret.
+    KeyId
+}
+text_id! {
     /// A record of the audit log: `au-` and 20 lower-case hex digits.
     AuditId
 }
@@ -105,6 +109,22 @@ impl ExecId {
             Ok(Self(text.into()))
         } else {
             Err(InvalidId("an exec id is ex- and 20 lower-case hex digits"))
+        }
+    }
+}
+
+impl KeyId {
+    /// A fresh id from 80 random bits.
+    pub fn from_entropy(entropy: [u8; 10]) -> Self {
+        Self(format!("key-{}", hex20(entropy)).into())
+    }
+
+    /// Parses the text form.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        if is_hex_id(text, "key-") {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId("a key id is key- and 20 lower-case hex digits"))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Domain types do not derive serde; the wire, row and config types that do convert to and from
 //! these.
 
+pub mod access;
 pub mod event;
 pub mod go_duration;
 pub mod histogram;
@@ -12,17 +13,20 @@ pub mod id;
 pub mod image;
 pub mod lease;
 pub mod limits;
+pub mod network;
 pub mod operation;
 pub mod phase;
 pub mod time;
 
+pub use access::Role;
 pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
 pub use histogram::{Histogram, Tally};
-pub use id::{AuditId, ExecId, InvalidId, OwnerId, SandboxId, WorkerId};
+pub use id::{AuditId, ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
 pub use lease::{Generation, Lease};
 pub use limits::Limits;
+pub use network::Network;
 pub use operation::Operation;
 pub use phase::{Cause, CauseKind, Phase, Transition};
 pub use time::Timestamp;

@@ -55,7 +55,7 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result<Response> {
-    let filter = filter(&query)?;
+    let filter = api.control.visible_events(filter(&query)?)?;
     let last_seen = match headers.get("last-event-id") {
         Some(value) => value.to_str().ok().filter(|text| !text.is_empty()),
         None => None,

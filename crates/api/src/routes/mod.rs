@@ -7,6 +7,7 @@ mod exec;
 mod exec_ws;
 mod files;
 mod images;
+mod keys;
 mod providers;
 mod quotas;
 mod sandboxes;
@@ -32,6 +33,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         system::routes(),
         events::routes(),
         audit::routes(),
+        keys::routes(),
     ]
     .into_iter()
     .flatten()

@@ -1,9 +1,9 @@
 //! The server itself, and what it truthfully says about what it does not limit.
 
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
-use stacyvm_api_types::{Health, PoolStatus, Ready, StoreHealth};
+use stacyvm_api_types::{Health, PoolStatus, Ready, StatusReply, StoreHealth};
 use stacyvm_types::format_duration;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Api,
+    access::Identity,
     json::{Json, ok},
     openapi,
     scope::Scope,
@@ -80,13 +81,22 @@ pub(super) async fn health(api: Api) -> Json<Health> {
     ok(state(&api, "ok"))
 }
 
+/// A probe's answer, of which nobody in particular sees one word only.
+fn told(identity: &Identity, full: Response, code: StatusCode, word: &str) -> Response {
+    if identity.may(Scope::Read) {
+        return full;
+    }
+    Json(code, StatusReply { status: word.to_owned() }).into_response()
+}
+
 /// R2.1: says only that the process answers.
-pub(super) async fn live(api: Api) -> Json<Health> {
-    ok(state(&api, "alive"))
+pub(super) async fn live(api: Api, identity: Identity) -> Response {
+    let full = ok(state(&api, "alive")).into_response();
+    told(&identity, full, StatusCode::OK, "alive")
 }
 
 /// R2.1: the store and every provider; 503 when either cannot work.
-pub(super) async fn ready(api: Api) -> Json<Ready> {
+pub(super) async fn ready(api: Api, identity: Identity) -> Response {
     let readiness = api.control.ready().await;
     let (code, word) = if readiness.is_ready() {
         (StatusCode::OK, "ready")
@@ -105,7 +115,7 @@ pub(super) async fn ready(api: Api) -> Json<Ready> {
     let total_providers = providers.len();
     let body =
         Ready { status, version, uptime, providers, ready_providers, total_providers, store };
-    Json(code, body)
+    told(&identity, Json(code, body).into_response(), code, word)
 }
 
 pub(super) async fn pool() -> Json<PoolStatus> {

@@ -40,7 +40,7 @@ pub(super) fn routes() -> Vec<Route> {
         .slashed(),
         post(
             "/templates",
-            Scope::Operator,
+            Scope::Api,
             create,
             doc("createTemplate", "Creates a template.")
                 .detail(
@@ -65,7 +65,7 @@ pub(super) fn routes() -> Vec<Route> {
         .slashed(),
         put(
             "/templates/{name}",
-            Scope::Operator,
+            Scope::Api,
             update,
             doc("updateTemplate", "Changes the fields of a template that the body names.")
                 .path("name", "The template.", text())
@@ -76,7 +76,7 @@ pub(super) fn routes() -> Vec<Route> {
         .slashed(),
         delete(
             "/templates/{name}",
-            Scope::Operator,
+            Scope::Api,
             remove,
             doc("deleteTemplate", "Deletes a template.")
                 .path("name", "The template.", text())

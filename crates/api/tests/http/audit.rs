@@ -3,12 +3,21 @@
 use http::Method;
 use serde_json::Value;
 
-use crate::world::{Reply, World};
+use stacyvm_types::Role;
+
+use crate::{
+    access::{ADMIN, closed, key, new_key},
+    world::{Reply, World},
+};
 
 /// Asks until so many rows match; they come out of a queue.
 async fn rows(world: &World, path: &str, count: usize) -> Vec<Value> {
+    rows_for(world, path, count, &[]).await
+}
+
+async fn rows_for(world: &World, path: &str, count: usize, headers: &[(&str, &str)]) -> Vec<Value> {
     for _ in 0..2_000 {
-        let reply = world.get(path).await;
+        let reply = world.send(Method::GET, path, headers, "").await;
         assert_eq!(reply.status, 200, "{:?}", reply.body);
         let rows = reply.json().as_array().unwrap().clone();
         if count <= rows.len() {
@@ -199,4 +208,39 @@ async fn an_admin_request_whose_caller_left_is_recorded() {
     let left = &rows(&world, "/admin/audit?path=quotas", 1).await[0];
     assert!(matches!(left["status"].as_u64(), Some(400..500)), "{left}");
     assert_eq!((&left["method"], &left["path"]), (&"PUT".into(), &path.into()));
+}
+
+/// R2.6: who was let in and who was refused, by the credential and never by what a header claims.
+#[tokio::test]
+async fn a_refused_admin_request_is_recorded_with_who_it_was() {
+    let world = closed().await;
+    let viewer = key(&world, new_key("watcher", Role::Viewer)).await;
+    let at = "/admin/audit/operations";
+    let send = async |headers: &[(&str, &str)]| {
+        world.send(Method::GET, at, headers, "").await.status.as_u16()
+    };
+    let from = ("x-forwarded-for", "203.0.113.9");
+    assert_eq!(send(&[from]).await, 401);
+    assert_eq!(send(&[("x-api-key", "guess"), ("x-user-id", "ann"), from]).await, 401);
+    assert_eq!(send(&[("x-api-key", &viewer), from]).await, 403);
+    assert_eq!(send(&[("x-api-key", ADMIN), from]).await, 200);
+    let admin = [("x-api-key", ADMIN)];
+    let path = "/admin/audit?path=operations";
+    let seen = rows_for(&world, path, 4, &admin).await;
+    let mut told: Vec<_> = seen
+        .iter()
+        .map(|row| (row["status"].as_u64().unwrap(), row["actor"].as_str().unwrap()))
+        .collect();
+    told.sort_unstable();
+    let expected =
+        [(200, "admin_key"), (401, "anonymous"), (401, "anonymous"), (403, "key:watcher")];
+    assert_eq!(told, expected);
+    assert!(seen.iter().all(|row| row["remote_addr"] == "203.0.113.9"), "{seen:?}");
+    let made = rows_for(&world, &format!("{at}?action=key.create"), 1, &admin).await;
+    assert_eq!((&made[0]["resource"], &made[0]["status"]), (&"watcher".into(), &"success".into()));
+    let all = world.send(Method::GET, path, &admin, "").await;
+    let secrets = [viewer.as_str(), ADMIN, "guess"];
+    for text in [all.text(), &made[0].to_string()] {
+        assert!(!secrets.iter().any(|secret| text.contains(secret)), "{text}");
+    }
 }

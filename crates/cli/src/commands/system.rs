@@ -29,13 +29,18 @@ pub(super) async fn health(context: &Context) -> Result<ExitStatus, Failure> {
     if !context.out.is_json() {
         let server = context.client.server();
         let status = ready.status.replace('_', " ");
-        let words =
-            format!("{server} is {status} (version {}, up {})", ready.version, ready.uptime);
+        let details = match ready.version.is_empty() {
+            true => "it tells no more without a valid key".to_owned(),
+            false => format!("version {}, up {}", ready.version, ready.uptime),
+        };
+        let words = format!("{server} is {status} ({details})");
         say(&crate::escape::escape(&words));
         if let Some(error) = &ready.store.error {
             say(&format!("The store does not answer: {}", crate::escape::escape(error)));
         }
     }
-    context.out.rows(ready.json(), &rows(&ready.providers), "No providers")?;
+    if context.out.is_json() || !ready.version.is_empty() {
+        context.out.rows(ready.json(), &rows(&ready.providers), "No providers")?;
+    }
     Ok(if ready.status == "ready" { ExitStatus::OK } else { ExitStatus::FAILED })
 }

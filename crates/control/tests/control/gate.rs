@@ -15,15 +15,15 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    AuditStore, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota,
-    QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
-    Template, TemplateChange,
+    ApiKey, AuditStore, Durability, Error, EventFilter, ExecLog, Include, KeyStore, NewEvent,
+    NewSandbox, Quota, QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox,
+    Standing, Store, Template, TemplateChange,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     memory::MemoryStore,
     retention::{Swept, Walk},
 };
 use stacyvm_types::{
-    Event, ExecId, Generation, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -144,6 +144,28 @@ impl GatedStore {
             Durability::Disk => self.synced(change).await,
             Durability::Kernel => self.1.store(change).await,
         }
+    }
+}
+
+#[async_trait]
+impl KeyStore for GatedStore {
+    async fn create_key(&self, key: ApiKey) -> Result<()> {
+        self.synced(self.0.create_key(key)).await
+    }
+    async fn key(&self, id: &KeyId) -> Result<Option<ApiKey>> {
+        self.1.store(self.0.key(id)).await
+    }
+    async fn keys(&self) -> Result<Vec<ApiKey>> {
+        self.1.store(self.0.keys()).await
+    }
+    async fn has_keys(&self) -> Result<bool> {
+        self.1.store(self.0.has_keys()).await
+    }
+    async fn revoke_key(&self, id: &KeyId, now: Timestamp) -> Result<ApiKey> {
+        self.synced(self.0.revoke_key(id, now)).await
+    }
+    async fn note_key_use(&self, id: &KeyId, at: Timestamp) -> Result<()> {
+        self.synced(self.0.note_key_use(id, at)).await
     }
 }
 

@@ -54,12 +54,13 @@ fn a_mock_beside_the_default_is_offered() {
 #[test]
 fn settings_with_problems_start_nothing_and_are_told_together() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("bad.yaml"), "server:\n  prot: 1\nauth: {enabled: true}\n").unwrap();
+    fs::write(dir.path().join("bad.yaml"), "server:\n  prot: 1\nauth: {oidc_enabled: true}\n")
+        .unwrap();
     let said = in_dir(dir.path(), &["serve", "--config", "bad.yaml", "--pool", "999"], &[]);
     assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
     for part in [
         "bad.yaml:2: server.prot: there is no such key; did you mean server.port?",
-        "bad.yaml:3: auth.enabled: credentials are not supported by this version yet",
+        "bad.yaml:3: auth.oidc_enabled: OIDC is not supported by this version yet",
         "--pool: defaults.pool_size: \"999\" cannot be right",
     ] {
         assert!(said.err.contains(part), "{part}: {}", said.err);
@@ -109,7 +110,10 @@ fn lint_judges_and_its_exit_code_says_so() {
     assert!(said.out.contains("[PASS] config: loaded from "), "{said:?}");
     assert!(said.out.contains("[WARN] pool.overflow: "), "{said:?}");
     assert!(said.out.contains("[PASS] logging.format: programs can read the log\n"), "{said:?}");
-    assert!(said.out.contains("[WARN] auth.enabled: this version has no credentials"), "{said:?}");
+    assert!(
+        said.out.contains("[WARN] auth.enabled: credentials are asked for only once"),
+        "{said:?}"
+    );
     assert!(said.out.contains("\n  fix: "), "{said:?}");
 
     let strict = in_dir(dir.path(), &["config", "lint", "--production", "--file", path], &[]);

@@ -1,6 +1,7 @@
 //! The store in a SQLite file.
 
 mod audit;
+mod keys;
 mod open;
 mod quotas;
 mod readers;

@@ -32,6 +32,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/sqlite/0002_quotas.sql"),
     },
     Migration {
+        number: 3,
+        name: "api_keys",
+        sql: include_str!("../../migrations/sqlite/0003_api_keys.sql"),
+    },
+    Migration {
         number: 4,
         name: "audit_and_retention",
         sql: include_str!("../../migrations/sqlite/0004_audit_and_retention.sql"),

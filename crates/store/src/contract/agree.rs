@@ -6,7 +6,11 @@ use stacyvm_admission::{Policy, Weight};
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{
-    at, audit::operation, cause, event, exec_id, id, map, new_sandbox, new_template, owner, worker,
+    at,
+    audit::operation,
+    cause, event, exec_id, id,
+    keys::{key_id, new_key},
+    map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
     Durability, EventFilter, ExecLog, Include, QuotaFields, Store, TemplateChange,
@@ -60,6 +64,9 @@ enum Call {
     PruneSandboxes(Timestamp, u32),
     PruneLogs(Timestamp, u32),
     PruneEvents(Timestamp, u32),
+    CreateKey(u8, &'static str),
+    RevokeKey(u8),
+    NoteKeyUse(u8, Timestamp),
 }
 
 const SANDBOXES: u8 = 6;
@@ -75,10 +82,10 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(23) {
-        20 => Call::Record(dice.below(9), past),
-        21 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
-        22 => match dice.below(2) {
+    match dice.below(25) {
+        22 => Call::Record(dice.below(9), past),
+        23 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
+        24 => match dice.below(2) {
             0 => Call::PruneLogs(past, u32::from(dice.below(3))),
             _ => Call::PruneEvents(past, u32::from(dice.below(9))),
         },
@@ -127,6 +134,11 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             };
             Call::PutQuota(dice.pick(&OWNERS), fields)
         }
+        19 => Call::CreateKey(dice.below(9), dice.pick(&TEMPLATES)),
+        20 => match dice.below(4) {
+            0 => Call::RevokeKey(dice.below(9)),
+            _ => Call::NoteKeyUse(dice.below(9), soon),
+        },
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -234,6 +246,13 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
         Call::PruneEvents(before, limit) => {
             format!("{:?}", store.prune_events(before, limit).await)
         }
+        Call::CreateKey(number, name) => {
+            format!("{:?}", store.create_key(new_key(number, name)).await)
+        }
+        Call::RevokeKey(number) => format!("{:?}", store.revoke_key(&key_id(number), now).await),
+        Call::NoteKeyUse(number, at) => {
+            format!("{:?}", store.note_key_use(&key_id(number), at).await)
+        }
     }
 }
 
@@ -261,6 +280,7 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.templates().await),
         format!("{:?}", store.operation_records(operations, None, 4).await),
         format!("{:?}", store.pruned_events().await),
+        format!("{:?} {:?}", store.keys().await, store.has_keys().await),
         format!("{:?}", store.quotas().await),
         format!("{:?}", store.quota_counts().await),
         format!("{:?}", store.standing(Some(&owner("ann")), &worker("w1")).await),

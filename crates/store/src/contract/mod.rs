@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod audit;
 pub mod events;
+pub mod keys;
 pub mod leases;
 pub mod quotas;
 pub mod retention;
@@ -89,6 +90,11 @@ macro_rules! store_contract {
                 an_unknown_template_is_not_found
                 templates_are_listed_by_name
                 the_store_answers_a_ping;
+            keys:
+                a_key_is_read_back_as_it_was_made
+                neither_an_id_nor_a_name_of_a_key_is_given_twice
+                a_revoked_key_stays_revoked_since_the_first_time
+                the_last_use_of_a_key_moves_forward_only;
             audit:
                 a_record_stays_as_it_was_written_first
                 records_are_read_newest_first_page_by_page
@@ -129,6 +135,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("events.rs"),
         include_str!("quotas.rs"),
         include_str!("templates.rs"),
+        include_str!("keys.rs"),
         include_str!("audit.rs"),
         include_str!("retention.rs"),
     ]

@@ -1,0 +1,166 @@
+//! The one place that every routed request passes: who it is from, whether that one may, and
+//! whether it may now.
+
+use std::{net::IpAddr, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use stacyvm_api_types::Code;
+use tokio::time::Instant;
+
+use super::{
+    Identity, KeyBy, Peer, client,
+    identity::Credential,
+    limiter::{Hashed, Verdict},
+    shown,
+};
+use crate::{
+    Api, Scope,
+    audit::Asked,
+    demanded,
+    problem::{Problem, Result},
+};
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+
+/// Lets a request in, or says why not.
+pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let scope = demanded(&request);
+    let client = address(&api, &request);
+    let asked = request.extensions().get::<Asked>();
+    let path = request.uri().path();
+    let entered = admit(&api, scope, client, request.headers(), path, asked).await;
+    let (identity, remaining) = match entered {
+        Ok(entered) => entered,
+        Err(problem) => return problem.into_response(),
+    };
+    request.extensions_mut().insert(identity.caller());
+    request.extensions_mut().insert(identity);
+    let mut response = next.run(request).await;
+    if let Some(remaining) = remaining {
+        let burst = api.config.access.settings.rate_limit.burst();
+        response.headers_mut().insert(LIMIT, burst.into());
+        response.headers_mut().insert(REMAINING, remaining.into());
+    }
+    response
+}
+
+/// Where a request comes from, if anybody saw it.
+pub(crate) fn address(api: &Api, request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<Peer>()?.0;
+    let trusted = &api.config.access.settings.trusted_proxies;
+    Some(client::address(peer, request.headers(), trusted))
+}
+
+/// Who the request is from, and how many more it may send at once where that is limited.
+async fn admit(
+    api: &Api,
+    scope: Option<Scope>,
+    client: Option<IpAddr>,
+    headers: &HeaderMap,
+    path: &str,
+    asked: Option<&Asked>,
+) -> Result<(Identity, Option<u32>)> {
+    let now = Instant::now();
+    let address = client.map_or_else(|| "unknown".to_owned(), client::limited_as);
+    let credential = authenticate(api, headers, &address, now).await;
+    if scope == Some(Scope::Probe) {
+        // A probe is answered whatever else is wrong; who it is decides how much it is told.
+        let identity = credential.ok().flatten().map(|known| Identity::new(known, headers));
+        return Ok((identity.and_then(Result::ok).unwrap_or_default(), None));
+    }
+    let credential = credential?
+        .ok_or_else(|| Problem::new(Code::Unauthorized, "invalid or missing API key"))?;
+    let bare = Identity::of(credential.clone());
+    let identity = Identity::new(credential, headers);
+    if let Some(asked) = asked {
+        asked.by(&identity.as_ref().unwrap_or(&bare).caller());
+    }
+    // What is refused for the name that it gives counts too, as the credential's own.
+    let remaining = limit(api, identity.as_ref().unwrap_or(&bare), &address, now)?;
+    let identity = identity?;
+    // What has no row in the table has no handler either; to be told so takes any credential.
+    if !identity.may(scope.unwrap_or(Scope::Read)) {
+        let is_admin = scope == Some(Scope::Admin) && path.contains("/admin");
+        let message = match is_admin {
+            true => "admin API key required",
+            false => "required authorization scope missing",
+        };
+        return Err(Problem::new(Code::Forbidden, message));
+    }
+    Ok((identity, remaining))
+}
+
+/// The valid credential that a request shows, if it shows any. One that is wrong is a guess, and
+/// guesses from one address are bounded before their answer is known.
+async fn authenticate(
+    api: &Api,
+    headers: &HeaderMap,
+    address: &str,
+    now: Instant,
+) -> Result<Option<Credential>> {
+    let access = &api.config.access;
+    if access.is_open() {
+        return Ok(Some(Credential::local()));
+    }
+    let shown = shown(headers);
+    if shown.is_empty() {
+        return Ok(None);
+    }
+    let guesser = Hashed::of("guesses", address);
+    if let Verdict::Limited { wait } = access.guesses.look(guesser, now) {
+        return Err(too_many(wait));
+    }
+    for text in shown {
+        if let Some(credential) = access.recognise(&api.control, &text).await? {
+            return Ok(Some(credential));
+        }
+        access.guesses.take(guesser, now);
+    }
+    tracing::info!(client = address, "a credential was refused");
+    Ok(None)
+}
+
+/// Takes a token of the caller's bucket.
+fn limit(api: &Api, identity: &Identity, address: &str, now: Instant) -> Result<Option<u32>> {
+    let access = &api.config.access;
+    let limit = &access.settings.rate_limit;
+    if !limit.is_on() {
+        return Ok(None);
+    }
+    match access.callers.take(caller_key(limit.key_by, identity, address), now) {
+        Verdict::Allowed { remaining } => Ok(Some(remaining)),
+        Verdict::Limited { wait } => Err(too_many(wait)
+            .with_header(LIMIT, limit.burst().into())
+            .with_header(REMAINING, 0.into())),
+    }
+}
+
+fn caller_key(key_by: KeyBy, identity: &Identity, address: &str) -> Hashed {
+    let of_address = || Hashed::of("ip", address);
+    let of_credential = || match identity.credential() {
+        // Whoever is not asked for a credential has none to be told apart by.
+        Some(credential) if *credential == Credential::local() => of_address(),
+        Some(Credential { key: Some(id), .. }) => Hashed::of("key", id.as_str()),
+        Some(credential) => Hashed::of("credential", &credential.name),
+        None => of_address(),
+    };
+    match (key_by, identity.limited_owner()) {
+        (KeyBy::Owner, Some(owner)) => Hashed::of("owner", owner.as_str()),
+        (KeyBy::Owner, None) | (KeyBy::ApiKey, _) => of_credential(),
+        (KeyBy::Ip, _) => of_address(),
+    }
+}
+
+/// The wait in whole seconds, and never too short.
+fn too_many(wait: Duration) -> Problem {
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    let message = format!("rate limit exceeded; retry after {seconds}s");
+    let after = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
+    Problem::new(Code::ResourceLimit, message).with_header(header::RETRY_AFTER, after)
+}

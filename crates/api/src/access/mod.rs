@@ -1,0 +1,268 @@
+//! Who may call: credentials, what each may do, whose sandboxes exist for it, and how often it may.
+//!
+//! Promises:
+//! - Nothing but a probe is answered to who shows no valid credential, unless the operator runs the
+//!   server without credentials. A server that had one never becomes open while it runs.
+//! - What a credential may do follows from the credential, never from what else the request says:
+//!   `X-User-ID` counts only where the credential may speak for others.
+//! - All ways to be wrong look alike from outside, and how often they may be tried is bounded.
+
+mod client;
+mod guard;
+mod identity;
+mod limiter;
+mod settings;
+
+use std::{
+    fmt,
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, header};
+use sha2::{Digest as _, Sha256};
+use stacyvm_control::{self as control, Control};
+use stacyvm_types::Role;
+use subtle::ConstantTimeEq as _;
+
+pub use self::settings::{
+    AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
+};
+pub(crate) use self::{
+    client::Peer,
+    guard::{address, enter},
+    identity::Identity,
+};
+use self::{
+    identity::Credential,
+    limiter::{Limiter, Rate},
+};
+
+/// Wrong credentials that one address may show at once, and how fast that grows back.
+const GUESSES: Rate = Rate { every: Duration::from_secs(3), burst: 20 };
+const GUESSES_TTL: Duration = Duration::from_secs(60);
+/// What begins so is for workers.
+const WORKER_TOKEN: &str = "stacyvm-worker-v1.";
+
+/// The gate of one server.
+#[derive(Debug)]
+pub struct Access {
+    settings: AccessSettings,
+    operator: RwLock<Hashes>,
+    /// Whether credentials are asked for; set once and never unset.
+    closed: AtomicBool,
+    guesses: Limiter,
+    callers: Limiter,
+}
+
+/// The operator's keys, hashed so that comparing them takes the same time for all of them.
+#[derive(Default, PartialEq, Eq)]
+struct Hashes {
+    api: Option<[u8; 32]>,
+    admin: Option<[u8; 32]>,
+}
+
+/// People choose these keys: a hash of one may be worth trying to find what it is of.
+impl fmt::Debug for Hashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hashes(hidden)")
+    }
+}
+
+impl Hashes {
+    fn of(keys: &OperatorKeys) -> Self {
+        let hash = |key: &Option<String>| key.as_deref().map(|key| Sha256::digest(key).into());
+        Self { api: hash(&keys.api), admin: hash(&keys.admin) }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whose key this is. The lesser right wins where both are the same.
+    fn find(&self, shown: &str) -> Option<Credential> {
+        let shown: [u8; 32] = Sha256::digest(shown).into();
+        let is = |known: &Option<[u8; 32]>| known.is_some_and(|known| known.ct_eq(&shown).into());
+        let (api, admin) = (is(&self.api), is(&self.admin));
+        match (api, admin) {
+            (true, _) => Some(Credential::operator("api_key", Role::Api)),
+            (false, true) => Some(Credential::operator("admin_key", Role::Admin)),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Access {
+    /// The gate of a server. `has_keys` says whether its store holds any key, valid or not.
+    pub fn new(settings: AccessSettings, keys: &OperatorKeys, has_keys: bool) -> Self {
+        let rate = &settings.rate_limit;
+        let callers = Limiter::new(rate.rate(), rate.bucket_ttl, rate.cleanup_interval);
+        let operator = Hashes::of(keys);
+        let closed = match settings.authentication {
+            Authentication::Required => true,
+            Authentication::Off => false,
+            Authentication::Auto => has_keys || !operator.is_empty(),
+        };
+        Self {
+            settings,
+            operator: RwLock::new(operator),
+            closed: AtomicBool::new(closed),
+            guesses: Limiter::new(GUESSES, GUESSES_TTL, GUESSES_TTL),
+            callers,
+        }
+    }
+
+    /// A gate that stands open: everybody is the local administrator.
+    pub fn open() -> Self {
+        Self::new(AccessSettings::default(), &OperatorKeys::default(), false)
+    }
+
+    /// Whether no credential is asked for.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(SeqCst)
+    }
+
+    /// Takes the operator's keys anew, and says whether they are others than before.
+    pub fn replace_operator_keys(&self, keys: &OperatorKeys) -> bool {
+        let keys = Hashes::of(keys);
+        if !keys.is_empty() {
+            self.credential_exists();
+        }
+        let mut known = self.operator.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *known != keys;
+        *known = keys;
+        is_new
+    }
+
+    /// From now on credentials are asked for, unless the operator said that they never are.
+    pub(crate) fn credential_exists(&self) {
+        if self.settings.authentication != Authentication::Off {
+            self.closed.store(true, SeqCst);
+        }
+    }
+
+    /// Whether somebody who is not in the store may make keys.
+    pub(crate) fn has_operator_admin(&self) -> bool {
+        self.operator.read().unwrap_or_else(PoisonError::into_inner).admin.is_some()
+    }
+
+    /// The rate limit as it is set, and what it has done.
+    pub fn rate_limit(&self) -> RateLimitStatus {
+        let limit = &self.settings.rate_limit;
+        let counts = self.callers.counts();
+        RateLimitStatus {
+            enabled: limit.is_on(),
+            requests_per_minute: limit.requests_per_minute,
+            burst: limit.burst(),
+            key_by: limit.key_by,
+            bucket_ttl: limit.bucket_ttl,
+            cleanup_interval: limit.cleanup_interval,
+            active_buckets: counts.active,
+            allowed_total: counts.allowed,
+            limited_total: counts.limited,
+            evicted_total: counts.evicted,
+        }
+    }
+
+    /// Finds the credential behind a text.
+    async fn recognise(
+        &self,
+        control: &Control,
+        shown: &str,
+    ) -> control::Result<Option<Credential>> {
+        let operator = self.operator.read().unwrap_or_else(PoisonError::into_inner).find(shown);
+        match operator {
+            Some(credential) => Ok(Some(credential)),
+            None => Ok(control.recognise(shown).await?.map(Credential::stored)),
+        }
+    }
+}
+
+/// The credentials that a request shows, in the order in which they are tried. One that is no text
+/// is there and wrong.
+fn shown(headers: &HeaderMap) -> Vec<String> {
+    let header = |name: HeaderName| {
+        let value = headers.get(name)?;
+        Some(value.to_str().unwrap_or("\u{fffd}").trim().to_owned())
+    };
+    let bearer = header(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        let token = token.trim();
+        let ours = scheme.eq_ignore_ascii_case("bearer") && !token.starts_with(WORKER_TOKEN);
+        ours.then(|| token.to_owned())
+    });
+    let keys = ["x-admin-api-key", "x-api-key"].map(HeaderName::from_static).map(header);
+    keys.into_iter().chain([bearer]).flatten().filter(|text| !text.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn keys(api: Option<&str>, admin: Option<&str>) -> OperatorKeys {
+        OperatorKeys { api: api.map(str::to_owned), admin: admin.map(str::to_owned) }
+    }
+
+    fn gate(authentication: Authentication, keys: &OperatorKeys, has_keys: bool) -> Access {
+        Access::new(AccessSettings { authentication, ..AccessSettings::default() }, keys, has_keys)
+    }
+
+    /// R9.1: closed as soon as there is any credential, and open only when there is none.
+    #[test]
+    fn any_credential_closes_the_gate_and_nothing_opens_it_again() {
+        use Authentication::{Auto, Off, Required};
+        let (none, api) = (keys(None, None), keys(Some("a"), None));
+        assert!(gate(Auto, &none, false).is_open());
+        assert!(gate(Off, &none, true).is_open());
+        assert!(!gate(Required, &none, false).is_open());
+        assert!(!gate(Auto, &none, true).is_open());
+        let gate = gate(Auto, &api, false);
+        assert!(!gate.is_open());
+        assert!(gate.replace_operator_keys(&none));
+        assert!(!gate.is_open(), "a key that went away leaves the gate closed");
+        let opened = Access::open();
+        assert!(opened.replace_operator_keys(&api) && !opened.is_open());
+        assert!(!opened.replace_operator_keys(&api), "the same keys are no news");
+    }
+
+    #[test]
+    fn each_of_the_operators_keys_has_its_role_and_a_shared_one_the_lesser() {
+        let role = |keys: &OperatorKeys, shown: &str| {
+            Hashes::of(keys).find(shown).map(|credential| credential.role)
+        };
+        let both = keys(Some("a"), Some("b"));
+        assert_eq!(role(&both, "a"), Some(Role::Api));
+        assert_eq!(role(&both, "b"), Some(Role::Admin));
+        assert_eq!(role(&both, "ab"), None);
+        assert_eq!(role(&keys(Some("x"), Some("x")), "x"), Some(Role::Api));
+        assert_eq!(role(&keys(None, None), ""), None);
+    }
+
+    #[test]
+    fn a_credential_may_come_in_any_of_three_headers() {
+        let of = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            shown(&headers)
+        };
+        let all = [("authorization", "Bearer c"), ("x-api-key", "b"), ("x-admin-api-key", "a")];
+        assert_eq!(of(&all), ["a", "b", "c"]);
+        assert_eq!(of(&[("authorization", "bearer  c ")]), ["c"]);
+        for none in
+            [("authorization", "Basic c"), ("authorization", "c"), ("x-api-key", " "), ("x", "y")]
+        {
+            assert!(of(&[none]).is_empty(), "{none:?}");
+        }
+        assert!(of(&[("authorization", "Bearer stacyvm-worker-v1.x.y")]).is_empty());
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_bytes(b"\xff").unwrap());
+        assert_eq!(shown(&headers).len(), 1, "no text, but a try all the same");
+    }
+}

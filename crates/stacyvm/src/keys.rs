@@ -1,0 +1,164 @@
+//! `keys`: over a server, or straight on the store of one that does not run.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use stacyvm_api::key_view as view;
+use stacyvm_api_types::Key;
+use stacyvm_cli::{
+    ExitStatus, Failure, Global,
+    keys::{CreateArgs, KeysCommand, find, over_server, show_all, show_made, show_revoked},
+    say,
+};
+use stacyvm_config::Driver;
+use stacyvm_control::{IssuedKey, NewKey, name_taken};
+use stacyvm_store::{self as store, KeyStore};
+use stacyvm_store_sql::SqliteStore;
+use stacyvm_types::{
+    KeyId, Role, Timestamp,
+    time::{Clock, SystemClock},
+};
+
+use crate::{chain, data_dir, failed, settings};
+
+/// `keys`
+#[derive(Debug, Args)]
+pub(crate) struct KeysArgs {
+    /// Where the data of a stopped server lives [env: STACYVM_DATA_DIR]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    data_dir: Option<PathBuf>,
+    /// The file with the server's settings [env: STACYVM_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: KeysCommand,
+}
+
+/// Runs it. With a key or a server's address it asks that server; otherwise it opens the store of
+/// the data directory, unless a server holds that.
+pub(crate) fn keys(global: &Global, args: KeysArgs) -> Result<ExitStatus, Failure> {
+    let runtime = crate::runtime()?;
+    if global.names_a_server() {
+        runtime.block_on(over_server(global, args.command))?;
+        return Ok(ExitStatus::OK);
+    }
+    let place = Place::find(&args)?;
+    match data_dir::try_lock(&place.data_dir)? {
+        Some(_lock) => runtime.block_on(on_store(global, &place, args.command))?,
+        None => runtime.block_on(over_server(global, args.command)).map_err(|failure| {
+            let message = format!(
+                "{}; a server holds the data directory {}, so this was asked of {}: give its \
+                 address with --server and an admin key with --api-key, or stop it",
+                failure.message,
+                place.data_dir.display(),
+                global.server
+            );
+            Failure { message, ..failure }
+        })?,
+    }
+    Ok(ExitStatus::OK)
+}
+
+/// The store of a server that does not run.
+struct Place {
+    data_dir: PathBuf,
+    file: PathBuf,
+    /// Whether the settings hold an admin key.
+    has_admin_key: bool,
+}
+
+impl Place {
+    fn find(args: &KeysArgs) -> Result<Self, Failure> {
+        let mut sources = settings::sources(args.config.clone());
+        if let Some(dir) = &args.data_dir {
+            sources.flags.push(settings::data_dir_flag(dir));
+        }
+        let loaded = settings::loaded(&sources)?;
+        let database = &loaded.config.database;
+        if database.driver == Driver::Memory {
+            return Err(failed(
+                "these settings keep state in memory, where a running server has its keys: ask it \
+                 with --server and --api-key",
+            ));
+        }
+        let data_dir = loaded.config.data_dir.clone().map_or_else(data_dir::default, Ok)?;
+        let data_dir = data_dir::prepare(&data_dir)?;
+        Ok(Self {
+            file: data_dir.join(&database.path),
+            data_dir,
+            has_admin_key: loaded.credentials.admin_api_key.is_some(),
+        })
+    }
+}
+
+async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Result<(), Failure> {
+    let store = SqliteStore::open(&place.file)
+        .map_err(|e| failed(format!("the store cannot be opened: {}", chain(&e))))?;
+    let now = SystemClock.now();
+    match command {
+        KeysCommand::Create(args) => create(global, place, &store, args, now).await,
+        KeysCommand::List => {
+            let keys = all(&store, now).await?;
+            let json = serde_json::to_vec(&keys).map_err(|e| failed(e.to_string()))?;
+            show_all(global, &keys, &json)
+        }
+        KeysCommand::Revoke { keys } => {
+            let known = all(&store, now).await?;
+            for shown in keys {
+                let key = find(&known, &shown)?;
+                let id = KeyId::parse(&key.id).map_err(|e| failed(e.to_string()))?;
+                store.revoke_key(&id, now).await.map_err(|e| failed(chain(&e)))?;
+                show_revoked(global, key, br#"{"status":"revoked"}"#)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn create(
+    global: &Global,
+    place: &Place,
+    store: &SqliteStore,
+    args: CreateArgs,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let role = Role::parse(args.role.word())
+        .ok_or_else(|| failed("this version does not know the role"))?;
+    let has_keys = store.has_keys().await.map_err(|e| failed(chain(&e)))?;
+    if !has_keys && role != Role::Admin && !place.has_admin_key {
+        return Err(Failure::new(
+            ExitStatus::REFUSED,
+            "the first key must have the role admin: once there is a key, every request needs one, \
+             and nobody could make another over the server",
+        ));
+    }
+    let new = NewKey {
+        name: args.name,
+        role,
+        owner: args.owner,
+        speaks_for_others: args.speak_for,
+        ttl: args.ttl,
+    };
+    let issued =
+        IssuedKey::issue(new, now).map_err(|e| Failure::new(ExitStatus::USAGE, e.to_string()))?;
+    match store.create_key(issued.key.clone()).await {
+        Ok(()) => {}
+        Err(store::Error::Conflict) => {
+            let message = name_taken(&issued.key.name).to_string();
+            return Err(Failure::new(ExitStatus::REFUSED, message));
+        }
+        Err(error) => return Err(failed(chain(&error))),
+    }
+    let made = Key { key: Some(issued.text), ..view(issued.key, now) };
+    let json = serde_json::to_vec(&made).map_err(|e| failed(e.to_string()))?;
+    show_made(global, &made, &json)?;
+    if global.output == stacyvm_cli::Format::Table {
+        say(&format!("It is in the store of {}", place.data_dir.display()));
+    }
+    Ok(())
+}
+
+async fn all(store: &SqliteStore, now: Timestamp) -> Result<Vec<Key>, Failure> {
+    let keys = store.keys().await.map_err(|e| failed(chain(&e)))?;
+    Ok(keys.into_iter().map(|key| view(key, now)).collect())
+}
