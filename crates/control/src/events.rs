@@ -229,7 +229,8 @@ impl Log {
         }
     }
 
-    /// Writes audit records; what is worth another try comes back. Repeating one changes nothing.
+    /// Writes audit records to the disk; what is worth another try comes back. Repeating one changes
+    /// nothing.
     async fn keep<'s, T: Clone>(
         &'s self,
         records: Vec<T>,
@@ -238,7 +239,11 @@ impl Log {
         if records.is_empty() {
             return records;
         }
-        match write(records.clone()).await {
+        let kept = match write(records.clone()).await {
+            Ok(()) => self.store.sync().await,
+            error => error,
+        };
+        match kept {
             Ok(()) => Vec::new(),
             Err(error) if worth_retrying(&error) => {
                 tracing::warn!(%error, audit = records.len(), "audit records wait for the store");

@@ -323,6 +323,9 @@ impl<'f, F: Filter> Pager<'f, F> {
 ///
 /// Promises, each with a case in the suite:
 /// - A record stays as it was written first: repeating one changes nothing.
+/// - Records are read at once, and outlive the server's process; the next
+///   [`sync`](crate::Store::sync) takes them to the disk. Whoever keeps records writes many at a
+///   time and nobody waits for one of them, so they hold up no other change.
 /// - Pages are read from the newest record back (those of one instant by falling id), and following
 ///   `next` meets every record that was there at the start exactly once.
 #[async_trait]

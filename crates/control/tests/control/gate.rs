@@ -320,7 +320,7 @@ impl Store for GatedStore {
 #[async_trait]
 impl AuditStore for GatedStore {
     async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
-        self.synced(self.0.record_operations(records)).await
+        self.1.store(self.0.record_operations(records)).await
     }
     async fn operation_records(
         &self,
@@ -334,7 +334,7 @@ impl AuditStore for GatedStore {
         self.1.store(self.0.exec_log(id)).await
     }
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
-        self.synced(self.0.record_admin_requests(records)).await
+        self.1.store(self.0.record_admin_requests(records)).await
     }
     async fn admin_records(
         &self,

@@ -13,7 +13,7 @@ use crate::{audit, events};
 #[async_trait]
 impl AuditStore for SqliteStore {
     async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
-        self.writer.run(move |tx| audit::record_operations(tx, &records)).await
+        self.writer.run_unsynced(move |tx| audit::record_operations(tx, &records)).await
     }
 
     async fn operation_records(
@@ -30,7 +30,7 @@ impl AuditStore for SqliteStore {
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
-        self.writer.run(move |tx| audit::record_admin(tx, &records)).await
+        self.writer.run_unsynced(move |tx| audit::record_admin(tx, &records)).await
     }
 
     async fn admin_records(
