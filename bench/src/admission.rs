@@ -112,13 +112,9 @@ async fn rate(control: &Control, seconds: f64) -> Result<(f64, Samples)> {
     Ok((all.count() as f64 / begun.elapsed().as_secs_f64(), all))
 }
 
-/// What one owner saw: its waits, each from the request to the answer.
-struct Seen {
-    waits: Samples,
-}
-
-/// Ten owners, each with that many clients that spawn, hold and destroy in a loop.
-async fn share(dir: &Path, clients: [usize; 10], seconds: f64) -> Result<Vec<Seen>> {
+/// Ten owners, each with that many clients that spawn, hold and destroy in a loop. The waits of each,
+/// from the request to the answer.
+async fn share(dir: &Path, clients: [usize; 10], seconds: f64) -> Result<Vec<Samples>> {
     let overflow = Overflow::Queue { places: 10_000, patience: Duration::from_secs(60) };
     let policy = Policy { max_sandboxes: PLACES, ..Policy::default() };
     let plane = plane(dir, Rules { policy, overflow, ..Rules::default() })?;
@@ -136,7 +132,10 @@ async fn share(dir: &Path, clients: [usize; 10], seconds: f64) -> Result<Vec<See
                     let before = Instant::now();
                     let request = SpawnRequest { owner, ..SpawnRequest::default() };
                     let row = control.spawn(request).await?;
-                    samples.push(before.elapsed());
+                    // What is admitted while nobody new asks is no share of anything.
+                    if begun.elapsed().as_secs_f64() < seconds {
+                        samples.push(before.elapsed());
+                    }
                     tokio::time::sleep(HELD).await;
                     control.destroy(&row.spec.id).await?;
                 }
@@ -151,7 +150,7 @@ async fn share(dir: &Path, clients: [usize; 10], seconds: f64) -> Result<Vec<See
         while let Some(samples) = set.join_next().await {
             waits.extend(samples??);
         }
-        seen.push(Seen { waits });
+        seen.push(waits);
     }
     plane.stopping.cancel();
     Ok(seen)
@@ -197,12 +196,12 @@ pub(crate) fn run(seconds: f64) -> Result<()> {
         let calm = share(&dir.path().join("calm"), [4; 10], seconds).await?;
         let burst = [400, 4, 4, 4, 4, 4, 4, 4, 4, 4];
         let burst = share(&dir.path().join("burst"), burst, seconds).await?;
-        let of_others = |seen: Vec<Seen>| {
+        let of_others = |seen: Vec<Samples>| {
             let mut waits = Samples::default();
-            seen.into_iter().skip(1).for_each(|seen| waits.extend(seen.waits));
+            seen.into_iter().skip(1).for_each(|seen| waits.extend(seen));
             waits
         };
-        let counts: Vec<_> = burst.iter().map(|seen| seen.waits.count() as f64).collect();
+        let counts: Vec<_> = burst.iter().map(|seen| seen.count() as f64).collect();
         let (alone, beside) = (of_others(calm), of_others(burst));
         println!(
             "ten owners share {PLACES} places: the others wait p50 {}, p99 {}; beside one with 100 \

@@ -99,7 +99,7 @@ impl Drop for StaticTrue {
 
 fn server(data: &Path, pool: usize) -> Result<Server> {
     let args = vec!["--pool".to_owned(), pool.to_string()];
-    let server = Server::start(data, &Options { args, failpoint: None })?;
+    let server = Server::start(data, &Options { args, ..Options::default() })?;
     std::thread::sleep(Duration::from_secs(1));
     Ok(server)
 }

@@ -1,6 +1,6 @@
 """Drives every method of the published `stacyvm` 0.1.1 package against a running server.
 
-Usage: drive_published.py BASE_URL sync|async. The server must hold the image `alpine:latest`.
+Usage: drive_published.py BASE_URL sync|async [KEY]. The server must hold the image `alpine:latest`.
 Prints one line per checked method; any surprise is a traceback and a non-zero exit.
 """
 
@@ -14,11 +14,14 @@ from stacyvm.providers import ProviderManager
 from stacyvm.templates import TemplateManager
 
 
+KEY = sys.argv[3] if len(sys.argv) > 3 else None
+
+
 class Sync:
     """Calls methods of the synchronous client."""
 
     def __init__(self, url):
-        self.client = stacyvm.Client(base_url=url, user_id="ann")
+        self.client = stacyvm.Client(base_url=url, api_key=KEY, user_id="ann")
 
     def call(self, target, name, *args, **kwargs):
         return getattr(target, name)(*args, **kwargs)
@@ -32,7 +35,7 @@ class Async:
 
     def __init__(self, url):
         self.loop = asyncio.new_event_loop()
-        self.client = stacyvm.AsyncClient(base_url=url, user_id="ann")
+        self.client = stacyvm.AsyncClient(base_url=url, api_key=KEY, user_id="ann")
 
     def call(self, target, name, *args, **kwargs):
         result = getattr(target, name)(*args, **kwargs)
@@ -183,7 +186,7 @@ def drive_files(way, sandbox):
 
 def drive_templates(url, way):
     # Templates and providers are synchronous in the published package.
-    client = stacyvm.Client(base_url=url)
+    client = stacyvm.Client(base_url=url, api_key=KEY)
     name = f"t-{type(way).__name__.lower()}"
     saved = client.templates.save(
         Template(name=name, image="host", memory_mb=128, vcpus=1, ttl="7m", metadata={"k": "v"})
@@ -208,14 +211,14 @@ def drive_templates(url, way):
 def drive_scopes(url, way):
     # The context managers destroy the sandbox and close the client.
     if isinstance(way, Sync):
-        with stacyvm.Client(base_url=url) as client:
+        with stacyvm.Client(base_url=url, api_key=KEY) as client:
             with client.spawn(image="host") as sandbox:
                 inside = sandbox.id
             fails(stacyvm.SandboxNotFound, lambda: client.get(inside))
         way.client.close()
     else:
         async def scope():
-            async with stacyvm.AsyncClient(base_url=url) as client:
+            async with stacyvm.AsyncClient(base_url=url, api_key=KEY) as client:
                 async with await client.spawn(image="host") as sandbox:
                     inside = sandbox.id
                 try:
@@ -230,7 +233,7 @@ def drive_scopes(url, way):
 
 
 def main():
-    url, kind = sys.argv[1:]
+    url, kind = sys.argv[1:3]
     way = {"sync": Sync, "async": Async}[kind](url)
     drive_client(way)
     drive_sandbox(way)

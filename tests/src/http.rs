@@ -38,11 +38,23 @@ impl Reply {
 
 /// Sends a request with a JSON body and reads the whole reply.
 pub fn call(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<Reply> {
+    call_with(at, None, method, path, body)
+}
+
+/// [`call`] with a key.
+pub fn call_with(
+    at: SocketAddr,
+    key: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Reply> {
+    let key = key.map(|key| format!("X-API-Key: {key}\r\n")).unwrap_or_default();
     let body = body.map(Value::to_string);
     let kind = body.as_ref().map(|_| "Content-Type: application/json\r\n").unwrap_or_default();
     let body = body.unwrap_or_default();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {at}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\n{key}{kind}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     raw(at, &[head.as_bytes(), body.as_bytes()].concat())

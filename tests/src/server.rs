@@ -18,6 +18,8 @@ use crate::{Reply, http};
 pub struct Options {
     /// More arguments of `serve`.
     pub args: Vec<String>,
+    /// The admin key that it asks for and that [`Server`] sends; without one it is open.
+    pub key: Option<String>,
     /// The step at which the process kills itself.
     pub failpoint: Option<String>,
 }
@@ -38,6 +40,8 @@ pub struct Server {
     pub child: Child,
     /// Where it listens.
     pub at: SocketAddr,
+    /// What it asks for.
+    pub key: Option<String>,
 }
 
 impl Server {
@@ -58,8 +62,14 @@ impl Server {
         if let Some(step) = &options.failpoint {
             command.env("STACYVM_FAILPOINT", step);
         }
+        if let Some(key) = &options.key {
+            command.env("STACYVM_AUTH_ADMIN_API_KEY", key);
+            // Wrong keys are counted by address: a test may say where it comes from.
+            command.env("STACYVM_SERVER_TRUSTED_PROXIES", "127.0.0.1");
+        }
         let child = command.spawn().with_context(|| format!("start {}", binary().display()))?;
-        let mut server = Self { child, at: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut server = Self { child, at, key: options.key.clone() };
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = server.child.try_wait()? {
@@ -82,17 +92,21 @@ impl Server {
 
     /// `GET path`.
     pub fn get(&self, path: &str) -> Result<Reply> {
-        http::call(self.at, "GET", path, None)
+        self.call("GET", path, None)
     }
 
     /// `POST path` with a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Result<Reply> {
-        http::call(self.at, "POST", path, Some(body))
+        self.call("POST", path, Some(body))
     }
 
     /// `DELETE path`.
     pub fn delete(&self, path: &str) -> Result<Reply> {
-        http::call(self.at, "DELETE", path, None)
+        self.call("DELETE", path, None)
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Reply> {
+        http::call_with(self.at, self.key.as_deref(), method, path, body)
     }
 
     /// Spawns a sandbox with the defaults and returns its id.

@@ -61,7 +61,7 @@ impl Follower {
 }
 
 fn serve(data: &std::path::Path) -> Result<Server> {
-    Server::start(data, &Options { args: vec!["--provider=mock".into()], failpoint: None })
+    Server::start(data, &Options { args: vec!["--provider=mock".into()], ..Options::default() })
 }
 
 /// Nothing that was answered is missing, nothing comes twice, and what was seen stays what it was.

@@ -17,8 +17,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What makes a server reach a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
-    Spawn { pool: u32 },
-    SpawnTemplate { name: &'static str },
+    Spawn {
+        pool: u32,
+    },
+    /// With an idempotency key; `tests/idempotency.rs` looks at what a repeat gets.
+    KeyedSpawn,
+    SpawnTemplate {
+        name: &'static str,
+    },
     Exec,
     Extend,
     Destroy,
@@ -32,6 +38,7 @@ fn deed(step: &str) -> Deed {
         _ if step.contains(".spawn.") || step.contains(".launch.") => Deed::Spawn { pool: 0 },
         _ if step.contains(".exec.") => Deed::Exec,
         _ if step.contains(".extend.") => Deed::Extend,
+        _ if step.contains(".once.") => Deed::KeyedSpawn,
         _ if step.contains(".destroy.") => Deed::Destroy,
         _ => panic!("no deed reaches {step}: name it here"),
     }
@@ -125,18 +132,27 @@ fn sweep_step(data: &Path, step: &str, bystander: &mut Bystander) -> Result<()> 
     let args = vec!["--pool".to_owned(), pool.to_string()];
 
     // The victim of the deed is made by a server that does not die of it.
-    let quiet = Options { args: args.clone(), failpoint: None };
+    let quiet = Options { args: args.clone(), ..Options::default() };
     let mut server = Server::start(data, &quiet)?;
     let victim = server.spawn()?;
     bystander.reads_on(&server)?;
     server.kill();
 
-    let mut server = Server::start(data, &Options { args, failpoint: Some(step.to_owned()) })?;
+    let mut server =
+        Server::start(data, &Options { args, failpoint: Some(step.to_owned()), key: None })?;
     let at = format!("/api/v1/sandboxes/{victim}");
     let exec_id = "ex-0000000000000000000a";
     match deed {
         Deed::Spawn { .. } => {
             ask(&server, "POST", "/api/v1/sandboxes", &json!({}));
+        }
+        Deed::KeyedSpawn => {
+            let at = server.at;
+            let head = format!(
+                "POST /api/v1/sandboxes HTTP/1.1\r\nHost: {at}\r\nIdempotency-Key: {step}\r\n\
+                 Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+            );
+            ensure!(http::raw(at, head.as_bytes()).is_err(), "the server lived to answer");
         }
         Deed::SpawnTemplate { name } => {
             ask(&server, "POST", &format!("/api/v1/templates/{name}/spawn"), &json!({}));

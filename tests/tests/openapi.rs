@@ -37,7 +37,8 @@ fn schemathesis_finds_nothing() -> Result<()> {
     let python = environment()?;
     let dir = tempfile::tempdir()?;
     let args = ["--provider", "mock", "--store", "memory", "--pool", "0"].map(str::to_owned);
-    let options = Options { args: args.into(), ..Options::default() };
+    let key = "the-key-of-this-run-and-no-other".to_owned();
+    let options = Options { args: args.into(), key: Some(key.clone()), ..Options::default() };
     let server = Server::start(&dir.path().join("data"), &options)?;
     let base = format!("http://{}/api/v1", server.at);
 
@@ -57,6 +58,7 @@ fn schemathesis_finds_nothing() -> Result<()> {
         .arg("--config-file")
         .arg(config.join("schemathesis.toml"))
         .args(["run", &format!("{base}/openapi.json"), "--url", &base])
+        .args(["--header", &format!("X-API-Key: {key}")])
         .args(["--max-examples", &setting("SCHEMATHESIS_EXAMPLES", "10")])
         .args(["--seed", &setting("SCHEMATHESIS_SEED", "1")])
         .args(["--continue-on-failure", "--no-color"]));

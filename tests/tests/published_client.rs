@@ -34,12 +34,19 @@ fn busybox_tar(dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// R8.1: sync and async, with `spawn()`'s own default image.
+/// Makes a key; its text.
+fn made_key(server: &Server, request: &serde_json::Value) -> Result<String> {
+    let reply = server.post("/api/v1/admin/keys", request)?;
+    ensure!(reply.status == 201, "the key was answered with {}", reply.json());
+    Ok(reply.json()["key"].as_str().context("a key has a text")?.to_owned())
+}
+
+/// R8.1, R9.2: sync and async, and with a key that speaks for its users, with `spawn()`'s own default image.
 #[test]
 fn the_published_python_client_works_unchanged() -> Result<()> {
     let python = python::environment("published-client", &[PACKAGE], "stacyvm")?;
     let dir = tempfile::tempdir()?;
-    let server = Server::start(&dir.path().join("data"), &Options::default())?;
+    let mut server = Server::start(&dir.path().join("data"), &Options::default())?;
     let url = format!("http://{}", server.at);
 
     let before =
@@ -57,6 +64,16 @@ fn the_published_python_client_works_unchanged() -> Result<()> {
         let said = run(Command::new(&python).arg(&script).args([&url, kind]))?;
         println!("{kind}:\n{said}");
     }
+    ensure!(server.live()?.is_empty(), "the client left sandboxes");
+
+    // From its first key on the server asks; this client knows one header for it.
+    let root = made_key(&server, &serde_json::json!({"name": "root", "role": "admin"}))?;
+    server.key = Some(root);
+    let backend = serde_json::json!({"name": "backend", "role": "api", "speak_for": true});
+    let backend = made_key(&server, &backend)?;
+    let drive = |key: &str| run(Command::new(&python).arg(&script).args([&url, "sync", key]));
+    ensure!(drive("wrong").is_err(), "a wrong key was good enough");
+    println!("with a key:\n{}", drive(&backend)?);
     ensure!(server.live()?.is_empty(), "the client left sandboxes");
     drop(server);
     let left = host::Leftovers::of(&dir.path().join("data"));

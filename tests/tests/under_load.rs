@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use stacyvm_tests::{Options, Reply, Server, http, server::wait_for};
 
 fn serve(dir: &Path) -> Result<Server> {
-    Server::start(&dir.join("data"), &Options { args: vec!["--pool=0".into()], failpoint: None })
+    Server::start(
+        &dir.join("data"),
+        &Options { args: vec!["--pool=0".into()], ..Options::default() },
+    )
 }
 
 /// Runs the same shell line `count` times at once.

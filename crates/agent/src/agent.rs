@@ -28,6 +28,7 @@ use crate::{
         READS_PER_TURN,
     },
     poll::{Interest, Poll, Source, Watched},
+    started::StartedIds,
     stream::{Stream, Work},
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Agent {
     pub(crate) context: Context,
     pub(crate) starter: Starter,
     pub(crate) execs: BTreeMap<u64, Exec>,
+    pub(crate) started: StartedIds,
     pub(crate) console: Console,
     pub(crate) connections: BTreeMap<u32, Connection>,
     pub(crate) next_serial: u64,
@@ -110,6 +112,7 @@ impl Agent {
             context,
             starter: Starter::new()?,
             execs: BTreeMap::new(),
+            started: StartedIds::default(),
             console: Console::default(),
             connections: BTreeMap::new(),
             next_serial: 0,

@@ -22,6 +22,7 @@ mod poll;
 mod procfs;
 mod requests;
 mod start;
+mod started;
 mod stdio;
 mod stream;
 mod text;

@@ -31,6 +31,9 @@ pub const ENDED_FOR: Duration = Duration::from_secs(300);
 /// Journals of all ended commands together; the oldest go first.
 pub const ENDED_BYTES: u64 = 4 << 20;
 
+/// Commands that are not started again under their ids, however long ago they ended.
+pub const REMEMBERED_IDS: usize = 8192;
+
 /// What is read from one stream of a command after its process exited. More than this can be in a
 /// pipe only when something it left behind goes on writing.
 pub const LAST_OUTPUT: usize = 1 << 20;

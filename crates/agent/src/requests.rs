@@ -221,11 +221,17 @@ impl Agent {
         if self.execs.values().any(|exec| *exec.id == *request.id) {
             return self.attach(key, request.id, 0);
         }
+        if self.started.contains(request.id) {
+            let message =
+                format!("command {} has run, and its output is not kept any more", request.id);
+            return Err(Fail::new(FailKind::NotFound, message));
+        }
         if MAX_RUNNING <= self.execs.values().filter(|exec| !exec.is_over()).count() {
             let message = format!("{MAX_RUNNING} commands run in this sandbox already");
             return Err(Fail::new(FailKind::Exhausted, message));
         }
         let launched = launch(&self.context, &mut self.starter, request)?;
+        self.started.insert(request.id);
         self.next_serial += 1;
         let deadline = request.deadline_ms.map(Duration::from_millis);
         let identity = Identity {

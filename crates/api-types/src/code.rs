@@ -65,6 +65,8 @@ codes! {
     Conflict => "CONFLICT", 409, false;
     /// The sandbox's state does not allow it.
     WrongState => "WRONG_STATE", 409, false;
+    /// The first request with this idempotency key has not ended.
+    IdempotencyKeyInUse => "IDEMPOTENCY_KEY_IN_USE", 409, true;
     /// A body or an answer above its limit.
     PayloadTooLarge => "PAYLOAD_TOO_LARGE", 413, false;
     /// The request target is too long.
@@ -75,6 +77,8 @@ codes! {
     RangeNotSatisfiable => "RANGE_NOT_SATISFIABLE", 416, false;
     /// The program cannot be executed.
     NotExecutable => "NOT_EXECUTABLE", 422, false;
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused => "IDEMPOTENCY_KEY_REUSED", 422, false;
     /// A limit refuses it.
     ResourceLimit => "RESOURCE_LIMIT", 429, true;
     /// The headers are too large.

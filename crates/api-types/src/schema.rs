@@ -13,8 +13,13 @@ pub mod pattern {
     pub const SANDBOX: &str = "sb-[0-9a-f]{20}";
     /// The id of a command.
     pub const EXEC: &str = "ex-[0-9a-f]{20}";
-    /// An owner.
+    /// The id of a key.
+    pub const KEY: &str = "key-[0-9a-f]{20}";
+    /// An owner in a header, around which HTTP knows no white space.
     pub const OWNER: &str = r"[^/\\\u0000-\u0020\u007f]{1,128}";
+    /// An owner; white space around it is taken away.
+    pub const SPACED_OWNER: &str =
+        r"[\u0009-\u000d ]*[^/\\\u0000-\u0020\u007f]{1,128}[\u0009-\u000d ]*";
     /// An image's name; no part of it has two dots in a row.
     pub const IMAGE: &str = concat!(
         r"(?:[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?:[0-9]+/)?",
@@ -66,7 +71,7 @@ pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
 
 /// An owner of a request.
 pub(crate) fn owner(_: &mut SchemaGenerator) -> Schema {
-    optional_text(pattern::OWNER, "ann")
+    optional_text(pattern::SPACED_OWNER, "ann")
 }
 
 /// An image of a request.

@@ -30,8 +30,8 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, X-API-Key, X-Admin-API-Key, X-Request-ID, X-User-ID, \
                                X-Tenant-ID, Authorization, Range, Last-Event-ID, Idempotency-Key";
 const REPLY_HEADERS: &str = "X-Request-ID, X-Exec-ID, Content-Range, Accept-Ranges, Retry-After, \
-                             X-RateLimit-Limit, X-RateLimit-Remaining, X-Next-Cursor, \
-                             Content-Disposition";
+                             Idempotency-Replayed, X-RateLimit-Limit, X-RateLimit-Remaining, \
+                             X-Next-Cursor, Content-Disposition";
 
 /// The request's id, for whoever handles it.
 #[derive(Debug, Clone)]

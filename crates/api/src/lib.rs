@@ -17,6 +17,7 @@ mod csv;
 mod edge;
 mod extract;
 mod follow;
+mod idempotency;
 mod json;
 mod openapi;
 mod origin;
@@ -132,6 +133,8 @@ pub fn router(control: Control, config: ApiConfig) -> Router {
     routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)
+        // Inside of whatever says who asks, and whether it may.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), idempotency::pass))
         .layer(axum::middleware::from_fn_with_state(api.clone(), access::enter))
         .layer(axum::middleware::from_fn_with_state(api.clone(), edge::pass))
         .with_state(api)

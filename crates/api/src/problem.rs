@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use stacyvm_api_types::{Code, ErrorBody};
 use stacyvm_control as control;
 
-use crate::{json, views};
+use crate::{idempotency::REPLAYED, json, views};
 
 /// The result of a handler.
 pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
@@ -82,19 +82,30 @@ impl Problem {
         Self::new(Code::Internal, "internal error").because("the handler panicked")
     }
 
-    /// The reply of this problem under a request id.
-    pub(crate) fn render(&self, request_id: &str) -> Response {
-        let body = ErrorBody {
+    /// The problem of an answer that was kept, marked as given before.
+    pub(crate) fn replayed(body: ErrorBody) -> Self {
+        let ErrorBody { code, message, details, .. } = body;
+        let problem = Self { details, ..Self::new(code, message) };
+        problem.with_header(REPLAYED, HeaderValue::from_static("true"))
+    }
+
+    /// What the reply of this problem says under a request id.
+    pub(crate) fn body(&self, request_id: &str) -> ErrorBody {
+        ErrorBody {
             code: self.code,
             message: self.message.clone(),
             request_id: request_id.to_owned(),
             details: self.details.clone(),
-        };
-        let mut response = json::response(self.status(), &body);
+        }
+    }
+
+    /// The reply of this problem under a request id.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let mut response = json::response(self.status(), &self.body(request_id));
         for (name, value) in &self.headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }
-        if self.code == Code::Unavailable {
+        if matches!(self.code, Code::Unavailable | Code::IdempotencyKeyInUse) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -170,6 +181,8 @@ impl From<control::Error> for Problem {
             E::WrongState { phase, .. } => {
                 Self::new(Code::WrongState, message).with_detail("state", json!(phase.wire_state()))
             }
+            E::KeyInUse => Self::new(Code::IdempotencyKeyInUse, message),
+            E::KeyReused => Self::new(Code::IdempotencyKeyReused, message),
             E::Limit(_) => Self::new(Code::ResourceLimit, message),
             E::ExecTimeout(_) => Self::new(Code::Timeout, message),
             E::Unsupported(_) => Self::new(Code::Unsupported, message),

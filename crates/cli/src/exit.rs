@@ -110,6 +110,8 @@ const fn status_of(code: Code) -> ExitStatus {
         Code::NotFound => ExitStatus::NOT_FOUND,
         Code::Conflict
         | Code::WrongState
+        | Code::IdempotencyKeyInUse
+        | Code::IdempotencyKeyReused
         | Code::ResourceLimit
         | Code::Unauthorized
         | Code::Forbidden => ExitStatus::REFUSED,

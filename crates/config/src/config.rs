@@ -126,6 +126,7 @@ pub struct Retention {
     pub exec_logs: Span,
     pub events: Span,
     pub audit: Span,
+    pub idempotency_keys: Span,
 }
 
 /// Where state is kept.
@@ -198,7 +199,13 @@ const QUARTER: Span = Span(Some(Duration::from_secs(2160 * 60 * 60)));
 impl Default for Retention {
     fn default() -> Self {
         let week = Span(Some(Duration::from_secs(168 * 60 * 60)));
-        Self { ended_sandboxes: week, exec_logs: week, events: week, audit: QUARTER }
+        Self {
+            ended_sandboxes: week,
+            exec_logs: week,
+            events: week,
+            audit: QUARTER,
+            idempotency_keys: Span(Some(Duration::from_secs(24 * 60 * 60))),
+        }
     }
 }
 

@@ -331,6 +331,13 @@ static KEYS: &[Key] = &[
         "How long records of operations are kept; `0s` is for ever"
     ),
     key!(
+        retention.idempotency_keys,
+        Restart,
+        None,
+        None,
+        "How long a request can be repeated under its idempotency key; `0s` is for ever"
+    ),
+    key!(
         database.driver,
         Restart,
         Some("STACYVM_STORE"),

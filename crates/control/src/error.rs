@@ -63,6 +63,15 @@ pub enum Error {
     /// Somebody else owns the sandbox now.
     #[error("the sandbox has a newer owner")]
     Fenced,
+    /// The work of this idempotency key goes on.
+    #[error("the first request with this Idempotency-Key has not ended yet; try again")]
+    KeyInUse,
+    /// The idempotency key stands for something else.
+    #[error(
+        "this Idempotency-Key was used for another request; take a fresh one for every piece of \
+         work"
+    )]
+    KeyReused,
     /// A limit refuses it.
     #[error("resource limit exceeded: {0}")]
     Limit(String),

@@ -18,7 +18,7 @@ use stacyvm_types::{Cause, CauseKind, EventKind, ExecId, Operation, Phase, Sandb
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Collected, Control, Error, ExecRequest, Result,
+    Collected, Control, Error, ExecRequest, Result, Started,
     events::{self, Record},
     failpoints,
     follow::{self, Meta},
@@ -112,14 +112,14 @@ impl Control {
     }
 
     async fn follow(&self, meta: &Arc<Meta>, offset: u64) -> Result<Exec> {
-        let exec = self.take_up(meta, offset).await?;
+        let exec = self.take_up(&meta.row, &meta.id, offset).await?;
         Ok(follow::watch(self.clone(), meta.clone(), exec, None))
     }
 
     /// A command's events from an offset on.
-    pub(crate) async fn take_up(&self, meta: &Meta, offset: u64) -> Result<Exec> {
-        let guest = self.guest(&meta.row).await?;
-        guest.attach(&meta.id, offset).await.map_err(|error| self.of_guest(&meta.row, error))
+    pub(crate) async fn take_up(&self, row: &Sandbox, id: &ExecId, offset: u64) -> Result<Exec> {
+        let guest = self.guest(row).await?;
+        guest.attach(id, offset).await.map_err(|error| self.of_guest(row, error))
     }
 
     async fn start(
@@ -133,10 +133,11 @@ impl Control {
         let mut attempt = self.attempt(Act::Operation(operation), command).on(id);
         let stdin = request.stdin_data.take();
         match self.begin(&mut attempt, id, &exec_id, request, stdin.is_some()).await {
-            Ok((row, deadline, exec)) => {
-                failpoint!(failpoints::EXEC_STARTED);
-                let meta = Meta { id: exec_id, deadline, row, attempt, is_ours: true };
+            Ok(Begun { row, deadline, exec, is_fresh }) => {
+                let meta = Meta { id: exec_id, deadline, row, attempt, is_ours: is_fresh };
                 let meta = Arc::new(meta);
+                // One that runs already was given its input.
+                let stdin = stdin.filter(|_| is_fresh);
                 let exec = follow::watch(self.clone(), meta.clone(), exec, stdin);
                 Ok((meta, exec))
             }
@@ -154,7 +155,7 @@ impl Control {
         exec_id: &ExecId,
         request: ExecRequest,
         is_fed: bool,
-    ) -> Result<(Sandbox, Option<Duration>, Exec)> {
+    ) -> Result<Begun> {
         validate::program(&request.program)?;
         validate::env(&request.env)?;
         if request.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
@@ -163,6 +164,9 @@ impl Control {
         let row = self.usable(id).await?;
         attempt.concerns(&row);
         let deadline = self.exec_deadline(&row, request.timeout).await?;
+        if let Some(exec) = self.started_before(&row, exec_id, request.started).await? {
+            return Ok(Begun { row, deadline, exec, is_fresh: false });
+        }
         let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
         let started = Record::Event(events::about(&row, EventKind::ExecStarted, data));
         self.0.recorder.record_first(started).await?;
@@ -179,8 +183,28 @@ impl Control {
         };
         let guest = self.guest(&row).await?;
         match guest.exec(spec).await {
-            Ok(exec) => Ok((row, deadline, exec)),
+            Ok(exec) => {
+                failpoint!(failpoints::EXEC_STARTED);
+                Ok(Begun { row, deadline, exec, is_fresh: true })
+            }
             Err(error) => Err(self.of_ended(&row, self.of_guest(&row, error)).await),
+        }
+    }
+
+    /// A command that was started before, where that is so.
+    async fn started_before(
+        &self,
+        row: &Sandbox,
+        id: &ExecId,
+        started: Started,
+    ) -> Result<Option<Exec>> {
+        if started == Started::No {
+            return Ok(None);
+        }
+        match self.take_up(row, id, 0).await {
+            Ok(exec) => Ok(Some(exec)),
+            Err(Error::NotFound(_)) if started == Started::Perhaps => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -350,6 +374,15 @@ impl Control {
             }
         }
     }
+}
+
+/// A command that runs.
+struct Begun {
+    row: Sandbox,
+    deadline: Option<Duration>,
+    exec: Exec,
+    /// Whether it was started now, and not before.
+    is_fresh: bool,
 }
 
 /// Why a sandbox could not be set up.

@@ -17,6 +17,9 @@ pub const FAILPOINTS: &[&str] = &[
     DESTROY_STOPPING,
     DESTROY_GONE,
     DESTROY_ENDED,
+    ONCE_BEGUN,
+    ONCE_WORKED,
+    ONCE_KEPT,
 ];
 
 /// Nothing is stored yet.
@@ -49,3 +52,9 @@ pub(crate) const DESTROY_STOPPING: &str = "control.destroy.stopping";
 pub(crate) const DESTROY_GONE: &str = "control.destroy.gone";
 /// The row has ended, the client does not know.
 pub(crate) const DESTROY_ENDED: &str = "control.destroy.ended";
+/// The key is stored, nothing was done for it.
+pub(crate) const ONCE_BEGUN: &str = "control.once.begun";
+/// What the key stands for was done, its answer is not stored.
+pub(crate) const ONCE_WORKED: &str = "control.once.worked";
+/// The answer is stored, the client does not know.
+pub(crate) const ONCE_KEPT: &str = "control.once.kept";

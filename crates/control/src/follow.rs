@@ -202,7 +202,7 @@ impl Watched {
                 }
                 sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
                 tries += 1;
-                match self.control.take_up(&meta, self.offset).await {
+                match self.control.take_up(&meta.row, &meta.id, self.offset).await {
                     Ok(exec) => (self.events, self.ended) = (exec.events, false),
                     Err(crate::Error::Ended { .. }) => return self.write_down(Exit::Lost).await,
                     Err(error) => tracing::debug!(exec.id = %meta.id, %error, "it is not heard"),

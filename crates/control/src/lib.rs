@@ -20,6 +20,7 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod idempotency;
 mod images;
 mod jobs;
 mod keys;
@@ -53,11 +54,14 @@ pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
+pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
 pub use keys::{IssuedKey, NewKey, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
-pub use requests::{Admission, Collected, ExecRequest, Readiness, SpawnRequest, TemplateSpawn};
+pub use requests::{
+    Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
+};
 pub use retention::Retention;
 pub use rules::{Overflow, Rules};
 pub use settings::Settings;
@@ -98,6 +102,7 @@ struct Inner {
     unattended: follow::Unattended,
     /// How often operations succeeded and failed, and how long they took.
     metrics: metrics::OperationMetrics,
+    turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
 
@@ -121,6 +126,7 @@ impl Control {
             recorded: follow::Recorded::default(),
             unattended: follow::Unattended::default(),
             metrics,
+            turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });
         Self(inner, Arc::new(Caller::system()), None)

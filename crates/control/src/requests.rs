@@ -103,6 +103,9 @@ pub struct ExecRequest {
     pub terminal: Option<Size>,
     /// Chosen by a client that wants to start or attach idempotently; otherwise a fresh one.
     pub id: Option<ExecId>,
+    /// Whether it was started before under this id: then it is followed from its beginning, and
+    /// its input is not sent again.
+    pub started: Started,
     /// All of standard input, followed by its end; makes `stdin` a pipe.
     pub stdin_data: Option<Bytes>,
 }
@@ -119,9 +122,21 @@ impl ExecRequest {
             stdin: Stdin::Null,
             terminal: None,
             id: None,
+            started: Started::No,
             stdin_data: None,
         }
     }
+}
+
+/// Whether a command was started before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// Not as far as the caller knows.
+    No,
+    /// Perhaps: it is started unless the sandbox knows it.
+    Perhaps,
+    /// It was: it is never started again.
+    Yes,
 }
 
 /// A finished command with what it said.

@@ -39,10 +39,12 @@ pub struct Retention {
     pub audit: Option<Duration>,
     /// Records of admin requests.
     pub admin_audit: Option<Duration>,
+    /// Idempotency keys with their answers.
+    pub idempotency_keys: Option<Duration>,
 }
 
 impl Default for Retention {
-    /// A week of what happened, 90 days of who did it.
+    /// A week of what happened, 90 days of who did it, a day of answers to repeat.
     fn default() -> Self {
         let week = Some(Duration::from_secs(168 * 60 * 60));
         let quarter = Some(Duration::from_secs(2160 * 60 * 60));
@@ -52,6 +54,7 @@ impl Default for Retention {
             events: week,
             audit: quarter,
             admin_audit: quarter,
+            idempotency_keys: Some(Duration::from_secs(24 * 60 * 60)),
         }
     }
 }
@@ -64,10 +67,17 @@ enum Kind {
     Events,
     Audit,
     AdminAudit,
+    IdempotencyKeys,
 }
 
-const KINDS: [Kind; 5] =
-    [Kind::Sandboxes, Kind::ExecLogs, Kind::Events, Kind::Audit, Kind::AdminAudit];
+const KINDS: [Kind; 6] = [
+    Kind::Sandboxes,
+    Kind::ExecLogs,
+    Kind::Events,
+    Kind::Audit,
+    Kind::AdminAudit,
+    Kind::IdempotencyKeys,
+];
 
 impl Retention {
     const fn of(&self, kind: Kind) -> Option<Duration> {
@@ -77,6 +87,7 @@ impl Retention {
             Kind::Events => self.events,
             Kind::Audit => self.audit,
             Kind::AdminAudit => self.admin_audit,
+            Kind::IdempotencyKeys => self.idempotency_keys,
         }
     }
 }
@@ -133,6 +144,7 @@ impl Forgetter {
             Kind::Events => store.prune_events(before, STEP).await?,
             Kind::Audit => store.prune_operation_records(before, STEP).await?,
             Kind::AdminAudit => store.prune_admin_records(before, STEP).await?,
+            Kind::IdempotencyKeys => store.prune_keys(before, STEP).await?,
         };
         Ok(Forgot { rows, more: rows == u64::from(STEP) })
     }

@@ -6,7 +6,8 @@ use futures_util::{StreamExt, stream};
 use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{
-    Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Transition, format_duration,
+    Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition,
+    format_duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -381,12 +382,22 @@ impl Control {
     /// deadline never passes the longest life counted from the sandbox's creation: the answer
     /// carries the deadline that it got.
     pub async fn extend(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+        self.extend_from(id, ttl, self.now()).await
+    }
+
+    /// The same, with a ttl that counts from an instant.
+    pub(crate) async fn extend_from(
+        &self,
+        id: &SandboxId,
+        ttl: Duration,
+        from: Timestamp,
+    ) -> Result<Sandbox> {
         let control = self.clone();
         let id = id.clone();
         self.owned(async move {
             let attempt = control.attempt(Act::Change("sandbox.extend"), format_duration(ttl));
             let mut attempt = attempt.on(&id);
-            let result = control.extend_owned(&id, ttl).await;
+            let result = control.extend_owned(&id, ttl, from).await;
             if let Ok(row) = &result {
                 attempt.concerns(row);
             }
@@ -395,11 +406,16 @@ impl Control {
         .await
     }
 
-    async fn extend_owned(&self, id: &SandboxId, ttl: Duration) -> Result<Sandbox> {
+    async fn extend_owned(
+        &self,
+        id: &SandboxId,
+        ttl: Duration,
+        from: Timestamp,
+    ) -> Result<Sandbox> {
         validate::ttl(ttl, None)?;
         let row = self.get(id).await?;
         let now = self.now();
-        let asked = now.saturating_add(ttl);
+        let asked = from.saturating_add(ttl);
         let max = self.max_ttl(row.spec.owner.as_ref()).await?;
         validate::ttl(ttl, max)?;
         let latest = max.map(|max| row.created_at.saturating_add(max));

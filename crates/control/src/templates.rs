@@ -2,7 +2,7 @@
 
 use stacyvm_store::{self as store, Sandbox, Template, TemplateChange, TemplateFields};
 
-use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, validate};
+use crate::{Control, Error, Result, SpawnRequest, TemplateSpawn, Turn, validate};
 
 const MAX_SETUP_LINES: usize = 64;
 const MAX_SETUP_BYTES: usize = 64 * 1024;
@@ -11,6 +11,16 @@ const MAX_DESCRIPTION: usize = 4 * 1024;
 impl Control {
     /// Spawns from a template.
     pub async fn spawn_template(&self, name: &str, request: TemplateSpawn) -> Result<Sandbox> {
+        self.spawn_template_once(None, name, request).await
+    }
+
+    /// The same, for a turn: the sandbox that its key stands for.
+    pub async fn spawn_template_once(
+        &self,
+        turn: Option<&Turn>,
+        name: &str,
+        request: TemplateSpawn,
+    ) -> Result<Sandbox> {
         let TemplateSpawn { provider, ttl, owner, metadata, env } = request;
         let template = Some(name.to_owned());
         let request = SpawnRequest {
@@ -22,7 +32,7 @@ impl Control {
             env,
             ..SpawnRequest::default()
         };
-        self.spawn(request).await
+        self.spawn_once(turn, request).await
     }
 
     /// A template by name.

@@ -24,7 +24,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 ///   100,000 entries.
 #[async_trait]
 pub trait Guest: Send + Sync {
-    /// Starts a command, or attaches to it at offset 0 if this id was started before.
+    /// Starts a command, or attaches to it at offset 0 if this id was started before. One that was
+    /// started and forgotten is not started again: [`crate::ErrorKind::NotFound`], for the last
+    /// 8,192 ids of the sandbox at least.
     async fn exec(&self, spec: ExecSpec) -> Result<Exec>;
 
     /// Follows a command's output from a byte offset, also after its end for as long as the

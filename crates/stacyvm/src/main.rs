@@ -2,6 +2,7 @@
 
 mod config;
 mod data_dir;
+mod db;
 mod doctor;
 mod keys;
 mod logging;
@@ -44,6 +45,9 @@ enum Command {
     /// Show, check and describe the settings of the server
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Copy, check and put back the server's database
+    #[command(subcommand)]
+    Db(db::DbCommand),
     /// Write a completion script for a shell to standard output
     Completions {
         /// The shell
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Keys(args) => keys::keys(&cli.global, args),
         Command::Doctor(args) => doctor::doctor(&cli.global, args),
         Command::Config(command) => config::config(&cli.global, command),
+        Command::Db(command) => db::db(&cli.global, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut io::stdout());
             Ok(ExitStatus::OK)

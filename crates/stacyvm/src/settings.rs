@@ -209,6 +209,7 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
             events: config.retention.events.0,
             audit: config.retention.audit.0,
             admin_audit: config.auth.admin_audit_retention.0,
+            idempotency_keys: config.retention.idempotency_keys.0,
         },
         default_limits: limits(defaults),
         ..Settings::new(worker, config.providers.default.word())

@@ -1,8 +1,8 @@
 //! The store in SQL: one text per statement for every database, over a thin executor.
 //!
 //! A store method is a plain synchronous function over an open transaction (`sandboxes`, `leases`,
-//! `events`, `templates`, `audit`, `retention`), with its statements in `sql`. `db` is the
-//! executor. An arm decides which thread runs the function and when its transaction commits;
+//! `events`, `templates`, `audit`, `retention`, `idempotency`), with its statements in `sql`. `db` is
+//! the executor. An arm decides which thread runs the function and when its transaction commits;
 //! `sqlite` is the one for SQLite.
 //!
 //! It keeps every promise of [`stacyvm_store::Store`]: the contract's suite runs on it, and random
@@ -11,6 +11,8 @@
 mod audit;
 mod db;
 mod events;
+mod idempotency;
+mod invariants;
 mod keys;
 mod leases;
 mod quotas;
@@ -20,4 +22,6 @@ mod sql;
 mod sqlite;
 mod templates;
 
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{
+    CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,
+};

@@ -123,6 +123,10 @@ statements! {
     RESERVE_EVENT_IDS = "UPDATE counters SET reserved = value + $1 WHERE name = 'event'";
     SKIP_RESERVED_EVENT_IDS = "UPDATE counters SET value = reserved \
         WHERE name = 'event' AND value < reserved";
+    /// The highest number that may have been given out, by a server that was killed too.
+    HIGHEST_EVENT_ID = "SELECT CASE WHEN value < reserved THEN reserved ELSE value END \
+        FROM counters WHERE name = 'event'";
+    RAISE_EVENT_IDS = "UPDATE counters SET value = $1 WHERE name = 'event' AND value < $1";
     LAST_EVENT = "SELECT value FROM counters WHERE name = 'event'";
     INSERT_EVENT = "INSERT INTO events (", event_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6)";
     EVENTS = "SELECT ", event_columns!(), " FROM events WHERE id > $1 AND ", of_kinds!(),
@@ -207,6 +211,21 @@ statements! {
         ORDER BY at_us, id LIMIT $2";
     DELETE_ADMIN_REQUESTS = "DELETE FROM admin_audit WHERE (at_us, id) <= ($1, $2)";
 
+    INSERT_IDEMPOTENCY_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
+        holder, held_until_us) VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+    IDEMPOTENCY_KEY = "SELECT fingerprint, resource, attempt, begun_at_us, holder, held_until_us, status, \
+        content_type, body FROM idempotency_keys WHERE id = $1";
+    TAKE_TURN = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
+        held_until_us = $2 WHERE id = $3 AND attempt = $4 AND status IS NULL";
+    RENEW_TURN = "UPDATE idempotency_keys SET resource = $1 \
+        WHERE id = $2 AND attempt = $3 AND status IS NULL";
+    FINISH_TURN = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \
+        holder = NULL, held_until_us = NULL WHERE id = $4 AND attempt = $5 AND status IS NULL";
+    RELEASE_TURN = "UPDATE idempotency_keys SET holder = NULL, held_until_us = NULL \
+        WHERE id = $1 AND attempt = $2 AND status IS NULL";
+    OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
+        ORDER BY begun_at_us, id LIMIT $2";
+    DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
     INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
         $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     KEY = "SELECT ", key_columns!(), " FROM api_keys WHERE id = $1";
@@ -310,6 +329,9 @@ mod tests {
             ("INSERT_EXEC_LOG", 3),
             ("INSERT_OPERATION", 5),
             ("INSERT_ADMIN_REQUEST", 2),
+            ("INSERT_IDEMPOTENCY_KEY", 3),
+            ("TAKE_TURN", 1),
+            ("FINISH_TURN", 1),
             ("TAKE_PLACE", 1),
             ("GIVE_PLACE_BACK", 1),
             ("FORGET_UNUSED", 1),
@@ -346,6 +368,8 @@ mod tests {
             ("OLD_EXEC_LOGS", "exec_logs_by_age (at_us<?)"),
             ("DELETE_EXEC_LOGS", "exec_logs_by_age ("),
             ("DELETE_LOGS_OF", "PRIMARY KEY (sandbox=? AND "),
+            ("IDEMPOTENCY_KEY", "(id=?)"),
+            ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

@@ -9,6 +9,7 @@ pub mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
+pub mod idempotency;
 pub mod keys;
 pub mod memory;
 pub mod quotas;
@@ -21,6 +22,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
+pub use idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
 pub use retention::RetentionStore;
@@ -42,7 +44,7 @@ pub use rows::{
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
 pub trait Store:
-    AuditStore + KeyStore + QuotaStore + RetentionStore + Send + Sync + 'static
+    AuditStore + IdempotencyStore + KeyStore + QuotaStore + RetentionStore + Send + Sync + 'static
 {
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first

@@ -4,6 +4,7 @@
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
 mod audit;
+mod idempotency;
 mod keys;
 mod quotas;
 mod retention;
@@ -41,6 +42,7 @@ struct State {
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
     audit: audit::Records,
+    idempotency_keys: idempotency::Keys,
     keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
 }

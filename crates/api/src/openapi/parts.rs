@@ -136,7 +136,8 @@ pub(super) fn headers() -> Value {
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
         },
         "RetryAfter": {
-            "description": "Whole seconds after which the same request may succeed.",
+            "description": "Whole seconds after which the same request may succeed, where that is \
+                            known.",
             "schema": {"type": "integer", "minimum": 1},
         },
         "ContentRange": {
@@ -166,7 +167,8 @@ fn response(codes: &[Code]) -> Value {
     let lines: Vec<_> = codes.iter().map(|code| format!("`{code}`: {}", code.meaning())).collect();
     let mut headers = every_reply();
     let more = match codes.first() {
-        Some(Code::Unavailable) => Some(("Retry-After", "RetryAfter")),
+        Some(Code::Unavailable | Code::ResourceLimit) => Some(("Retry-After", "RetryAfter")),
+        _ if codes.contains(&Code::IdempotencyKeyInUse) => Some(("Retry-After", "RetryAfter")),
         Some(Code::RangeNotSatisfiable) => Some(("Content-Range", "ContentRange")),
         _ => None,
     };

@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 use stacyvm_api_types::{Code, Sandbox, pattern as form};
 
+use crate::idempotency::Work;
+
 /// A type's schema, made when the document is.
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
@@ -22,6 +24,8 @@ pub(crate) struct Doc {
     pub(crate) replies: Vec<Reply>,
     /// Refusals and failures of this route, besides those that every route has.
     pub(crate) failures: Vec<Code>,
+    /// What it does, where an idempotency key is taken.
+    pub(crate) once: Option<Work>,
 }
 
 /// Where a parameter stands.
@@ -104,6 +108,7 @@ pub(super) const fn doc(id: &'static str, summary: &'static str) -> Doc {
         body: None,
         replies: Vec::new(),
         failures: Vec::new(),
+        once: None,
     }
 }
 
@@ -267,6 +272,19 @@ impl Doc {
             reply.headers.push((name, text));
         }
         self
+    }
+
+    /// Takes an idempotency key; said last, after the replies.
+    pub(super) fn once(mut self, work: Work) -> Self {
+        self.once = Some(work);
+        let text = "A name for this piece of work: a repeat with the same key answers what the \
+                    first one answered, and does nothing again.";
+        for reply in &mut self.replies {
+            let text = "`true` when the work was done before.";
+            reply.headers.push(("Idempotency-Replayed", text));
+        }
+        self.header("Idempotency-Key", text, matching("[!-~]{1,255}"))
+            .fails(&[Code::IdempotencyKeyInUse, Code::IdempotencyKeyReused])
     }
 
     /// Refusals and failures of this route.

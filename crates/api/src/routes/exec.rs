@@ -20,13 +20,15 @@ use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, duration, given},
     follow::{self, Follow, Step},
+    idempotency::{Once, Work, accepts_lines},
     json::{self, ok},
     problem::{Problem, Result, echo},
     scope::Scope,
     views,
 };
 
-const NDJSON: &str = "application/x-ndjson";
+/// A stream of lines.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
 const EXEC_ID: HeaderName = HeaderName::from_static("x-exec-id");
 const MOST_CELLS: u16 = 4096;
 
@@ -51,7 +53,8 @@ pub(super) fn routes() -> Vec<Route> {
                 .gives::<ExecReply>(StatusCode::OK, "What it wrote and how it ended.")
                 .streams::<StreamFrame>(NDJSON)
                 .with("X-Exec-ID", "On a stream: the id of the command.")
-                .fails(&[Code::NotExecutable, Code::Timeout]),
+                .fails(&[Code::NotExecutable, Code::Timeout])
+                .once(Work::Other),
         ),
         get(
             "/sandboxes/{id}/exec/{exec_id}",
@@ -156,6 +159,7 @@ pub(super) fn started(api: &Api, id: &SandboxId, exec: Exec) -> Follow {
 pub(super) async fn run(
     api: Api,
     Sandbox(id): Sandbox,
+    once: Once,
     headers: HeaderMap,
     Body(request): Body<ExecRequest>,
 ) -> Result<Response> {
@@ -163,10 +167,8 @@ pub(super) async fn run(
         let message = "tty needs the WebSocket: GET /api/v1/sandboxes/{id}/exec/ws";
         return Err(Problem::bad_request(message));
     }
-    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains(NDJSON));
-    let streams =
-        request.stream == Some(true) || headers.get_all(header::ACCEPT).iter().any(accepts);
-    let mut wanted = wanted(request)?;
+    let streams = request.stream == Some(true) || accepts_lines(&headers);
+    let mut wanted = once.exec(wanted(request)?)?;
     if api.config.stopping.is_cancelled() {
         return Err(Problem::new(Code::Unavailable, "the server is stopping; try again"));
     }

@@ -25,6 +25,7 @@ use crate::{
     Api,
     body::Upload,
     extract::{Body, Query, Sandbox, given, mode},
+    idempotency::{Once, Work},
     json::{Json, ok},
     origin,
     problem::{Problem, Result},
@@ -67,7 +68,8 @@ pub(super) fn routes() -> Vec<Route> {
                 )
                 .inside()
                 .takes::<WriteRequest>()
-                .gives::<WriteReply>(StatusCode::OK, "The file as it is now."),
+                .gives::<WriteReply>(StatusCode::OK, "The file as it is now.")
+                .once(Work::Other),
         ),
         put(
             "/sandboxes/{id}/files",
@@ -136,7 +138,8 @@ pub(super) fn routes() -> Vec<Route> {
             doc("moveFile", "Moves a file or a directory.")
                 .inside()
                 .takes::<MoveRequest>()
-                .gives::<StatusReply>(StatusCode::OK, "It was moved."),
+                .gives::<StatusReply>(StatusCode::OK, "It was moved.")
+                .once(Work::Other),
         ),
         post(
             "/sandboxes/{id}/files/chmod",
@@ -145,7 +148,8 @@ pub(super) fn routes() -> Vec<Route> {
             doc("chmodFile", "Changes the permission bits of a file.")
                 .inside()
                 .takes::<ChmodRequest>()
-                .gives::<StatusReply>(StatusCode::OK, "They were changed."),
+                .gives::<StatusReply>(StatusCode::OK, "They were changed.")
+                .once(Work::Other),
         ),
     ]
 }
@@ -306,11 +310,12 @@ pub(super) async fn glob(
 pub(super) async fn rename(
     api: Api,
     Sandbox(id): Sandbox,
+    once: Once,
     Body(request): Body<MoveRequest>,
 ) -> Result<Json<StatusReply>> {
     let from = required("old_path", request.old_path)?;
     let to = required("new_path", request.new_path)?;
-    api.control.move_file(&id, &from, &to).await?;
+    api.control.move_file_once(once.turn(), &id, &from, &to).await?;
     Ok(status("moved"))
 }
 

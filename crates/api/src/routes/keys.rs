@@ -1,7 +1,7 @@
 //! API keys: making, listing and revoking them.
 
 use http::StatusCode;
-use stacyvm_api_types::{Code, Key, KeyRequest, StatusReply};
+use stacyvm_api_types::{Code, Key, KeyRequest, StatusReply, pattern as form};
 use stacyvm_control::{self as control, NewKey};
 use stacyvm_types::{KeyId, Role};
 
@@ -48,7 +48,7 @@ pub(super) fn routes() -> Vec<Route> {
             Scope::Admin,
             revoke,
             doc("revokeKey", "Revokes a key from the next request on.")
-                .path("id", "The key.", matching("key-[0-9a-f]{20}"))
+                .path("id", "The key.", matching(form::KEY))
                 .gives::<StatusReply>(StatusCode::OK, "It opens nothing any more.")
                 .fails(&[Code::NotFound]),
         ),

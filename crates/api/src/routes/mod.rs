@@ -19,6 +19,8 @@ pub use table::{Listed, demanded, list};
 
 pub(crate) use table::router;
 
+pub(crate) use exec::NDJSON;
+
 /// Every route.
 pub(crate) fn table() -> Vec<table::Route> {
     [

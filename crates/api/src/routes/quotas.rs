@@ -26,7 +26,7 @@ use crate::{
 
 /// The routes of this file. Older clients know them below `/admin` too.
 pub(super) fn routes() -> Vec<Route> {
-    let of_owner = |doc: Doc| doc.path("owner_id", "The owner.", matching(pattern::OWNER));
+    let of_owner = |doc: Doc| doc.path("owner_id", "The owner.", matching(pattern::SPACED_OWNER));
     let list_doc = |id| {
         doc(id, "Lists the quotas of owners.")
             .gives::<Vec<OwnerQuota>>(StatusCode::OK, "The quotas, by owner.")

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Api,
     extract::{Body, PathText, Query, Sandbox, User, count, duration, given},
+    idempotency::{Once, Work},
     json::{Json, created, ok},
     problem::{Problem, Result, echo},
     scope::Scope,
@@ -60,7 +61,8 @@ pub(super) fn routes() -> Vec<Route> {
                 .for_owner()
                 .takes::<SpawnRequest>()
                 .shows_sandbox(StatusCode::CREATED, "It runs.")
-                .fails(SPAWN),
+                .fails(SPAWN)
+                .once(Work::Spawn),
         )
         .slashed(),
         delete(
@@ -127,7 +129,8 @@ pub(super) fn routes() -> Vec<Route> {
                 .sandbox()
                 .takes::<ExtendRequest>()
                 .shows_sandbox(StatusCode::OK, "The sandbox with its new deadline.")
-                .fails(&[Code::Conflict, Code::WrongState]),
+                .fails(&[Code::Conflict, Code::WrongState])
+                .once(Work::Other),
         ),
         get(
             "/sandboxes/{id}/logs",
@@ -211,9 +214,10 @@ pub(super) fn view(api: &Api, row: stacyvm_store::Sandbox) -> View {
 pub(super) async fn spawn(
     api: Api,
     user: User,
+    once: Once,
     Body(request): Body<SpawnRequest>,
 ) -> Result<Json<View>> {
-    let row = api.control.spawn(wanted(request, user)?).await?;
+    let row = api.control.spawn_once(once.turn(), wanted(request, user)?).await?;
     Ok(created(view(&api, row)))
 }
 
@@ -261,6 +265,7 @@ pub(super) async fn prune(api: Api) -> Result<Json<PruneReply>> {
 pub(super) async fn extend(
     api: Api,
     Sandbox(id): Sandbox,
+    once: Once,
     Body(request): Body<ExtendRequest>,
 ) -> Result<Json<View>> {
     let ttl = duration("ttl", request.ttl)?;
@@ -268,7 +273,7 @@ pub(super) async fn extend(
     if ttl.is_zero() {
         return Err(Problem::bad_request("ttl must be positive"));
     }
-    let row = api.control.extend(&id, ttl).await?;
+    let row = api.control.extend_once(once.turn(), &id, ttl).await?;
     Ok(ok(view(&api, row)))
 }
 

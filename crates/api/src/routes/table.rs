@@ -13,7 +13,7 @@ use axum::{
 use http::Method;
 
 use super::doc::Doc;
-use crate::{Api, scope::Scope};
+use crate::{Api, idempotency::Work, scope::Scope};
 
 /// Where every route lives.
 pub(crate) const BASE: &str = "/api/v1";
@@ -116,6 +116,23 @@ fn scope(path: &str, method: &Method) -> Option<Scope> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let (_, scope) = scopes.get(path)?.iter().find(|(known, _)| known == method)?;
     Some(*scope)
+}
+
+/// The route of a path in the router's spelling whose `POST` takes an idempotency key, without a
+/// slash at its end, and what it does.
+pub(crate) fn keyed(path: &str) -> Option<(&'static str, Work)> {
+    static KEYED: OnceLock<HashMap<String, (&'static str, Work)>> = OnceLock::new();
+    let keyed = KEYED.get_or_init(|| {
+        let mut keyed = HashMap::new();
+        for route in super::table() {
+            let Some(work) = route.doc.once.filter(|_| route.method == Method::POST) else {
+                continue;
+            };
+            keyed.extend(route.paths().map(|path| (path, (route.path, work))));
+        }
+        keyed
+    });
+    keyed.get(path).copied()
 }
 
 /// A row of the table, for tests that walk it and for people.

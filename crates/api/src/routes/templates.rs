@@ -17,6 +17,7 @@ use super::{
 use crate::{
     Api,
     extract::{Body, OptionalBody, PathText, User, count, duration, given},
+    idempotency::{Once, Work},
     json::{Json, created, ok},
     problem::{Problem, Result},
     scope::Scope,
@@ -50,7 +51,8 @@ pub(super) fn routes() -> Vec<Route> {
                 .takes::<TemplateRequest>()
                 .needing(&["name", "image"])
                 .gives::<Template>(StatusCode::CREATED, "The template.")
-                .fails(&[Code::Conflict, Code::NotFound, Code::ResourceLimit]),
+                .fails(&[Code::Conflict, Code::NotFound, Code::ResourceLimit])
+                .once(Work::Other),
         )
         .slashed(),
         get(
@@ -93,7 +95,8 @@ pub(super) fn routes() -> Vec<Route> {
                 .for_owner()
                 .may_take::<TemplateSpawnRequest>()
                 .shows_sandbox(StatusCode::CREATED, "It runs.")
-                .fails(SPAWN),
+                .fails(SPAWN)
+                .once(Work::Spawn),
         ),
     ]
 }
@@ -144,6 +147,7 @@ pub(super) async fn list(api: Api) -> Result<Json<Vec<Template>>> {
 
 pub(super) async fn create(
     api: Api,
+    once: Once,
     Body(mut request): Body<TemplateRequest>,
 ) -> Result<Json<Template>> {
     let name = given(request.name.take())
@@ -164,7 +168,8 @@ pub(super) async fn create(
         allowed_hosts: change.allowed_hosts.unwrap_or_default(),
         secrets: change.secrets.unwrap_or_default(),
     };
-    Ok(created(views::template(api.control.create_template(fields, &name).await?)))
+    let row = api.control.create_template_once(once.turn(), fields, &name).await?;
+    Ok(created(views::template(row)))
 }
 
 pub(super) async fn show(api: Api, path: PathText) -> Result<Json<Template>> {
@@ -192,6 +197,7 @@ pub(super) async fn remove(api: Api, path: PathText) -> Result<Json<StatusReply>
 pub(super) async fn spawn(
     api: Api,
     user: User,
+    once: Once,
     path: PathText,
     OptionalBody(request): OptionalBody<TemplateSpawnRequest>,
 ) -> Result<Json<Sandbox>> {
@@ -202,6 +208,6 @@ pub(super) async fn spawn(
         metadata: request.metadata.unwrap_or_default(),
         env: BTreeMap::new(),
     };
-    let row = api.control.spawn_template(path.get("name"), wanted).await?;
+    let row = api.control.spawn_template_once(once.turn(), path.get("name"), wanted).await?;
     Ok(created(sandboxes::view(&api, row)))
 }

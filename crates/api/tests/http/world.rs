@@ -143,6 +143,10 @@ impl World {
         self.send(Method::POST, path, &[], body.to_owned()).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &str) -> Reply {
+        self.send(Method::PUT, path, &[], body.to_owned()).await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.send(Method::DELETE, path, &[], "").await
     }

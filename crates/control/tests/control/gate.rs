@@ -15,9 +15,9 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    ApiKey, AuditStore, Durability, Error, EventFilter, ExecLog, Include, KeyStore, NewEvent,
-    NewSandbox, Quota, QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox,
-    Standing, Store, Template, TemplateChange,
+    Answer, ApiKey, AuditStore, Begun, Durability, Error, EventFilter, ExecLog, IdempotencyStore,
+    Include, KeyStore, NewEvent, NewKey, NewSandbox, Quota, QuotaCounts, QuotaFields, QuotaStore,
+    Result, RetentionStore, Sandbox, Standing, Store, Template, TemplateChange,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     memory::MemoryStore,
     retention::{Swept, Walk},
@@ -314,6 +314,31 @@ impl Store for GatedStore {
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for GatedStore {
+    async fn begin_key(
+        &self,
+        new: NewKey,
+        durability: Durability,
+        now: Timestamp,
+    ) -> Result<Begun> {
+        let change = self.0.begin_key(new, durability, now);
+        self.with(durability, change).await
+    }
+    async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
+        self.1.store(self.0.renew_key(id, attempt, resource)).await
+    }
+    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
+        self.synced(self.0.finish_key(id, attempt, answer)).await
+    }
+    async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
+        self.1.store(self.0.release_key(id, attempt)).await
+    }
+    async fn prune_keys(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.1.store(self.0.prune_keys(before, limit)).await
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod fair;
 mod fake;
 mod gate;
+mod idempotency;
 mod random;
 mod recovery;
 mod spawn;

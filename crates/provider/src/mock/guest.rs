@@ -1,7 +1,7 @@
 //! The inside of a mock sandbox.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     ops::Range,
     path::PathBuf,
     sync::{
@@ -45,6 +45,8 @@ const PIECE: usize = 64 << 10;
 #[derive(Default)]
 struct Execs {
     known: VecDeque<(ExecId, Running)>,
+    /// Those that were started and are known no more, too.
+    started: HashSet<ExecId>,
     drivers: JoinSet<()>,
 }
 
@@ -193,6 +195,10 @@ impl Guest for Sandbox {
         if let Some(running) = execs.find(&spec.id) {
             return Ok(running.follow(0));
         }
+        if execs.started.contains(&spec.id) {
+            let message = format!("command {} has run, and its output is not kept", spec.id);
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         if self.gone.load(Ordering::SeqCst) {
             return Err(super::no_sandbox(&self.id));
         }
@@ -203,6 +209,7 @@ impl Guest for Sandbox {
         let (running, driver) = exec::prepare(id, started, mark, spec.deadline, logs);
         let exec = running.follow(0);
         execs.drivers.spawn(driver.run());
+        execs.started.insert(spec.id.clone());
         execs.known.push_back((spec.id, running));
         execs.forget_old(Instant::now());
         Ok(exec)

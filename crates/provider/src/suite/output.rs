@@ -23,6 +23,7 @@ list! {
     a_hundred_megabytes_arrive_whole if |_| true;
     a_slow_reader_holds_the_command_back if |_| true;
     an_unread_flood_ends_and_is_marked_truncated if |_| true;
+    a_forgotten_command_is_not_started_again if |_| true;
     an_ended_command_stays_for_a_while if |_| true;
     logs_are_the_last_lines_of_all_commands if |_| true;
 }
@@ -213,6 +214,18 @@ async fn an_ended_command_stays_for_a_while(scene: Scene) {
     }
     let error = sandbox.guest.attach(&first.id, 0).await.err().unwrap();
     assert_eq!(error.kind, ErrorKind::NotFound, "journals are kept without a bound");
+}
+
+async fn a_forgotten_command_is_not_started_again(scene: Scene) {
+    let sandbox = scene.sandbox().await;
+    let first = shell("echo ran >> runs");
+    sandbox.run(first.clone()).await;
+    for _ in 0..40 {
+        sandbox.ok("true").await;
+    }
+    let error = sandbox.guest.exec(first).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
+    assert_eq!(sandbox.ok("cat runs").await, "ran");
 }
 
 async fn logs_are_the_last_lines_of_all_commands(scene: Scene) {

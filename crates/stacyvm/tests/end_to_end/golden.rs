@@ -48,6 +48,10 @@ const COMMANDS: &[&str] = &[
     "config show",
     "config lint",
     "config schema",
+    "db",
+    "db backup",
+    "db check",
+    "db restore",
     "completions",
     "version",
 ];

@@ -5,6 +5,7 @@
 mod access;
 mod commands;
 mod config;
+mod db;
 mod golden;
 mod mock;
 mod serving;

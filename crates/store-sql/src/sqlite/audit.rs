@@ -7,13 +7,16 @@ use stacyvm_store::{
 };
 use stacyvm_types::ExecId;
 
-use super::SqliteStore;
+use super::{SqliteStore, writer::Needs};
 use crate::{audit, events};
+
+/// Records append no events, and whoever keeps them asks for a sync.
+const UNSYNCED: Needs = Needs::Kernel { events: 0 };
 
 #[async_trait]
 impl AuditStore for SqliteStore {
     async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
-        self.writer.run_unsynced(move |tx| audit::record_operations(tx, &records)).await
+        self.writer.run_to(UNSYNCED, move |tx| audit::record_operations(tx, &records)).await
     }
 
     async fn operation_records(
@@ -30,7 +33,7 @@ impl AuditStore for SqliteStore {
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
-        self.writer.run_unsynced(move |tx| audit::record_admin(tx, &records)).await
+        self.writer.run_to(UNSYNCED, move |tx| audit::record_admin(tx, &records)).await
     }
 
     async fn admin_records(

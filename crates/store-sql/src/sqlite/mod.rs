@@ -1,6 +1,9 @@
 //! The store in a SQLite file.
 
 mod audit;
+mod copy;
+mod idempotency;
+mod inspect;
 mod keys;
 mod open;
 mod quotas;
@@ -20,9 +23,13 @@ use stacyvm_store::{
 };
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
-pub use self::open::OpenError;
 #[cfg(test)]
 pub(crate) use self::open::migrate_for_tests;
+pub use self::{
+    copy::{CopyError, Existing, Restored, backup, restore},
+    inspect::{Report, check},
+    open::OpenError,
+};
 use self::{
     readers::Readers,
     recent::Recent,

@@ -15,12 +15,12 @@ use crate::sql;
 /// Marks the file as ours: "SVM1".
 const APPLICATION_ID: i32 = 0x5356_4d31;
 /// How long a starter waits for another one, and a writer for a checkpoint by another process.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Enough for every statement of this crate.
 const CACHED_STATEMENTS: usize = 128;
 
 /// The schema, step by step. A step that was released is never changed, only followed.
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 1,
         name: "sandboxes_leases_events_templates",
@@ -41,12 +41,18 @@ const MIGRATIONS: &[Migration] = &[
         name: "audit_and_retention",
         sql: include_str!("../../migrations/sqlite/0004_audit_and_retention.sql"),
     },
+    Migration {
+        number: 5,
+        name: "idempotency_keys",
+        sql: include_str!("../../migrations/sqlite/0005_idempotency_keys.sql"),
+    },
 ];
 
-struct Migration {
-    number: i64,
+/// One step of the schema.
+pub(super) struct Migration {
+    pub(super) number: i64,
     name: &'static str,
-    sql: &'static str,
+    pub(super) sql: &'static str,
 }
 
 /// Why the store could not be opened. Each is a sentence for the person who started it.
@@ -119,12 +125,7 @@ pub enum OpenError {
 /// Opens the file for writing, creating and migrating it as needed.
 pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
     create_private(path)?;
-    let sql = |source| match source {
-        rusqlite::Error::SqliteFailure(error, _) if error.code == ErrorCode::NotADatabase => {
-            OpenError::Foreign(path.to_owned())
-        }
-        source => OpenError::Sql { path: path.to_owned(), source },
-    };
+    let sql = |source| sql_error(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
     connection.busy_timeout(BUSY).map_err(sql)?;
@@ -139,6 +140,16 @@ pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(sql)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(sql)?;
     Ok(connection)
+}
+
+/// What a failure of SQLite says about the file.
+pub(super) fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source {
+        rusqlite::Error::SqliteFailure(error, _) if error.code == ErrorCode::NotADatabase => {
+            OpenError::Foreign(path.to_owned())
+        }
+        source => OpenError::Sql { path: path.to_owned(), source },
+    }
 }
 
 /// Opens the file for reading; a writer must have it open.
@@ -249,13 +260,7 @@ fn migrate_one(
 ) -> Result<bool, OpenError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
     match recognise(&tx).map_err(sql)? {
-        Origin::Empty => tx
-            .execute_batch(&format!(
-                "PRAGMA application_id = {APPLICATION_ID};
-                 CREATE TABLE stacyvm_migrations (number INTEGER NOT NULL PRIMARY KEY,
-                    name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT;"
-            ))
-            .map_err(sql)?,
+        Origin::Empty => make_own(&tx).map_err(sql)?,
         Origin::Ours => {}
         Origin::OlderImplementation(version) => {
             return Err(OpenError::OlderImplementation { path: path.to_owned(), version });
@@ -263,16 +268,7 @@ fn migrate_one(
         Origin::Foreign => return Err(OpenError::Foreign(path.to_owned())),
     }
     let applied = applied(&tx).map_err(sql)?;
-    let known = migrations.last().map_or(0, |migration| migration.number);
-    if let Some((found, _)) = applied.last().filter(|(number, _)| known < *number) {
-        return Err(OpenError::Newer { path: path.to_owned(), found: *found, known });
-    }
-    let differs = |(migration, (number, sum)): (&Migration, &(i64, String))| {
-        (migration.number != *number || checksum(migration.sql) != *sum).then_some(*number)
-    };
-    if let Some(number) = migrations.iter().zip(&applied).find_map(differs) {
-        return Err(OpenError::Changed { path: path.to_owned(), number });
-    }
+    known(path, migrations, &applied)?;
     let Some(next) = migrations.get(applied.len()) else { return Ok(false) };
     tx.execute_batch(next.sql).map_err(sql)?;
     tx.execute(
@@ -284,14 +280,43 @@ fn migrate_one(
     Ok(true)
 }
 
-enum Origin {
+/// Marks an empty database as ours.
+pub(super) fn make_own(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID};
+         CREATE TABLE stacyvm_migrations (number INTEGER NOT NULL PRIMARY KEY,
+            name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT;"
+    ))
+}
+
+/// Refuses steps that were applied and are not the first ones of these.
+pub(super) fn known(
+    path: &Path,
+    migrations: &[Migration],
+    applied: &[(i64, String)],
+) -> Result<(), OpenError> {
+    let known = migrations.last().map_or(0, |migration| migration.number);
+    if let Some((found, _)) = applied.last().filter(|(number, _)| known < *number) {
+        return Err(OpenError::Newer { path: path.to_owned(), found: *found, known });
+    }
+    let differs = |(migration, (number, sum)): (&Migration, &(i64, String))| {
+        (migration.number != *number || checksum(migration.sql) != *sum).then_some(*number)
+    };
+    if let Some(number) = migrations.iter().zip(applied).find_map(differs) {
+        return Err(OpenError::Changed { path: path.to_owned(), number });
+    }
+    Ok(())
+}
+
+pub(super) enum Origin {
     Empty,
     Ours,
     OlderImplementation(i64),
     Foreign,
 }
 
-fn recognise(connection: &Connection) -> rusqlite::Result<Origin> {
+/// Whose database this is.
+pub(super) fn recognise(connection: &Connection) -> rusqlite::Result<Origin> {
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let mut names = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
     let tables: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -309,7 +334,8 @@ fn recognise(connection: &Connection) -> rusqlite::Result<Origin> {
     })
 }
 
-fn applied(connection: &Connection) -> rusqlite::Result<Vec<(i64, String)>> {
+/// The steps of the schema that were applied, with their checksums.
+pub(super) fn applied(connection: &Connection) -> rusqlite::Result<Vec<(i64, String)>> {
     connection
         .prepare("SELECT number, checksum FROM stacyvm_migrations ORDER BY number")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?

@@ -86,14 +86,13 @@ impl Writer {
         self.send(Needs::Disk, None, body).await
     }
 
-    /// Runs `body`, which appends no event and changes no sandbox, in a transaction and answers once
-    /// the kernel has it.
-    pub(crate) async fn run_unsynced<T, F>(&self, body: F) -> Result<T>
+    /// Runs `body` in a transaction and answers once it has what it needs.
+    pub(crate) async fn run_to<T, F>(&self, needs: Needs, body: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.send(Needs::Kernel { events: 0 }, None, body).await
+        self.send(needs, None, body).await
     }
 
     /// Runs `body`, which may change that row, in a transaction and answers once it has what it

@@ -13,7 +13,7 @@ use super::{
     map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
-    Durability, EventFilter, ExecLog, Include, QuotaFields, Store, TemplateChange,
+    Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store, TemplateChange,
     audit::OperationFilter, retention::Walk,
 };
 
@@ -67,12 +67,24 @@ enum Call {
     CreateKey(u8, &'static str),
     RevokeKey(u8),
     NoteKeyUse(u8, Timestamp),
+    Key(&'static str, KeyCall),
+}
+
+/// One call about an idempotency key.
+#[derive(Debug, Clone)]
+enum KeyCall {
+    Begin(&'static str, &'static str, u8),
+    Renew(u64, u8),
+    Finish(u64, bool),
+    Release(u64),
+    Prune(u64, u32),
 }
 
 const SANDBOXES: u8 = 6;
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
 const OWNERS: [&str; 2] = ["ann", "bob"];
 const TEMPLATES: [&str; 3] = ["a", "b", "c"];
+const KEYS: [&str; 3] = ["k", "l", "m"];
 
 fn call(dice: &mut Dice, now: u64) -> Call {
     let sandbox = dice.below(SANDBOXES);
@@ -82,10 +94,10 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(25) {
-        22 => Call::Record(dice.below(9), past),
-        23 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
-        24 => match dice.below(2) {
+    match dice.below(28) {
+        25 => Call::Record(dice.below(9), past),
+        26 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
+        27 => match dice.below(2) {
             0 => Call::PruneLogs(past, u32::from(dice.below(3))),
             _ => Call::PruneEvents(past, u32::from(dice.below(9))),
         },
@@ -139,6 +151,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             0 => Call::RevokeKey(dice.below(9)),
             _ => Call::NoteKeyUse(dice.below(9), soon),
         },
+        21..=23 => Call::Key(dice.pick(&KEYS), key_call(dice, now)),
         _ => {
             let name = dice.pick(&TEMPLATES);
             let number = dice.below(200);
@@ -156,6 +169,48 @@ fn call(dice: &mut Dice, now: u64) -> Call {
                     }),
                 ),
             }
+        }
+    }
+}
+
+fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
+    let attempt = dice.pick(&[1, 1, 1, 2, 2, 3]);
+    match dice.below(10) {
+        0..=4 => {
+            KeyCall::Begin(dice.pick(&["f", "f", "f", "g"]), dice.pick(&WORKERS), dice.below(9))
+        }
+        5 => KeyCall::Renew(attempt, dice.below(9)),
+        6 => KeyCall::Finish(attempt, dice.below(2) == 0),
+        7 => KeyCall::Release(attempt),
+        _ => {
+            KeyCall::Prune(now.saturating_sub(u64::from(dice.below(40))), u32::from(dice.below(3)))
+        }
+    }
+}
+
+async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Timestamp) -> String {
+    match call {
+        KeyCall::Begin(fingerprint, holder, number) => {
+            let key = NewKey {
+                id: id.to_owned(),
+                fingerprint: fingerprint.to_owned(),
+                resource: format!("r{number}"),
+                holder: worker(holder),
+                held_until: now.saturating_add(Duration::from_secs(number.into())),
+            };
+            format!("{:?}", store.begin_key(key, Durability::Kernel, now).await)
+        }
+        KeyCall::Renew(attempt, number) => {
+            format!("{:?}", store.renew_key(id, attempt, &format!("n{number}")).await)
+        }
+        KeyCall::Finish(attempt, has_body) => {
+            let answer = super::idempotency::answer("{}");
+            let body = answer.body.filter(|_| has_body);
+            format!("{:?}", store.finish_key(id, attempt, Answer { body, ..answer }).await)
+        }
+        KeyCall::Release(attempt) => format!("{:?}", store.release_key(id, attempt).await),
+        KeyCall::Prune(before, limit) => {
+            format!("{:?}", store.prune_keys(at(before), limit).await)
         }
     }
 }
@@ -230,6 +285,7 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
         Call::UpdateTemplate(name, change) => {
             format!("{:?}", store.update_template(name, *change, now).await)
         }
+        Call::Key(id, call) => perform_key(store, id, call, now).await,
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
         Call::Record(number, then) => {
             let mut record = operation(u32::from(number), 0);

@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod audit;
 pub mod events;
+pub mod idempotency;
 pub mod keys;
 pub mod leases;
 pub mod quotas;
@@ -90,6 +91,16 @@ macro_rules! store_contract {
                 an_unknown_template_is_not_found
                 templates_are_listed_by_name
                 the_store_answers_a_ping;
+            idempotency:
+                a_new_key_gives_the_turn_to_who_brings_it
+                a_key_with_another_fingerprint_is_a_mismatch
+                a_turn_goes_on_with_its_resource_at_its_holder_or_when_its_time_is_over
+                a_released_turn_is_free_at_once
+                a_kept_answer_is_given_back_and_never_changes
+                only_the_last_turn_says_how_it_went
+                a_renewed_key_has_its_new_resource_from_then_on
+                one_of_sixteen_holders_gets_a_new_key
+                old_keys_are_pruned_oldest_first_up_to_the_limit;
             keys:
                 a_key_is_read_back_as_it_was_made
                 neither_an_id_nor_a_name_of_a_key_is_given_twice
@@ -135,6 +146,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("events.rs"),
         include_str!("quotas.rs"),
         include_str!("templates.rs"),
+        include_str!("idempotency.rs"),
         include_str!("keys.rs"),
         include_str!("audit.rs"),
         include_str!("retention.rs"),

@@ -1,0 +1,115 @@
+//! Store methods about idempotency keys.
+
+use stacyvm_store::{Answer, Begun, Error, NewKey, Result, Turn};
+use stacyvm_types::Timestamp;
+
+use crate::{
+    db::{Row, Tx, one_row},
+    sql,
+};
+
+struct Key {
+    fingerprint: String,
+    turn: Turn,
+    held: Option<(String, Timestamp)>,
+    answer: Option<Answer>,
+}
+
+/// See [`stacyvm_store::IdempotencyStore::begin_key`].
+pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begun> {
+    let inserted = tx
+        .query(sql::INSERT_IDEMPOTENCY_KEY)
+        .bind(new.id.as_str())
+        .bind(new.fingerprint.as_str())
+        .bind(new.resource.as_str())
+        .bind(now)
+        .bind(new.holder.as_str())
+        .bind(new.held_until)
+        .execute()?;
+    if inserted == 1 {
+        return Ok(Begun::Yours(Turn { resource: new.resource, attempt: 1, begun_at: now }));
+    }
+    let found = tx.query(sql::IDEMPOTENCY_KEY).bind(new.id.as_str()).for_update().first(read)?;
+    let Key { fingerprint, mut turn, held, answer } = found.ok_or(Error::NotFound)?;
+    if fingerprint != new.fingerprint {
+        return Ok(Begun::Mismatch);
+    }
+    if let Some(answer) = answer {
+        return Ok(Begun::Done(turn, answer));
+    }
+    if held.is_some_and(|(holder, until)| holder != new.holder.as_str() && now < until) {
+        return Ok(Begun::Held);
+    }
+    let taken = tx
+        .query(sql::TAKE_TURN)
+        .bind(new.holder.as_str())
+        .bind(new.held_until)
+        .bind(new.id.as_str())
+        .bind(turn.attempt)
+        .execute()?;
+    one_row(taken)?;
+    turn.attempt += 1;
+    Ok(Begun::Yours(turn))
+}
+
+/// See [`stacyvm_store::IdempotencyStore::renew_key`].
+pub(crate) fn renew(tx: &mut Tx<'_>, id: &str, attempt: u64, resource: &str) -> Result<()> {
+    last_turn(tx.query(sql::RENEW_TURN).bind(resource).bind(id).bind(attempt).execute()?)
+}
+
+/// See [`stacyvm_store::IdempotencyStore::finish_key`].
+pub(crate) fn finish(tx: &mut Tx<'_>, id: &str, attempt: u64, answer: &Answer) -> Result<()> {
+    let finished = tx
+        .query(sql::FINISH_TURN)
+        .bind(u32::from(answer.status))
+        .bind(answer.content_type.as_str())
+        .bind(answer.body.as_deref())
+        .bind(id)
+        .bind(attempt)
+        .execute()?;
+    last_turn(finished)
+}
+
+/// See [`stacyvm_store::IdempotencyStore::release_key`].
+pub(crate) fn release(tx: &mut Tx<'_>, id: &str, attempt: u64) -> Result<()> {
+    tx.query(sql::RELEASE_TURN).bind(id).bind(attempt).execute().map(drop)
+}
+
+/// See [`stacyvm_store::IdempotencyStore::prune_keys`].
+pub(crate) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64> {
+    let old: Vec<String> = tx
+        .query(sql::OLD_IDEMPOTENCY_KEYS)
+        .bind(before)
+        .bind(limit)
+        .all(|row| row.text().map(str::to_owned))?;
+    let mut pruned = 0;
+    for id in old {
+        pruned += tx.query(sql::DELETE_IDEMPOTENCY_KEY).bind(id).execute()? as u64;
+    }
+    Ok(pruned)
+}
+
+const fn last_turn(changed: usize) -> Result<()> {
+    match changed {
+        0 => Err(Error::LeaseLost),
+        _ => Ok(()),
+    }
+}
+
+fn read(row: &mut Row<'_>) -> Result<Key> {
+    // In the order of the columns.
+    let fingerprint = row.text()?.to_owned();
+    let turn =
+        Turn { resource: row.text()?.to_owned(), attempt: row.int()?, begun_at: row.instant()? };
+    let holder = row.optional_text()?.map(str::to_owned);
+    let until = row.optional_int()?.map(Timestamp::from_micros);
+    let status = row.optional_int()?;
+    let content_type = row.optional_text()?.map(str::to_owned);
+    let body = row.optional_text()?.map(str::to_owned);
+    let answer = status.zip(content_type).map(|(status, content_type)| Answer {
+        status,
+        content_type,
+        body,
+    });
+    Ok(Key { fingerprint, turn, held: holder.zip(until), answer })
+}
