@@ -6,6 +6,7 @@
 //! `null`) and precisely (a wrong type is an error that says what would be right). Replies only
 //! ever gain keys.
 
+mod audit;
 mod code;
 mod exec;
 mod file;
@@ -19,6 +20,7 @@ mod socket;
 mod system;
 mod template;
 
+pub use audit::{AdminRecord, OperationRecord};
 pub use code::{Code, ErrorBody};
 pub use exec::{ExecReply, ExecRequest, StreamFrame, StreamKind, TtySize};
 pub use file::{ChmodRequest, FileInfo, FileKind, MoveRequest, WriteReply, WriteRequest};

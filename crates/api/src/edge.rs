@@ -1,7 +1,7 @@
 //! What every request passes on its way in and every reply on its way out: limits, browser rules,
 //! the request id, the error envelope, and the net under a panic.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     body::Body,
@@ -18,6 +18,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::{
     Api,
+    audit::Watched,
     body::Patient,
     observe, origin,
     problem::{Carried, Problem, Result, echo},
@@ -30,11 +31,18 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, X-API-Key, X-Admin-API-Key, X-Request-ID, X-User-ID, \
                                X-Tenant-ID, Authorization, Range, Last-Event-ID, Idempotency-Key";
 const REPLY_HEADERS: &str = "X-Request-ID, X-Exec-ID, Content-Range, Accept-Ranges, Retry-After, \
-                             Idempotency-Replayed, X-RateLimit-Limit, X-RateLimit-Remaining";
+                             Idempotency-Replayed, X-RateLimit-Limit, X-RateLimit-Remaining, \
+                             X-Next-Cursor, Content-Disposition";
+
+/// The request's id, for whoever handles it.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
 
 /// The way in and out.
-pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(crate) async fn pass(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.as_str().into()));
+    let watched = Watched::begin(&api, &mut request, &id);
     let span = tracing::info_span!(
         "request",
         request.id = %id,
@@ -63,6 +71,9 @@ pub(crate) async fn pass(State(api): State<Api>, request: Request, next: Next) -
         };
         response = enveloped(response, &id);
         finish(response.headers_mut(), &id, origin);
+        if let Some(watched) = watched {
+            watched.answered(&response);
+        }
         response
     }
     .instrument(span)

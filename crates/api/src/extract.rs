@@ -13,6 +13,7 @@ use crate::{
     Api,
     access::Identity,
     body,
+    edge::RequestId,
     problem::{Problem, Result, echo},
 };
 
@@ -25,6 +26,9 @@ impl FromRequestParts<Api> for Api {
         let mut api = api.clone();
         if let Some(caller) = parts.extensions.get::<Caller>() {
             api.control = api.control.on_behalf_of(caller.clone());
+        }
+        if let Some(RequestId(id)) = parts.extensions.get() {
+            api.control = api.control.in_request(id.clone());
         }
         Ok(api)
     }

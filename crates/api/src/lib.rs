@@ -11,7 +11,9 @@
 //! - Every connection is owned: [`serve()`] returns when the last one is gone or its time is over.
 
 mod access;
+mod audit;
 mod body;
+mod csv;
 mod edge;
 mod extract;
 mod follow;

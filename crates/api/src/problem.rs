@@ -177,7 +177,7 @@ impl From<control::Error> for Problem {
             E::Ended { cause, .. } => {
                 Self::new(Code::NotFound, message).with_detail("cause", json!(views::cause(&cause)))
             }
-            E::Conflict(_) | E::Fenced => Self::new(Code::Conflict, message),
+            E::Conflict(_) | E::SetUp { .. } | E::Fenced => Self::new(Code::Conflict, message),
             E::WrongState { phase, .. } => {
                 Self::new(Code::WrongState, message).with_detail("state", json!(phase.wire_state()))
             }

@@ -31,6 +31,8 @@ pub struct Config {
     pub auth: Auth,
     /// How often one caller may call.
     pub rate_limit: RateLimit,
+    /// How long things are kept.
+    pub retention: Retention,
     /// Where state is kept.
     pub database: Database,
     /// What the server says about itself.
@@ -104,6 +106,7 @@ pub struct Auth {
     pub api_key_file: Option<PathBuf>,
     pub admin_api_key: Password,
     pub admin_api_key_file: Option<PathBuf>,
+    pub admin_audit_retention: Span,
 }
 
 /// How often one caller may call.
@@ -116,6 +119,17 @@ pub struct RateLimit {
     pub key_by: KeyBy,
     pub bucket_ttl: Term,
     pub cleanup_interval: Term,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct Retention {
+    pub ended_sandboxes: Span,
+    pub exec_logs: Span,
+    pub events: Span,
+    pub audit: Span,
+    pub idempotency_keys: Span,
 }
 
 /// Where state is kept.
@@ -191,6 +205,22 @@ impl Default for Defaults {
     }
 }
 
+/// Ninety days.
+const QUARTER: Span = Span(Some(Duration::from_secs(2160 * 60 * 60)));
+
+impl Default for Retention {
+    fn default() -> Self {
+        let week = Span(Some(Duration::from_secs(168 * 60 * 60)));
+        Self {
+            ended_sandboxes: week,
+            exec_logs: week,
+            events: week,
+            audit: QUARTER,
+            idempotency_keys: Span(Some(Duration::from_secs(24 * 60 * 60))),
+        }
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
         Self {
@@ -199,6 +229,7 @@ impl Default for Auth {
             api_key_file: None,
             admin_api_key: Password::default(),
             admin_api_key_file: None,
+            admin_audit_retention: QUARTER,
         }
     }
 }

@@ -295,6 +295,49 @@ static KEYS: &[Key] = &[
         "How often it is looked for callers that stay away"
     ),
     key!(
+        auth.admin_audit_retention,
+        Restart,
+        None,
+        None,
+        "How long records of admin requests are kept; `0s` is for ever"
+    ),
+    key!(
+        retention.ended_sandboxes,
+        Restart,
+        None,
+        None,
+        "How long a sandbox is remembered after its end, with the records of its commands; `0s` \
+         is for ever"
+    ),
+    key!(
+        retention.exec_logs,
+        Restart,
+        None,
+        None,
+        "How long the record of a command is kept after its end; `0s` is for ever"
+    ),
+    key!(
+        retention.events,
+        Restart,
+        None,
+        None,
+        "How long events are kept, and can be replayed; `0s` is for ever"
+    ),
+    key!(
+        retention.audit,
+        Restart,
+        None,
+        None,
+        "How long records of operations are kept; `0s` is for ever"
+    ),
+    key!(
+        retention.idempotency_keys,
+        Restart,
+        None,
+        None,
+        "How long a request can be repeated under its idempotency key; `0s` is for ever"
+    ),
+    key!(
         database.driver,
         Restart,
         Some("STACYVM_STORE"),

@@ -185,7 +185,6 @@ pub(crate) static ALL: &[Later] = &[
     secret("auth.worker_signing_keys", EMPTY, WORKER),
     later("auth.worker_revoked_token_ids", EMPTY, WORKER),
     later("auth.admin_fallback_enabled", Fate::Detail, FALLBACK),
-    later("auth.admin_audit_retention", Fate::Later(&["0s", "0"]), "the audit log is"),
     later("auth.oidc_enabled", OFF, OIDC),
     later("auth.oidc_issuer", EMPTY, OIDC),
     later("auth.oidc_audience", EMPTY, OIDC),

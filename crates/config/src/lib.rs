@@ -28,8 +28,8 @@ mod values;
 mod yaml;
 
 pub use config::{
-    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Server, Telemetry,
-    Worker,
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Retention, Server,
+    Telemetry, Worker,
 };
 pub use credentials::Credentials;
 pub use file::choose;

@@ -101,6 +101,7 @@ fn every_key_can_be_said_by_every_source() {
             "defaults.spawn_overflow" => "queue",
             path if path.contains("ttl") => "45m",
             path if path.contains("timeout") => "5m",
+            path if path.contains("retention") => "5h",
             _ => "7",
         };
         let line = format!("{}: {value}\n", key.path);

@@ -1,5 +1,7 @@
 //! Who asks.
 
+use std::sync::Arc;
+
 use stacyvm_store::{EventFilter, Sandbox};
 use stacyvm_types::OwnerId;
 
@@ -30,7 +32,18 @@ impl Control {
     /// The same control plane, asked by this caller.
     #[must_use]
     pub fn on_behalf_of(&self, caller: Caller) -> Self {
-        Self(self.0.clone(), std::sync::Arc::new(caller))
+        Self(self.0.clone(), Arc::new(caller), self.2.clone())
+    }
+
+    /// The same control plane, asked in the request with this id.
+    #[must_use]
+    pub fn in_request(&self, id: Arc<str>) -> Self {
+        Self(self.0.clone(), self.1.clone(), Some(id))
+    }
+
+    /// The request that asks, if it is one.
+    pub fn request_id(&self) -> Option<&str> {
+        self.2.as_deref()
     }
 
     /// Who asks.

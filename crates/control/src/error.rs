@@ -44,6 +44,14 @@ pub enum Error {
     /// The target's state does not allow it.
     #[error("conflict: {0}")]
     Conflict(String),
+    /// A line of a template failed in the sandbox that it was to set up.
+    #[error("conflict: {what}: {said}")]
+    SetUp {
+        /// Which line, and how it ended.
+        what: String,
+        /// The end of its output.
+        said: String,
+    },
     /// The sandbox's phase does not allow it.
     #[error("sandbox {id} is {}; this needs a running one", .phase.wire_state())]
     WrongState {
@@ -123,6 +131,11 @@ impl StdError for Failure {
 }
 
 impl Failure {
+    /// Whether a provider or a guest failed, and not the store.
+    pub(crate) fn is_of_provider(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is::<provider::Error>())
+    }
+
     pub(crate) fn because(
         message: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -146,6 +159,14 @@ impl From<&str> for Failure {
 impl Error {
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid(message.into())
+    }
+
+    /// The sentence for events and audit records, which hold no output of a sandbox.
+    pub(crate) fn recorded(&self) -> String {
+        match self {
+            Self::SetUp { what, .. } => what.clone(),
+            error => error.to_string(),
+        }
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {

@@ -1,14 +1,17 @@
 //! The event log: reading it, and writing what belongs to no change of a row.
 //!
 //! Events of a row's change are appended in that change's own transaction. Those of commands and
-//! files go through a bounded queue that one task drains in batches, so that a command's path holds
+//! files, and audit records, go through a bounded queue that one task drains in batches, so that a command's path holds
 //! no write. When the store is slower than the commands the queue fills and senders wait: an event
 //! is never dropped for being one too many. What a crash of the server loses is at most this queue.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-use stacyvm_store::{self as store, EventFilter, ExecLog, NewEvent, Sandbox, Store};
+use futures_util::future::{BoxFuture, join_all};
+use stacyvm_store::{
+    self as store, EventFilter, ExecLog, NewEvent, Sandbox, Store,
+    audit::{AdminRecord, OperationRecord},
+};
 use stacyvm_types::{Event, EventKind, time::Clock};
 use tokio::{
     sync::{mpsc, watch},
@@ -39,12 +42,77 @@ pub(crate) enum Record {
     Event(NewEvent),
     /// A finished command.
     Exec(ExecLog),
+    /// An operation's outcome.
+    Operation(OperationRecord),
+    /// A request to an admin route.
+    Admin(AdminRecord),
+}
+
+impl Record {
+    /// What it is about, without what callers wrote.
+    fn gist(&self) -> String {
+        match self {
+            Self::Event(event) => event.kind.as_str().to_owned(),
+            Self::Exec(exec) => exec.id.to_string(),
+            Self::Operation(record) => {
+                format!("{} {} by {}", record.outcome.as_str(), record.action, record.actor)
+            }
+            Self::Admin(record) => {
+                format!("{} {} by {}", record.status, record.method, record.actor)
+            }
+        }
+    }
+}
+
+/// Records on their way to the store, by kind.
+#[derive(Default)]
+struct Batch {
+    events: Vec<NewEvent>,
+    execs: Vec<ExecLog>,
+    operations: Vec<OperationRecord>,
+    admin: Vec<AdminRecord>,
+}
+
+impl Batch {
+    fn of(records: Vec<Record>) -> Self {
+        let mut batch = Self::default();
+        for record in records {
+            match record {
+                Record::Event(event) => batch.events.push(event),
+                Record::Exec(exec) => batch.execs.push(exec),
+                Record::Operation(operation) => batch.operations.push(operation),
+                Record::Admin(request) => batch.admin.push(request),
+            }
+        }
+        batch
+    }
+
+    const fn len(&self) -> usize {
+        self.events.len() + self.execs.len() + self.operations.len() + self.admin.len()
+    }
 }
 
 /// The way into the queue.
 pub(crate) struct Recorder {
     queue: mpsc::Sender<Record>,
     log: Log,
+}
+
+/// Room in the queue.
+pub(crate) struct Places<'r> {
+    /// `None` when the writer has left a stopping server.
+    places: Option<mpsc::PermitIterator<'r, Record>>,
+    log: &'r Log,
+}
+
+impl Places<'_> {
+    /// Queues that many records. Waits only where nobody else writes any more.
+    pub(crate) async fn fill(self, records: Vec<Record>) {
+        match self.places {
+            Some(places) => places.zip(records).for_each(|(place, record)| place.send(record)),
+            None => self.log.write(records).await,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -74,6 +142,22 @@ impl Recorder {
             // The writer has left a stopping server: this late one writes for itself.
             self.log.write(vec![closed.0]).await;
         }
+    }
+
+    /// Queues a record of something that has happened. When the queue stays full for long, the
+    /// server's log gets the gist of it instead: a store that does not answer must not hold up
+    /// every request.
+    pub(crate) async fn record_soon(&self, record: Record) {
+        match timeout(PATIENCE, self.queue.reserve()).await {
+            Ok(Ok(place)) => place.send(record),
+            Ok(Err(_)) => self.log.write(vec![record]).await,
+            Err(_) => tracing::error!(lost = record.gist(), "the store is too slow for a record"),
+        }
+    }
+
+    /// Waits for room for that many records.
+    pub(crate) async fn places(&self, count: usize) -> Places<'_> {
+        Places { places: self.queue.reserve_many(count).await.ok(), log: &self.log }
     }
 
     /// Queues a record before something happens that it tells of; when the queue stays full it
@@ -115,33 +199,60 @@ impl Log {
         }
     }
 
-    async fn write(&self, batch: Vec<Record>) {
-        let mut events = Vec::new();
-        let mut execs = Vec::new();
-        for record in batch {
-            match record {
-                Record::Event(event) => events.push(event),
-                Record::Exec(exec) => execs.push(exec),
-            }
-        }
+    async fn write(&self, records: Vec<Record>) {
+        let mut batch = Batch::of(records);
         let mut pause = FIRST_RETRY;
         let mut tries = 0;
         loop {
-            (events, execs) = tokio::join!(self.append(events), self.log_execs(execs));
-            if events.is_empty() && execs.is_empty() {
+            let (events, execs, operations, admin) = tokio::join!(
+                self.append(batch.events),
+                self.log_execs(batch.execs),
+                self.keep(batch.operations, |records| self.store.record_operations(records)),
+                self.keep(batch.admin, |records| self.store.record_admin_requests(records)),
+            );
+            batch = Batch { events, execs, operations, admin };
+            if batch.len() == 0 {
                 return;
             }
             tries += 1;
             if self.stopping.is_cancelled() && TRIES_WHEN_STOPPING <= tries {
                 tracing::error!(
-                    events = events.len(),
-                    execs = execs.len(),
-                    "the store did not take the last events before the server stopped"
+                    events = batch.events.len(),
+                    execs = batch.execs.len(),
+                    audit = batch.operations.len() + batch.admin.len(),
+                    "the store did not take the last records before the server stopped"
                 );
                 return;
             }
             sleep(pause).await;
             pause = LAST_RETRY.min(pause * 2);
+        }
+    }
+
+    /// Writes audit records to the disk; what is worth another try comes back. Repeating one changes
+    /// nothing.
+    async fn keep<'s, T: Clone>(
+        &'s self,
+        records: Vec<T>,
+        write: impl FnOnce(Vec<T>) -> BoxFuture<'s, store::Result<()>>,
+    ) -> Vec<T> {
+        if records.is_empty() {
+            return records;
+        }
+        let kept = match write(records.clone()).await {
+            Ok(()) => self.store.sync().await,
+            error => error,
+        };
+        match kept {
+            Ok(()) => Vec::new(),
+            Err(error) if worth_retrying(&error) => {
+                tracing::warn!(%error, audit = records.len(), "audit records wait for the store");
+                records
+            }
+            Err(error) => {
+                tracing::error!(%error, audit = records.len(), "the store refused audit records");
+                Vec::new()
+            }
         }
     }
 
@@ -210,6 +321,11 @@ pub(crate) fn general<const N: usize>(kind: EventKind, data: [(&str, String); N]
 }
 
 impl Control {
+    /// The id up to which events were forgotten, 0 when none was.
+    pub async fn forgotten_events(&self) -> Result<u64> {
+        self.store().pruned_events().await.map_err(Error::from_store)
+    }
+
     /// Events with an id above `after`, in order, at most `limit`, that the caller may see.
     pub async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
         let filter = self.visible_events(filter)?;

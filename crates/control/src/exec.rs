@@ -3,9 +3,10 @@
 //! The path of a command holds one point read of the store, one look-up of the runtime, and the
 //! agent's answer. What is recorded about it goes through the event queue. A caller that goes away
 //! detaches: the command runs on until its own deadline and can be attached to again by id. Its end
-//! is recorded when somebody sees it.
+//! is seen and recorded all the same, unless the server ends first; then whoever attaches later
+//! sees it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,7 +14,7 @@ use stacyvm_provider::{
     self as provider, Exec, ExecEvent, ExecSpec, Exit, Guest, Output, Program, Stdin, failpoint,
 };
 use stacyvm_store::{ExecLog, Sandbox};
-use stacyvm_types::{Cause, CauseKind, EventKind, ExecId, Phase, SandboxId};
+use stacyvm_types::{Cause, CauseKind, EventKind, ExecId, Operation, Phase, SandboxId};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     events::{self, Record},
     failpoints,
     follow::{self, Meta},
+    operations::{Act, Attempt},
     validate,
 };
 
@@ -38,7 +40,7 @@ impl Control {
     /// sandbox and, a little later, here.
     #[tracing::instrument(name = "exec_stream", skip_all, fields(sandbox.id = %id))]
     pub async fn exec(&self, id: &SandboxId, request: ExecRequest) -> Result<Exec> {
-        self.start(id, request).await.map(|(_, exec)| exec)
+        self.start(Operation::ExecStream, id, request).await.map(|(_, exec)| exec)
     }
 
     /// Runs a command to its end and collects what it said, each stream up to the cap. A broken
@@ -48,7 +50,7 @@ impl Control {
     pub async fn exec_collect(&self, id: &SandboxId, request: ExecRequest) -> Result<Collected> {
         let begun = Instant::now();
         let fed = request.stdin_data.is_some();
-        let (meta, mut exec) = self.start(id, request).await?;
+        let (meta, mut exec) = self.start(Operation::Exec, id, request).await?;
         let mut collected = Collecting::new(self.settings().exec_output_cap);
         let mut tries = 0;
         let exit = loop {
@@ -66,6 +68,8 @@ impl Control {
                 // How much of its input the command got is not known, so going on is not honest.
                 return Err(lost_channel(broken));
             }
+            // Should the caller leave meanwhile, somebody still sees the command's end.
+            let unseen = follow::unseen(self.clone(), meta.clone(), collected.offset);
             exec = loop {
                 if REATTACHES <= tries {
                     return Err(lost_channel(broken));
@@ -78,14 +82,14 @@ impl Control {
                     Err(error) => return Err(error),
                 }
             };
+            unseen.seen_elsewhere();
         };
         if exit == Exit::Lost
             && let Some(cause) = self.ended(&meta.row).await
         {
             return Err(Error::Ended { id: id.clone(), cause });
         }
-        let late = meta.deadline.is_some_and(|deadline| deadline <= begun.elapsed());
-        if exit == Exit::Timeout || (exit == Exit::Lost && late) {
+        if exit == Exit::Timeout {
             return Err(Error::ExecTimeout(id.clone()));
         }
         let Collecting { stdout, stderr, truncated, .. } = collected;
@@ -104,85 +108,103 @@ impl Control {
     #[tracing::instrument(name = "exec_attach", skip_all, fields(sandbox.id = %id))]
     pub async fn attach(&self, id: &SandboxId, exec: &ExecId, offset: u64) -> Result<Exec> {
         let row = self.usable(id).await?;
-        let meta = Meta {
-            id: exec.clone(),
-            command: String::new(),
-            deadline: None,
-            begun: Instant::now(),
-            row,
-        };
+        let mut attempt = self.attempt(Act::Change(Operation::ExecStream.action()), "");
+        attempt.concerns(&row);
+        let meta = Meta { id: exec.clone(), deadline: None, row, attempt, is_ours: false };
         self.follow(&Arc::new(meta), offset).await
     }
 
     async fn follow(&self, meta: &Arc<Meta>, offset: u64) -> Result<Exec> {
-        let guest = self.guest(&meta.row).await?;
-        let exec = guest
-            .attach(&meta.id, offset)
-            .await
-            .map_err(|error| self.of_guest(&meta.row, error))?;
+        let exec = self.take_up(&meta.row, &meta.id, offset).await?;
         Ok(follow::watch(self.clone(), meta.clone(), exec, None))
     }
 
-    async fn start(&self, id: &SandboxId, request: ExecRequest) -> Result<(Arc<Meta>, Exec)> {
+    /// A command's events from an offset on.
+    pub(crate) async fn take_up(&self, row: &Sandbox, id: &ExecId, offset: u64) -> Result<Exec> {
+        let guest = self.guest(row).await?;
+        guest.attach(id, offset).await.map_err(|error| self.of_guest(row, error))
+    }
+
+    async fn start(
+        &self,
+        operation: Operation,
+        id: &SandboxId,
+        mut request: ExecRequest,
+    ) -> Result<(Arc<Meta>, Exec)> {
+        let exec_id = request.id.take().unwrap_or_else(|| ExecId::from_entropy(rand::random()));
+        let command = shown(&request.program);
+        let mut attempt = self.attempt(Act::Operation(operation), command).on(id);
+        let stdin = request.stdin_data.take();
+        match self.begin(&mut attempt, id, &exec_id, request, stdin.is_some()).await {
+            Ok(Begun { row, deadline, exec, is_fresh }) => {
+                let meta = Meta { id: exec_id, deadline, row, attempt, is_ours: is_fresh };
+                let meta = Arc::new(meta);
+                // One that runs already was given its input.
+                let stdin = stdin.filter(|_| is_fresh);
+                let exec = follow::watch(self.clone(), meta.clone(), exec, stdin);
+                Ok((meta, exec))
+            }
+            Err(error) => {
+                attempt.failed(&error, vec![("exec_id", exec_id.to_string())]).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        attempt: &mut Attempt,
+        id: &SandboxId,
+        exec_id: &ExecId,
+        request: ExecRequest,
+        is_fed: bool,
+    ) -> Result<Begun> {
         validate::program(&request.program)?;
         validate::env(&request.env)?;
         if request.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
             return Err(Error::invalid("workdir must be an absolute path"));
         }
         let row = self.usable(id).await?;
+        attempt.concerns(&row);
         let deadline = self.exec_deadline(&row, request.timeout).await?;
-        let exec_id = request.id.unwrap_or_else(|| ExecId::from_entropy(rand::random()));
-        let meta = Arc::new(Meta {
-            id: exec_id.clone(),
-            command: shown(&request.program),
-            deadline,
-            begun: Instant::now(),
-            row,
-        });
-        if let Some(exec) = self.started_before(&meta, request.started).await? {
-            return Ok((meta, exec));
+        if let Some(exec) = self.started_before(&row, exec_id, request.started).await? {
+            return Ok(Begun { row, deadline, exec, is_fresh: false });
         }
-        let row = &meta.row;
         let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
-        let started = Record::Event(events::about(row, EventKind::ExecStarted, data));
+        let started = Record::Event(events::about(&row, EventKind::ExecStarted, data));
         self.0.recorder.record_first(started).await?;
         failpoint!(failpoints::EXEC_RECORDED);
         let spec = ExecSpec {
-            id: exec_id,
+            id: exec_id.clone(),
             program: request.program,
             env: merged(&row.spec.env, request.env),
             workdir: request.workdir,
             user: request.user,
-            stdin: if request.stdin_data.is_some() { Stdin::Pipe } else { request.stdin },
+            stdin: if is_fed { Stdin::Pipe } else { request.stdin },
             terminal: request.terminal,
             deadline,
         };
-        let exec = match self.guest(row).await {
-            Ok(guest) => match guest.exec(spec).await {
-                Ok(exec) => Ok(exec),
-                Err(error) => Err(self.of_ended(row, self.of_guest(row, error)).await),
-            },
-            Err(error) => Err(error),
-        };
-        match exec {
+        let guest = self.guest(&row).await?;
+        match guest.exec(spec).await {
             Ok(exec) => {
                 failpoint!(failpoints::EXEC_STARTED);
-                let exec = follow::watch(self.clone(), meta.clone(), exec, request.stdin_data);
-                Ok((meta, exec))
+                Ok(Begun { row, deadline, exec, is_fresh: true })
             }
-            Err(error) => {
-                self.record_exec_failure(&meta, &error).await;
-                Err(error)
-            }
+            Err(error) => Err(self.of_ended(&row, self.of_guest(&row, error)).await),
         }
     }
 
-    /// Follows a command that was started before, where that is so.
-    async fn started_before(&self, meta: &Arc<Meta>, started: Started) -> Result<Option<Exec>> {
+    /// A command that was started before, where that is so.
+    async fn started_before(
+        &self,
+        row: &Sandbox,
+        id: &ExecId,
+        started: Started,
+    ) -> Result<Option<Exec>> {
         if started == Started::No {
             return Ok(None);
         }
-        match self.follow(meta, 0).await {
+        match self.take_up(row, id, 0).await {
             Ok(exec) => Ok(Some(exec)),
             Err(Error::NotFound(_)) if started == Started::Perhaps => Ok(None),
             Err(error) => Err(error),
@@ -242,16 +264,10 @@ impl Control {
     /// Writes down how a command ended.
     pub(crate) async fn record_exit(&self, meta: &Meta, exit: Exit) {
         failpoint!(failpoints::EXEC_ENDED);
-        let row = &meta.row;
-        let duration = meta.begun.elapsed();
-        let kind = match exit {
-            Exit::Code(_) | Exit::Signal(_) => EventKind::ExecCompleted,
-            Exit::Timeout => EventKind::ExecTimeout,
-            Exit::Lost => EventKind::ExecFailed,
-        };
-        let data = [
+        let (row, attempt) = (&meta.row, &meta.attempt);
+        let duration = attempt.elapsed();
+        let figures = [
             ("exec_id", meta.id.to_string()),
-            ("provider", row.spec.provider.clone()),
             ("exit_code", exit.code().to_string()),
             ("reason", exit.reason().to_owned()),
             ("duration", stacyvm_types::format_duration(duration)),
@@ -259,24 +275,42 @@ impl Control {
         let log = ExecLog {
             id: meta.id.clone(),
             sandbox: row.spec.id.clone(),
-            command: meta.command.clone(),
+            command: attempt.resource.clone(),
             exit_code: exit.code(),
             reason: exit.reason().to_owned(),
             duration,
             at: self.now(),
         };
-        self.0.recorder.record(Record::Event(events::about(row, kind, data))).await;
-        self.0.recorder.record(Record::Exec(log)).await;
+        let failure = match exit {
+            Exit::Code(_) | Exit::Signal(_) => None,
+            Exit::Timeout => Some(Error::ExecTimeout(row.spec.id.clone())),
+            Exit::Lost => Some(match self.ended(row).await {
+                Some(cause) => Error::Ended { id: row.spec.id.clone(), cause },
+                None => lost_channel(None),
+            }),
+        };
+        let mut records = match &failure {
+            None => {
+                let [id, code, reason, took] = figures;
+                let detail = format!("exit={} duration={} reason={}", code.1, took.1, reason.1);
+                let data = [id, ("provider", row.spec.provider.clone()), code, reason, took];
+                let completed = events::about(row, EventKind::ExecCompleted, data);
+                [Record::Event(completed)].into_iter().chain(attempt.success(detail)).collect()
+            }
+            Some(error) => attempt.failure(error, figures.into()),
+        };
+        records.push(Record::Exec(log));
+        let places = self.0.recorder.places(records.len()).await;
+        // Nothing waits from here on: either all of it is recorded, once, or nothing was.
+        if self.0.recorded.is_first(&meta.id) {
+            attempt.measure(failure.map(|error| error.recorded()).as_deref());
+            places.fill(records).await;
+        }
     }
 
-    async fn record_exec_failure(&self, meta: &Meta, error: &Error) {
-        let data = [
-            ("operation", "exec".to_owned()),
-            ("exec_id", meta.id.to_string()),
-            ("provider", meta.row.spec.provider.clone()),
-            ("error", error.to_string()),
-        ];
-        self.record_event(events::about(&meta.row, EventKind::ExecFailed, data)).await;
+    /// Whether the end of a command was recorded, by whichever server.
+    pub(crate) async fn has_recorded(&self, id: &ExecId) -> bool {
+        matches!(self.store().exec_log(id).await, Ok(Some(_)))
     }
 
     /// Runs a template's lines in order, in a sandbox that is not handed out yet.
@@ -284,20 +318,21 @@ impl Control {
         &self,
         row: &Sandbox,
         lines: &[String],
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), SetUpFailed> {
         let name = row.spec.template.as_deref().unwrap_or_default();
         for (at, line) in lines.iter().enumerate() {
-            let failed = |why: String| {
-                format!("template {name:?}: setup line {} of {} {why}", at + 1, lines.len())
+            let failed = |why: String, said| SetUpFailed {
+                what: format!("template {name:?}: setup line {} of {} {why}", at + 1, lines.len()),
+                said,
             };
             let (exit, tail) = self
                 .run_line(row, line)
                 .await
-                .map_err(|error| failed(format!("failed: {error}")))?;
+                .map_err(|error| failed(format!("failed: {error}"), None))?;
             if exit != Exit::Code(0) {
-                let said = String::from_utf8_lossy(&tail);
-                let why = format!("ended with {} {}: {}", exit.reason(), exit.code(), said.trim());
-                return Err(failed(why));
+                let said = String::from_utf8_lossy(&tail).trim().to_owned();
+                let why = format!("ended with {} {}", exit.reason(), exit.code());
+                return Err(failed(why, Some(said)));
             }
         }
         Ok(())
@@ -305,12 +340,14 @@ impl Control {
 
     async fn run_line(&self, row: &Sandbox, line: &str) -> Result<(Exit, Vec<u8>)> {
         let deadline = self.exec_deadline(row, None).await?.unwrap_or(SETUP_DEADLINE);
+        let mut attempt = self.attempt(Act::Part(Operation::Exec), shown_line(line));
+        attempt.concerns(row);
         let meta = Arc::new(Meta {
             id: ExecId::from_entropy(rand::random()),
-            command: line.to_owned(),
             deadline: Some(deadline),
-            begun: Instant::now(),
             row: row.clone(),
+            attempt,
+            is_ours: true,
         });
         let spec = ExecSpec {
             id: meta.id.clone(),
@@ -338,6 +375,33 @@ impl Control {
                 Some(Err(error)) => return Err(self.of_guest(row, error)),
                 None => return Err(lost_channel(None)),
             }
+        }
+    }
+}
+
+/// A command that runs.
+struct Begun {
+    row: Sandbox,
+    deadline: Option<Duration>,
+    exec: Exec,
+    /// Whether it was started now, and not before.
+    is_fresh: bool,
+}
+
+/// Why a sandbox could not be set up.
+#[derive(Debug)]
+pub(crate) struct SetUpFailed {
+    /// Which line of which template, and how it ended.
+    pub(crate) what: String,
+    /// The end of its output, where it said something.
+    pub(crate) said: Option<String>,
+}
+
+impl fmt::Display for SetUpFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.said {
+            Some(said) => write!(f, "{}: {said}", self.what),
+            None => f.write_str(&self.what),
         }
     }
 }
@@ -401,12 +465,14 @@ fn merged(
 
 /// The command line for the record.
 fn shown(program: &Program) -> String {
-    let mut line = match program {
-        Program::Shell(line) => line.clone(),
-        Program::Argv(args) => args.join(" "),
-    };
-    line.truncate(line.floor_char_boundary(RECORDED_COMMAND));
-    line
+    match program {
+        Program::Shell(line) => shown_line(line),
+        Program::Argv(args) => shown_line(&args.join(" ")),
+    }
+}
+
+fn shown_line(line: &str) -> String {
+    line[..line.floor_char_boundary(RECORDED_COMMAND)].to_owned()
 }
 
 #[cfg(test)]

@@ -3,16 +3,29 @@
 use std::{ops::Range, sync::Arc};
 
 use stacyvm_provider::{
-    ByteStream, Duplex, Error as GuestError, ErrorKind, FileInfo, FileRead, Guest, Stats,
+    ByteStream, Duplex, Error as GuestError, ErrorKind, FileInfo, FileKind, FileRead, Guest, Stats,
     WriteOptions,
 };
 use stacyvm_store::Sandbox;
-use stacyvm_types::{EventKind, SandboxId};
+use stacyvm_types::{EventKind, Operation, SandboxId};
 
-use crate::{Control, Error, Result, events};
+use crate::{Control, Error, Result, events, operations::Act};
 
 /// How much of a path an event shows.
 const SHOWN_PATH: usize = 256;
+
+/// The inside of a sandbox for one operation.
+struct Inside {
+    control: Control,
+    row: Sandbox,
+    guest: Arc<dyn Guest>,
+}
+
+impl Inside {
+    fn failed(&self, error: GuestError) -> Error {
+        self.control.of_guest(&self.row, error)
+    }
+}
 
 impl Control {
     /// Reads a file, or a range of it.
@@ -23,27 +36,30 @@ impl Control {
         path: &str,
         range: Option<Range<u64>>,
     ) -> Result<FileRead> {
-        let (row, guest) = self.inside(id).await?;
-        let ranged = range.is_some();
-        let file = match guest.read(path, range).await {
-            Ok(file) => file,
-            Err(error) => {
-                if ranged
-                    && error.kind == ErrorKind::Invalid
-                    && let Ok(info) = guest.stat(path).await
-                    && info.kind == stacyvm_provider::FileKind::File
-                {
-                    return Err(Error::RangePastEnd { size: info.size });
+        let told = |_: &FileRead| String::new();
+        self.on_files(Operation::FileRead, id, path.to_owned(), told, |inside| async move {
+            let ranged = range.is_some();
+            let file = match inside.guest.read(path, range).await {
+                Ok(file) => file,
+                Err(error) if ranged && error.kind == ErrorKind::Invalid => {
+                    return Err(match inside.guest.stat(path).await {
+                        Ok(info) if info.kind == FileKind::File => {
+                            Error::RangePastEnd { size: info.size }
+                        }
+                        _ => inside.failed(error),
+                    });
                 }
-                return Err(self.failed(&row, "file.read", error).await);
-            }
-        };
-        let size = file.range.end.saturating_sub(file.range.start);
-        self.note_file(&row, EventKind::FileRead, path, size).await;
-        Ok(file)
+                Err(error) => return Err(inside.failed(error)),
+            };
+            let size = file.range.end.saturating_sub(file.range.start);
+            inside.control.note_file(&inside.row, EventKind::FileRead, path, size).await;
+            Ok(file)
+        })
+        .await
     }
 
-    /// Replaces or makes a file.
+    /// Replaces or makes a file. Goes on when the caller goes away; a body that breaks off with it
+    /// leaves the file as it was.
     #[tracing::instrument(name = "file_write", skip_all, fields(sandbox.id = %id))]
     pub async fn write_file(
         &self,
@@ -52,62 +68,103 @@ impl Control {
         options: WriteOptions,
         body: ByteStream,
     ) -> Result<FileInfo> {
-        let (row, guest) = self.inside(id).await?;
-        let written = guest.write(path, options, body).await;
-        let info = self.done(&row, "file.write", written).await?;
-        self.note_file(&row, EventKind::FileWritten, path, info.size).await;
-        Ok(info)
+        let (control, id, path) = (self.clone(), id.clone(), path.to_owned());
+        self.to_the_end(async move {
+            let told = |info: &FileInfo| format!("bytes={} mode={:04o}", info.size, info.mode);
+            let write = |inside: Inside| {
+                let path = path.clone();
+                async move {
+                    let written = inside.guest.write(&path, options, body).await;
+                    let info = written.map_err(|error| inside.failed(error))?;
+                    let (row, kind) = (&inside.row, EventKind::FileWritten);
+                    inside.control.note_file(row, kind, &path, info.size).await;
+                    Ok(info)
+                }
+            };
+            control.on_files(Operation::FileWrite, &id, path.clone(), told, write).await
+        })
+        .await
     }
 
     /// The entries of a directory.
     #[tracing::instrument(name = "file_list", skip_all, fields(sandbox.id = %id))]
     pub async fn list_files(&self, id: &SandboxId, path: &str) -> Result<Vec<FileInfo>> {
-        let (row, guest) = self.inside(id).await?;
-        let listed = guest.list(path).await;
-        self.done(&row, "file.list", listed).await
+        let told = |entries: &Vec<FileInfo>| format!("count={}", entries.len());
+        self.on_files(Operation::FileList, id, path.to_owned(), told, |inside| async move {
+            inside.guest.list(path).await.map_err(|error| inside.failed(error))
+        })
+        .await
     }
 
     /// One path.
     #[tracing::instrument(name = "file_stat", skip_all, fields(sandbox.id = %id))]
     pub async fn stat_file(&self, id: &SandboxId, path: &str) -> Result<FileInfo> {
-        let (row, guest) = self.inside(id).await?;
-        let found = guest.stat(path).await;
-        self.done(&row, "file.stat", found).await
+        let told = |_: &FileInfo| String::new();
+        self.on_files(Operation::FileStat, id, path.to_owned(), told, |inside| async move {
+            inside.guest.stat(path).await.map_err(|error| inside.failed(error))
+        })
+        .await
     }
 
     /// The paths that match a pattern.
     #[tracing::instrument(name = "file_glob", skip_all, fields(sandbox.id = %id))]
     pub async fn glob_files(&self, id: &SandboxId, pattern: &str) -> Result<Vec<String>> {
-        let (row, guest) = self.inside(id).await?;
-        let found = guest.glob(pattern).await;
-        self.done(&row, "file.glob", found).await
+        let told = |paths: &Vec<String>| format!("count={}", paths.len());
+        self.on_files(Operation::FileGlob, id, pattern.to_owned(), told, |inside| async move {
+            inside.guest.glob(pattern).await.map_err(|error| inside.failed(error))
+        })
+        .await
     }
 
-    /// Renames a file or directory.
+    /// Renames a file or directory. Goes on when the caller goes away.
     #[tracing::instrument(name = "file_move", skip_all, fields(sandbox.id = %id))]
     pub async fn move_file(&self, id: &SandboxId, from: &str, to: &str) -> Result<()> {
-        let (row, guest) = self.inside(id).await?;
-        let moved = guest.rename(from, to).await;
-        self.done(&row, "file.move", moved).await
+        let (control, id) = (self.clone(), id.clone());
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.to_the_end(async move {
+            let both = format!("{from} -> {to}");
+            let told = |(): &()| String::new();
+            let work = |inside: Inside| async move {
+                inside.guest.rename(&from, &to).await.map_err(|error| inside.failed(error))
+            };
+            control.on_files(Operation::FileMove, &id, both, told, work).await
+        })
+        .await
     }
 
-    /// Sets permission bits.
+    /// Sets permission bits. Goes on when the caller goes away.
     #[tracing::instrument(name = "file_chmod", skip_all, fields(sandbox.id = %id))]
     pub async fn chmod_file(&self, id: &SandboxId, path: &str, mode: u32) -> Result<()> {
-        if 0o7777 < mode {
-            return Err(Error::invalid("mode must be between 0 and 7777, octal"));
-        }
-        let (row, guest) = self.inside(id).await?;
-        let changed = guest.chmod(path, mode).await;
-        self.done(&row, "file.chmod", changed).await
+        let (control, id, path) = (self.clone(), id.clone(), path.to_owned());
+        self.to_the_end(async move {
+            let told = move |(): &()| format!("mode={mode:04o}");
+            let target = path.clone();
+            let work = |inside: Inside| async move {
+                if 0o7777 < mode {
+                    return Err(Error::invalid("mode must be between 0 and 7777, octal"));
+                }
+                inside.guest.chmod(&target, mode).await.map_err(|error| inside.failed(error))
+            };
+            control.on_files(Operation::FileChmod, &id, path, told, work).await
+        })
+        .await
     }
 
-    /// Removes a file, a link, an empty directory, or with `recursive` a whole tree.
+    /// Removes a file, a link, an empty directory, or with `recursive` a whole tree. Goes on when
+    /// the caller goes away.
     #[tracing::instrument(name = "file_delete", skip_all, fields(sandbox.id = %id))]
     pub async fn remove_file(&self, id: &SandboxId, path: &str, recursive: bool) -> Result<()> {
-        let (row, guest) = self.inside(id).await?;
-        let removed = guest.remove(path, recursive).await;
-        self.done(&row, "file.delete", removed).await
+        let (control, id, path) = (self.clone(), id.clone(), path.to_owned());
+        self.to_the_end(async move {
+            let told = move |(): &()| format!("recursive={recursive}");
+            let target = path.clone();
+            let work = |inside: Inside| async move {
+                let removed = inside.guest.remove(&target, recursive).await;
+                removed.map_err(|error| inside.failed(error))
+            };
+            control.on_files(Operation::FileDelete, &id, path, told, work).await
+        })
+        .await
     }
 
     /// Connects to a TCP port inside.
@@ -134,26 +191,28 @@ impl Control {
         Ok((row, guest))
     }
 
-    async fn done<T>(
+    /// Works on the files of a sandbox, and records what came of it.
+    async fn on_files<T, W, F>(
         &self,
-        row: &Sandbox,
-        operation: &str,
-        result: Result<T, GuestError>,
-    ) -> Result<T> {
-        match result {
-            Ok(value) => Ok(value),
-            Err(error) => Err(self.failed(row, operation, error).await),
+        operation: Operation,
+        id: &SandboxId,
+        resource: String,
+        told: impl FnOnce(&T) -> String,
+        work: W,
+    ) -> Result<T>
+    where
+        W: FnOnce(Inside) -> F,
+        F: Future<Output = Result<T>>,
+    {
+        let mut attempt = self.attempt(Act::Operation(operation), resource).on(id);
+        let result = async {
+            let row = self.usable(id).await?;
+            attempt.concerns(&row);
+            let guest = self.guest(&row).await?;
+            work(Inside { control: self.clone(), row, guest }).await
         }
-    }
-
-    async fn failed(&self, row: &Sandbox, operation: &str, error: GuestError) -> Error {
-        let data = [
-            ("operation", operation.to_owned()),
-            ("provider", row.spec.provider.clone()),
-            ("error", error.message.clone()),
-        ];
-        self.record_event(events::about(row, EventKind::OperationFailed, data)).await;
-        self.of_guest(row, error)
+        .await;
+        attempt.end(result, told).await
     }
 
     async fn note_file(&self, row: &Sandbox, kind: EventKind, path: &str, bytes: u64) {

@@ -10,26 +10,31 @@ impl Control {
         self.image_store()?.list().await.map_err(|error| Error::from_provider(error, None))
     }
 
-    /// Imports a tar archive as an image.
+    /// Imports a tar archive as an image. An archive that breaks off leaves nothing.
     pub async fn import_image(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
-        self.refuse_confined("images")?;
-        validate::image(name)?;
-        self.refuse_built_in(name)?;
-        self.image_store()?
-            .import(name, archive)
-            .await
-            .map_err(|error| Error::from_provider(error, Some(name)))
+        let (control, own) = (self.clone(), name.to_owned());
+        let told = |image: &ImageRecord| format!("bytes={}", image.size);
+        self.change("image.import", name, told, async move {
+            control.refuse_confined("images")?;
+            validate::image(&own)?;
+            control.refuse_built_in(&own)?;
+            let imported = control.image_store()?.import(&own, archive).await;
+            imported.map_err(|error| Error::from_provider(error, Some(&own)))
+        })
+        .await
     }
 
     /// Removes an image that no sandbox uses.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
-        self.refuse_confined("images")?;
-        validate::image(name)?;
-        self.refuse_built_in(name)?;
-        self.image_store()?
-            .remove(name)
-            .await
-            .map_err(|error| Error::from_provider(error, Some(name)))
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("image.remove", name, |()| String::new(), async move {
+            control.refuse_confined("images")?;
+            validate::image(&own)?;
+            control.refuse_built_in(&own)?;
+            let removed = control.image_store()?.remove(&own).await;
+            removed.map_err(|error| Error::from_provider(error, Some(&own)))
+        })
+        .await
     }
 
     fn refuse_built_in(&self, name: &str) -> Result<()> {

@@ -76,6 +76,7 @@ impl Control {
         self.drive(crate::reaper::Reaper::new(self.clone()), self.0.reaper.wake.clone());
         self.drive(crate::queue::Turnstile::new(self.clone()), self.0.queue.wake.clone());
         self.drive(crate::reconcile::Reconciler::new(self.clone()), self.0.reconcile.clone());
+        self.drive(crate::retention::Forgetter::new(self.clone()), Wake::default());
     }
 
     /// How the background jobs are doing.

@@ -113,16 +113,21 @@ impl Uses {
 impl Control {
     /// Makes a key and hands out its text, which cannot be had again.
     pub async fn create_key(&self, new: NewKey) -> Result<IssuedKey> {
-        let issued = IssuedKey::issue(new, self.now())?;
-        match self.store().create_key(issued.key.clone()).await {
-            Ok(()) => {
-                let key = &issued.key;
-                tracing::info!(key.id = %key.id, key.name, role = %key.role, "a key was made");
-                Ok(issued)
+        let (control, name) = (self.clone(), new.name.clone());
+        let told = |issued: &IssuedKey| format!("id={} role={}", issued.key.id, issued.key.role);
+        self.change("key.create", &name, told, async move {
+            let issued = IssuedKey::issue(new, control.now())?;
+            match control.store().create_key(issued.key.clone()).await {
+                Ok(()) => {
+                    let key = &issued.key;
+                    tracing::info!(key.id = %key.id, key.name, role = %key.role, "a key was made");
+                    Ok(issued)
+                }
+                Err(store::Error::Conflict) => Err(name_taken(&issued.key.name)),
+                Err(error) => Err(Error::from_store(error)),
             }
-            Err(store::Error::Conflict) => Err(name_taken(&issued.key.name)),
-            Err(error) => Err(Error::from_store(error)),
-        }
+        })
+        .await
     }
 
     /// Every key that was ever made, by name.
@@ -138,14 +143,19 @@ impl Control {
 
     /// Revokes a key, from the next request on. May be repeated.
     pub async fn revoke_key(&self, id: &KeyId) -> Result<ApiKey> {
-        match self.store().revoke_key(id, self.now()).await {
-            Ok(key) => {
-                tracing::info!(key.id = %key.id, key.name, "a key is revoked");
-                Ok(key)
+        let (control, id) = (self.clone(), id.clone());
+        let told = |key: &ApiKey| format!("name={}", key.name);
+        self.change("key.revoke", id.clone().as_str(), told, async move {
+            match control.store().revoke_key(&id, control.now()).await {
+                Ok(key) => {
+                    tracing::info!(key.id = %key.id, key.name, "a key is revoked");
+                    Ok(key)
+                }
+                Err(store::Error::NotFound) => Err(no_key(id.as_str())),
+                Err(error) => Err(Error::from_store(error)),
             }
-            Err(store::Error::NotFound) => Err(no_key(id.as_str())),
-            Err(error) => Err(Error::from_store(error)),
-        }
+        })
+        .await
     }
 
     /// The key whose text this is, if it is valid now. Which of the ways to be wrong it is, is for

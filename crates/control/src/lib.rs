@@ -10,6 +10,7 @@
 //! - What goes wrong half-way is settled by the reconciler, which compares rows and runtimes all
 //!   the time, one step per row.
 
+mod audit;
 mod caller;
 mod claims;
 mod decide;
@@ -25,6 +26,7 @@ mod jobs;
 mod keys;
 mod lifecycle;
 pub mod metrics;
+mod operations;
 mod preflight;
 mod queue;
 mod quotas;
@@ -32,6 +34,7 @@ mod reaper;
 mod reconcile;
 mod requests;
 mod reserve;
+mod retention;
 mod rules;
 mod sandboxes;
 mod settings;
@@ -46,6 +49,7 @@ use stacyvm_store::Store;
 use stacyvm_types::time::Clock;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use audit::AdminRequest;
 pub use caller::Caller;
 pub use decide::{Pass, Seen, Step, decide};
 pub use error::{Error, Failure, Result};
@@ -58,6 +62,7 @@ pub use quotas::OwnerUsage;
 pub use requests::{
     Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
 };
+pub use retention::Retention;
 pub use rules::{Overflow, Rules};
 pub use settings::Settings;
 
@@ -80,7 +85,7 @@ pub struct Parts {
 /// The control plane as one caller sees it. Clones share it; [`Control::on_behalf_of`] is it for
 /// another caller.
 #[derive(Clone)]
-pub struct Control(Arc<Inner>, Arc<Caller>);
+pub struct Control(Arc<Inner>, Arc<Caller>, Option<Arc<str>>);
 
 struct Inner {
     parts: Parts,
@@ -99,6 +104,7 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    unattended: follow::Unattended,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
@@ -125,10 +131,11 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            unattended: follow::Unattended::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });
-        Self(inner, Arc::new(Caller::system()))
+        Self(inner, Arc::new(Caller::system()), None)
     }
 
     /// What the operator decided.
@@ -136,14 +143,14 @@ impl Control {
         &self.0.parts.settings
     }
 
-    /// The record of callers' operations.
-    pub fn operations(&self) -> &metrics::OperationMetrics {
-        &self.0.metrics
-    }
-
     /// The time, as the control plane sees it.
     pub fn time(&self) -> stacyvm_types::Timestamp {
         self.now()
+    }
+
+    /// The record of callers' operations.
+    pub fn operations(&self) -> &metrics::OperationMetrics {
+        &self.0.metrics
     }
 
     fn store(&self) -> &dyn Store {

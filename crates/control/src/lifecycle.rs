@@ -5,11 +5,11 @@ use std::time::Duration;
 use stacyvm_fleet::Worker;
 use stacyvm_provider::{ErrorKind, failpoint};
 use stacyvm_store::{self as store, Durability, NewEvent, Sandbox};
-use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Transition};
+use stacyvm_types::{Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Transition};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::{Control, Error, Result, events, failpoints};
+use crate::{Control, Error, Result, events, failpoints, operations::Act};
 
 /// How long an end waits for a launch of the same sandbox that is still under way.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,15 @@ impl Control {
         if self.0.parts.stopping.is_cancelled() {
             return Err(Error::unavailable("the server is stopping; try again"));
         }
+        self.to_the_end(work).await
+    }
+
+    /// The same for work that a stopping server still takes.
+    pub(crate) async fn to_the_end<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let task = self.0.parts.tasks.spawn(work.in_current_span());
         task.await.unwrap_or_else(|error| Err(Error::internal("a task died", error)))
     }
@@ -112,7 +121,7 @@ impl Control {
             Err(error) => Err(error),
         };
         if let Err(error) = destroyed {
-            self.note_provider_failure(row, "sandbox.destroy", &error).await;
+            self.note_not_destroyed(row, &error).await;
             return Err(match error.kind {
                 ErrorKind::Fenced => Error::Fenced,
                 _ => Error::Unavailable(crate::Failure::because(
@@ -144,26 +153,27 @@ impl Control {
         self.0.parts.fleet.worker(&row.spec.worker).map(|worker| &**worker)
     }
 
-    /// Writes down that a provider could not do its work.
-    pub(crate) async fn note_provider_failure(
-        &self,
-        row: &Sandbox,
-        operation: &str,
-        error: &stacyvm_provider::Error,
-    ) {
+    /// Writes down that a provider could not destroy a runtime, whoever asked it to.
+    async fn note_not_destroyed(&self, row: &Sandbox, error: &stacyvm_provider::Error) {
         tracing::warn!(
             sandbox.id = %row.spec.id,
             provider = row.spec.provider,
-            operation,
             error = ?error,
-            "a provider failed"
+            "a provider could not destroy a runtime"
         );
         let data = [
-            ("operation", operation.to_owned()),
+            ("operation", Operation::Destroy.action().to_owned()),
             ("provider", row.spec.provider.clone()),
             ("error", error.message.clone()),
         ];
         self.record_event(events::about(row, EventKind::ProviderFailed, data)).await;
+    }
+
+    /// Records that a job could not end a sandbox; the reconciler tries again.
+    pub(crate) async fn audit_not_ended(&self, row: &Sandbox, error: &Error) {
+        let mut attempt = self.attempt(Act::Change(Operation::Destroy.action()), "");
+        attempt.concerns(row);
+        attempt.failed(error, Vec::new()).await;
     }
 
     /// The row of a sandbox. One that the caller may not see is as unknown as one that never was.

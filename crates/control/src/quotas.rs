@@ -5,7 +5,7 @@ use std::time::Duration;
 use stacyvm_store::{self as store, NewEvent, Quota, QuotaCounts, QuotaFields};
 use stacyvm_types::{EventKind, OwnerId, format_duration};
 
-use crate::{Control, Error, Result, events};
+use crate::{Control, Error, Result, events, operations::Act};
 
 /// Times of quotas are whole seconds.
 const GRAIN: Duration = Duration::from_secs(1);
@@ -51,6 +51,17 @@ impl Control {
 
     /// Decides the quota of an owner, replacing what was decided before.
     pub async fn put_quota(&self, owner: &OwnerId, fields: QuotaFields) -> Result<Quota> {
+        let (control, owner) = (self.clone(), owner.clone());
+        self.owned(async move {
+            let mut attempt = control.attempt(Act::Change("quota.save"), owner.as_str());
+            attempt.owner = Some(owner.clone());
+            let saved = control.save_quota(&owner, fields).await;
+            attempt.end(saved, told).await
+        })
+        .await
+    }
+
+    async fn save_quota(&self, owner: &OwnerId, fields: QuotaFields) -> Result<Quota> {
         self.visible(owner)?;
         for (name, value) in
             [("max_ttl", fields.max_ttl), ("max_exec_timeout", fields.max_exec_timeout)]
@@ -72,32 +83,35 @@ impl Control {
                 ("max_exec_timeout", time(fields.max_exec_timeout)),
             ],
         );
-        let (control, owner) = (self.clone(), owner.clone());
-        self.owned(async move {
-            let saved = control.store().put_quota(&owner, fields, vec![event], control.now()).await;
-            let quota = saved.map_err(Error::from_store)?;
-            control.quota_changed();
-            Ok(quota)
-        })
-        .await
+        let saved = self.store().put_quota(owner, fields, vec![event], self.now()).await;
+        let quota = saved.map_err(Error::from_store)?;
+        self.quota_changed();
+        Ok(quota)
     }
 
     /// Removes the quota of an owner: it may do again what everybody may.
     pub async fn delete_quota(&self, owner: &OwnerId) -> Result<()> {
-        self.visible(owner)?;
-        let event = about(owner, EventKind::QuotaDeleted, []);
         let (control, owner) = (self.clone(), owner.clone());
         self.owned(async move {
-            match control.store().delete_quota(&owner, vec![event], control.now()).await {
-                Ok(()) => {
-                    control.quota_changed();
-                    Ok(())
-                }
-                Err(store::Error::NotFound) => Err(no_quota(&owner)),
-                Err(error) => Err(Error::from_store(error)),
-            }
+            let mut attempt = control.attempt(Act::Change("quota.delete"), owner.as_str());
+            attempt.owner = Some(owner.clone());
+            let removed = control.remove_quota(&owner).await;
+            attempt.end(removed, |()| String::new()).await
         })
         .await
+    }
+
+    async fn remove_quota(&self, owner: &OwnerId) -> Result<()> {
+        self.visible(owner)?;
+        let event = about(owner, EventKind::QuotaDeleted, []);
+        match self.store().delete_quota(owner, vec![event], self.now()).await {
+            Ok(()) => {
+                self.quota_changed();
+                Ok(())
+            }
+            Err(store::Error::NotFound) => Err(no_quota(owner)),
+            Err(error) => Err(Error::from_store(error)),
+        }
     }
 
     /// What an owner has and may have, known or not.
@@ -139,6 +153,17 @@ impl Control {
             _ => Ok(()),
         }
     }
+}
+
+fn told(quota: &Quota) -> String {
+    let QuotaFields { max_sandboxes, max_ttl, max_exec_timeout, weight: _ } = quota.fields;
+    let time = |value: Option<Duration>| format_duration(value.unwrap_or_default());
+    format!(
+        "max_sandboxes={} max_ttl={} max_exec_timeout={}",
+        max_sandboxes.unwrap_or(0),
+        time(max_ttl),
+        time(max_exec_timeout)
+    )
 }
 
 fn no_quota(owner: &OwnerId) -> Error {

@@ -91,6 +91,7 @@ impl Reaper {
                         %error,
                         "an expired sandbox is not gone yet"
                     );
+                    control.audit_not_ended(&stopping, &error).await;
                 }
                 drop(permit);
             });

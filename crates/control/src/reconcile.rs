@@ -27,6 +27,7 @@ use crate::{
     decide::{Pass, Seen, Step, decide},
     events,
     jobs::{Job, Progress},
+    operations::Act,
 };
 
 /// How long the start of the server waits for the first pass to have its effect. What takes longer
@@ -47,12 +48,14 @@ impl Retries {
         retries.get(id).is_none_or(|(_, due)| *due <= now)
     }
 
-    fn failed(&self, id: &SandboxId, now: Timestamp) {
+    /// Whether it is the first failure in a row.
+    fn failed(&self, id: &SandboxId, now: Timestamp) -> bool {
         let mut retries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (failures, due) = retries.entry(id.clone()).or_insert((0, now));
         let pause = LAST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow(*failures));
         *failures = failures.saturating_add(1);
         *due = now.saturating_add(pause);
+        *failures == 1
     }
 
     /// Forgets all but these.
@@ -132,8 +135,12 @@ impl Control {
                 match control.settle(&id, found, pass).await {
                     Ok(()) => control.0.retries.succeeded(&id),
                     Err(error) => {
-                        control.0.retries.failed(&id, control.now());
                         tracing::warn!(sandbox.id = %id, %error, "a sandbox is not settled yet");
+                        if control.0.retries.failed(&id, control.now())
+                            && let Ok(row) = control.row(&id).await
+                        {
+                            control.audit_not_settled(&row, &error).await;
+                        }
                     }
                 }
                 drop(claim);
@@ -216,8 +223,10 @@ impl Control {
                 } else {
                     "marked_destroyed"
                 };
-                let event = action_event(&row, action, cause.detail.clone());
+                let reason = cause.detail.clone();
+                let event = action_event(&row, action, reason.clone());
                 let stopping = self.stop(&row, cause, vec![event], Durability::Disk).await?;
+                self.audit_reconciled(&row, action, reason).await;
                 return self.destroy_runtime(&stopping).await.map(|_| ());
             }
             Step::Adopt => Transition::Started,
@@ -229,13 +238,14 @@ impl Control {
             Transition::Recovered => ("recovered_runtime", "its worker is back".to_owned()),
             _ => ("adopted_runtime", "its runtime was found alive after a restart".to_owned()),
         };
-        let mut news = vec![action_event(&row, action, reason)];
+        let mut news = vec![action_event(&row, action, reason.clone())];
         if transition == Transition::Started {
             news.push(events::about(&row, EventKind::SandboxRunning, []));
         }
         self.transition(&row, transition, news, Durability::Disk)
             .await
             .map_err(Error::from_store)?;
+        self.audit_reconciled(&row, action, reason).await;
         Ok(())
     }
 
@@ -260,9 +270,14 @@ impl Control {
             ("provider", provider.to_owned()),
         ];
         let mut event = events::general(EventKind::ReconcileAction, data);
-        event.owner = row.and_then(|row| row.spec.owner);
+        let attempt = self.attempt(Act::Change("reconcile.action"), "destroyed_orphan");
+        let mut attempt = attempt.on(&runtime.id);
+        attempt.provider = Some(provider.to_owned());
+        attempt.owner = row.and_then(|row| row.spec.owner);
+        event.owner.clone_from(&attempt.owner);
         event.sandbox = Some(runtime.id);
         self.record_event(event).await;
+        attempt.succeeded(reason.to_owned()).await;
         Ok(())
     }
 }

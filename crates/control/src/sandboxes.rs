@@ -5,11 +5,20 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
-use stacyvm_types::{Cause, CauseKind, EventKind, Phase, SandboxId, Timestamp, Transition};
+use stacyvm_types::{
+    Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition,
+    format_duration,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Control, Error, Result, SpawnRequest, claims::Claim, events, failpoints, queue::Reservation,
+    Control, Error, Result, SpawnRequest,
+    claims::Claim,
+    events,
+    exec::SetUpFailed,
+    failpoints,
+    operations::{Act, Attempt},
+    queue::Reservation,
     validate,
 };
 
@@ -34,12 +43,14 @@ impl Control {
         let gone = CancellationToken::new();
         let _caller = gone.clone().drop_guard();
         self.owned(async move {
-            let result = control.spawn_owned(request, &gone).await;
-            if let Err(Error::Limit(reason)) = &result {
-                let data = [("operation", "sandbox.spawn".to_owned()), ("error", reason.clone())];
-                control.record_event(events::general(EventKind::ResourceLimit, data)).await;
+            let mut attempt = control.attempt(Act::Operation(Operation::Spawn), "");
+            attempt.owner = request.owner.clone();
+            let result = control.spawn_owned(request, &gone, &mut attempt).await;
+            if gone.is_cancelled() && matches!(result, Err(Error::Unavailable(_))) {
+                // Nobody waited for its turn any more: that is no failure.
+                return result;
             }
-            result
+            attempt.end(result, |row| format!("state={}", row.phase.wire_state())).await
         })
         .await
     }
@@ -48,10 +59,15 @@ impl Control {
         &self,
         request: SpawnRequest,
         gone: &CancellationToken,
+        attempt: &mut Attempt,
     ) -> Result<Sandbox> {
+        attempt.resource = request.image.clone().unwrap_or_default();
+        attempt.provider = request.provider.clone();
         let Plan { reservation, setup } = self.plan(request).await?;
         let new = &reservation.new;
         tracing::Span::current().record("sandbox.id", tracing::field::display(&new.id));
+        attempt.resource = new.image.clone();
+        attempt.provider = Some(new.provider.clone());
         failpoint!(failpoints::SPAWN_RESERVING);
         let claim = self.0.spawning.claim(&new.id).ok_or_else(|| {
             Error::internal("a fresh sandbox id is taken", "80 random bits were drawn twice")
@@ -62,6 +78,7 @@ impl Control {
             worker.expect(&new.provider, &new.image, &new.limits);
         }
         let row = self.reserve(reservation, gone).await?;
+        attempt.concerns(&row);
         failpoint!(failpoints::SPAWN_ADMITTED);
         // The disk is waited for beside the launch, and nothing is answered before it.
         let launch = self.launch(&row, &setup, &claim);
@@ -90,8 +107,8 @@ impl Control {
             return Err(self.launch_failed(row, error).await);
         }
         failpoint!(failpoints::SPAWN_LAUNCHED);
-        if let Err(detail) = self.set_up(row, setup, claim).await {
-            return Err(self.set_up_failed(row, detail).await);
+        if let Err(error) = self.set_up(row, setup, claim).await {
+            return Err(self.set_up_failed(row, error).await);
         }
         failpoint!(failpoints::SPAWN_SET_UP);
         self.hand_out(row).await
@@ -140,7 +157,12 @@ impl Control {
         match error.kind {
             // The request is at fault, not the provider.
             K::NoImage | K::Invalid | K::Unsupported | K::TooLarge => {}
-            _ => self.note_provider_failure(row, "sandbox.spawn", &error).await,
+            _ => tracing::warn!(
+                sandbox.id = %row.spec.id,
+                provider = row.spec.provider,
+                error = ?error,
+                "a provider could not launch a sandbox"
+            ),
         }
         let detail = match error.outcome {
             Outcome::NotDone => format!("the runtime could not be started: {}", error.message),
@@ -152,7 +174,7 @@ impl Control {
         Error::from_provider(error, Some(&row.spec.image))
     }
 
-    async fn set_up_failed(&self, row: &Sandbox, detail: String) -> Error {
+    async fn set_up_failed(&self, row: &Sandbox, failed: SetUpFailed) -> Error {
         failpoint!(failpoints::SPAWN_FAILED);
         // Ended by somebody else meanwhile: then that is what the caller hears.
         if let Ok(Sandbox { phase: Phase::Stopping(_) | Phase::Ended(_), .. }) =
@@ -160,8 +182,11 @@ impl Control {
         {
             return self.ended_meanwhile(&row.spec.id).await;
         }
-        self.undo(row, detail.clone()).await;
-        Error::Conflict(detail)
+        self.undo(row, failed.to_string()).await;
+        match failed {
+            SetUpFailed { what, said: None } => Error::Conflict(what),
+            SetUpFailed { what, said: Some(said) } => Error::SetUp { what, said },
+        }
     }
 
     /// The runtime runs, and the disk may not know of its row.
@@ -282,15 +307,26 @@ impl Control {
         let control = self.clone();
         let id = id.clone();
         self.owned(async move {
-            let row = match control.row(&id).await {
-                Ok(row) => row,
-                Err(Error::NoSandbox(_)) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            let cause = Cause::new(CauseKind::Requested, "destroyed by request");
-            control.end(&row, cause).await
+            let mut attempt = control.attempt(Act::Operation(Operation::Destroy), "").on(&id);
+            let result = control.destroy_owned(&id, &mut attempt).await;
+            if result.is_ok() && !attempt.has_found() {
+                // What is not there is as it was wanted: nothing was done that could be recorded.
+                return Ok(());
+            }
+            attempt.end(result, |()| String::new()).await
         })
         .await
+    }
+
+    async fn destroy_owned(&self, id: &SandboxId, attempt: &mut Attempt) -> Result<()> {
+        let row = match self.row(id).await {
+            Ok(row) => row,
+            Err(Error::NoSandbox(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        attempt.concerns(&row);
+        let cause = Cause::new(CauseKind::Requested, "destroyed by request");
+        self.end(&row, cause).await
     }
 
     async fn end(&self, row: &Sandbox, cause: Cause) -> Result<()> {
@@ -312,34 +348,37 @@ impl Control {
     /// ended.
     pub async fn prune(&self) -> Result<u64> {
         let control = self.clone();
-        // Behind however many of other owners its own may stand.
-        let batch = if self.caller().only.is_none() { PRUNE_BATCH } else { u32::MAX };
         self.owned(async move {
-            let mut ended = 0;
-            loop {
-                let mut due = control
-                    .store()
-                    .expired(control.now(), batch)
-                    .await
-                    .map_err(Error::from_store)?;
-                due.retain(|row| control.sees(row));
-                if due.is_empty() {
-                    return Ok(ended);
-                }
-                let rows = stream::iter(due.into_iter().map(|row| {
-                    let control = control.clone();
-                    async move { control.end(&row, expiry_of(&row)).await }
-                }));
-                let results: Vec<_> = rows.buffer_unordered(PRUNE_WIDTH).collect().await;
-                let count = results.iter().filter(|result| result.is_ok()).count() as u64;
-                ended += count;
-                if count == 0 {
-                    // None could be ended now; each is decided or stays due for the reaper.
-                    return Ok(ended);
-                }
-            }
+            let mut attempt = control.attempt(Act::Change("sandbox.prune"), "");
+            let result = control.prune_owned().await;
+            attempt.end(result, |count| format!("count={count}")).await
         })
         .await
+    }
+
+    async fn prune_owned(&self) -> Result<u64> {
+        // Behind however many of other owners its own may stand.
+        let batch = if self.caller().only.is_none() { PRUNE_BATCH } else { u32::MAX };
+        let mut ended = 0;
+        loop {
+            let due = self.store().expired(self.now(), batch).await;
+            let mut due = due.map_err(Error::from_store)?;
+            due.retain(|row| self.sees(row));
+            if due.is_empty() {
+                return Ok(ended);
+            }
+            let rows = stream::iter(due.into_iter().map(|row| {
+                let control = self.clone();
+                async move { control.end(&row, expiry_of(&row)).await }
+            }));
+            let results: Vec<_> = rows.buffer_unordered(PRUNE_WIDTH).collect().await;
+            let count = results.iter().filter(|result| result.is_ok()).count() as u64;
+            ended += count;
+            if count == 0 {
+                // None could be ended now; each is decided or stays due for the reaper.
+                return Ok(ended);
+            }
+        }
     }
 
     /// Sets a sandbox's deadline to `ttl` from now. A ttl above the longest one is refused, and a
@@ -357,10 +396,18 @@ impl Control {
         ttl: Duration,
         from: Timestamp,
     ) -> Result<Sandbox> {
-        validate::ttl(ttl, None)?;
         let control = self.clone();
         let id = id.clone();
-        self.owned(async move { control.extend_owned(&id, ttl, from).await }).await
+        self.owned(async move {
+            let attempt = control.attempt(Act::Change("sandbox.extend"), format_duration(ttl));
+            let mut attempt = attempt.on(&id);
+            let result = control.extend_owned(&id, ttl, from).await;
+            if let Ok(row) = &result {
+                attempt.concerns(row);
+            }
+            attempt.end(result, |row| format!("expires_at={}", row.spec.expires_at)).await
+        })
+        .await
     }
 
     async fn extend_owned(
@@ -369,6 +416,7 @@ impl Control {
         ttl: Duration,
         from: Timestamp,
     ) -> Result<Sandbox> {
+        validate::ttl(ttl, None)?;
         let row = self.get(id).await?;
         let now = self.now();
         let asked = from.saturating_add(ttl);
@@ -405,13 +453,16 @@ impl Control {
         row: &Sandbox,
         lines: &[String],
         claim: &Claim,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), SetUpFailed> {
         if lines.is_empty() {
             return Ok(());
         }
         tokio::select! {
             biased;
-            () = claim.unwanted() => Err("it was ended while its template was set up".to_owned()),
+            () = claim.unwanted() => Err(SetUpFailed {
+                what: "it was ended while its template was set up".to_owned(),
+                said: None,
+            }),
             result = self.run_lines(row, lines) => result,
         }
     }

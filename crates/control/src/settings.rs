@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stacyvm_types::{Limits, WorkerId};
 
-use crate::Rules;
+use crate::{Retention, Rules};
 
 /// What the operator decides about sandboxes and commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Settings {
     pub lease_grace: Duration,
     /// How many bytes of each output stream [`crate::Control::exec_collect`] keeps.
     pub exec_output_cap: usize,
+    /// How long things are kept.
+    pub retention: Retention,
 }
 
 impl Settings {
@@ -42,6 +44,7 @@ impl Settings {
             worker,
             lease_grace: Duration::from_secs(5 * 60),
             exec_output_cap: 8 * 1024 * 1024,
+            retention: Retention::default(),
         }
     }
 

@@ -48,35 +48,47 @@ impl Control {
 
     /// Makes a template.
     pub async fn create_template(&self, fields: TemplateFields, name: &str) -> Result<Template> {
-        self.refuse_confined("templates")?;
-        validate::template_name(name)?;
-        self.check(&fields)?;
-        let now = self.now();
-        let template = Template {
-            name: name.to_owned(),
-            version: 1,
-            fields,
-            created_at: now,
-            updated_at: now,
-        };
-        self.store().create_template(template).await.map_err(|error| of_template(error, name))
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.create", name, version, async move {
+            control.refuse_confined("templates")?;
+            validate::template_name(&own)?;
+            control.check(&fields)?;
+            let now = control.now();
+            let template = Template {
+                name: own.clone(),
+                version: 1,
+                fields,
+                created_at: now,
+                updated_at: now,
+            };
+            let made = control.store().create_template(template).await;
+            made.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     /// Changes the named fields of a template.
     pub async fn update_template(&self, name: &str, change: TemplateChange) -> Result<Template> {
-        self.refuse_confined("templates")?;
-        let fields = changed(self.template(name).await?.fields, change.clone());
-        self.check(&fields)?;
-        self.store()
-            .update_template(name, change, self.now())
-            .await
-            .map_err(|error| of_template(error, name))
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.update", name, version, async move {
+            control.refuse_confined("templates")?;
+            let fields = changed(control.template(&own).await?.fields, change.clone());
+            control.check(&fields)?;
+            let stored = control.store().update_template(&own, change, control.now()).await;
+            stored.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     /// Removes a template.
     pub async fn delete_template(&self, name: &str) -> Result<()> {
-        self.refuse_confined("templates")?;
-        self.store().delete_template(name).await.map_err(|error| of_template(error, name))
+        let (control, own) = (self.clone(), name.to_owned());
+        self.change("template.delete", name, |()| String::new(), async move {
+            control.refuse_confined("templates")?;
+            let deleted = control.store().delete_template(&own).await;
+            deleted.map_err(|error| of_template(error, &own))
+        })
+        .await
     }
 
     fn check(&self, fields: &TemplateFields) -> Result<()> {
@@ -149,6 +161,10 @@ fn changed(before: TemplateFields, change: TemplateChange) -> TemplateFields {
         allowed_hosts: change.allowed_hosts.unwrap_or(before.allowed_hosts),
         secrets: change.secrets.unwrap_or(before.secrets),
     }
+}
+
+fn version(template: &Template) -> String {
+    format!("version={}", template.version)
 }
 
 fn of_template(error: store::Error, name: &str) -> Error {

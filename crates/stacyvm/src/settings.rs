@@ -10,7 +10,7 @@ use stacyvm_config::{
     self as config, Asked, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret, Sources,
     Written,
 };
-use stacyvm_control::{Overflow, Rules, Settings};
+use stacyvm_control::{Overflow, Retention, Rules, Settings};
 use stacyvm_types::{Limits, WorkerId};
 
 use crate::data_dir;
@@ -203,6 +203,14 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
         default_image: defaults.image.as_str().to_owned(),
         default_ttl: defaults.ttl.0,
         rules: rules(config),
+        retention: Retention {
+            ended_sandboxes: config.retention.ended_sandboxes.0,
+            exec_logs: config.retention.exec_logs.0,
+            events: config.retention.events.0,
+            audit: config.retention.audit.0,
+            admin_audit: config.auth.admin_audit_retention.0,
+            idempotency_keys: config.retention.idempotency_keys.0,
+        },
         default_limits: limits(defaults),
         ..Settings::new(worker, config.providers.default.word())
     }

@@ -77,16 +77,23 @@ pub(crate) fn log_exec(tx: &mut Tx<'_>, log: &ExecLog) -> Result<()> {
 
 /// See [`stacyvm_store::Store::exec_logs`].
 pub(crate) fn exec_logs(tx: &Tx<'_>, id: &SandboxId, limit: u32) -> Result<Vec<ExecLog>> {
-    tx.query(sql::EXEC_LOGS).bind(id.as_str()).bind(limit).all(|row| {
-        Ok(ExecLog {
-            id: row.parsed(|text| ExecId::parse(text).ok())?,
-            sandbox: row.parsed(|text| SandboxId::parse(text).ok())?,
-            command: row.text()?.to_owned(),
-            exit_code: row.int()?,
-            reason: row.text()?.to_owned(),
-            duration: Duration::from_micros(row.int()?),
-            at: row.instant()?,
-        })
+    tx.query(sql::EXEC_LOGS).bind(id.as_str()).bind(limit).all(read_exec_log)
+}
+
+/// See [`stacyvm_store::AuditStore::exec_log`].
+pub(crate) fn exec_log(tx: &Tx<'_>, id: &ExecId) -> Result<Option<ExecLog>> {
+    tx.query(sql::EXEC_LOG).bind(id.as_str()).first(read_exec_log)
+}
+
+fn read_exec_log(row: &mut Row<'_>) -> Result<ExecLog> {
+    Ok(ExecLog {
+        id: row.parsed(|text| ExecId::parse(text).ok())?,
+        sandbox: row.parsed(|text| SandboxId::parse(text).ok())?,
+        command: row.text()?.to_owned(),
+        exit_code: row.int()?,
+        reason: row.text()?.to_owned(),
+        duration: Duration::from_micros(row.int()?),
+        at: row.instant()?,
     })
 }
 
@@ -100,7 +107,11 @@ pub(crate) fn read_owner(row: &mut Row<'_>) -> Result<Option<OwnerId>> {
     optional(row, |text| OwnerId::parse(text).ok())
 }
 
-fn optional<T>(row: &mut Row<'_>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+/// The next column, a text that `parse` must understand or NULL.
+pub(crate) fn optional<T>(
+    row: &mut Row<'_>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>> {
     let Some(text) = row.optional_text()? else { return Ok(None) };
     parse(text).ok_or_else(unknown_word).map(Some)
 }

@@ -1,13 +1,14 @@
 //! The store in SQL: one text per statement for every database, over a thin executor.
 //!
 //! A store method is a plain synchronous function over an open transaction (`sandboxes`, `leases`,
-//! `events`, `templates`, `idempotency`), with its statements in `sql`. `db` is the executor. An arm decides
-//! which thread runs the function and when its transaction commits; `sqlite` is the one for
-//! SQLite.
+//! `events`, `templates`, `audit`, `retention`, `idempotency`), with its statements in `sql`. `db` is
+//! the executor. An arm decides which thread runs the function and when its transaction commits;
+//! `sqlite` is the one for SQLite.
 //!
 //! It keeps every promise of [`stacyvm_store::Store`]: the contract's suite runs on it, and random
 //! histories must agree with the store in memory.
 
+mod audit;
 mod db;
 mod events;
 mod idempotency;
@@ -16,6 +17,7 @@ mod keys;
 mod leases;
 mod observe;
 mod quotas;
+mod retention;
 mod sandboxes;
 mod sql;
 mod sqlite;

@@ -44,6 +44,29 @@ macro_rules! template_columns {
     };
 }
 
+/// In the order in which `audit::read_operation` reads them.
+macro_rules! operation_columns {
+    () => {
+        "id, at_us, actor, action, sandbox, owner, tenant, provider, resource, outcome, detail, \
+         request_id"
+    };
+}
+
+/// In the order in which `audit::read_admin` reads them.
+macro_rules! admin_columns {
+    () => {
+        "id, at_us, actor, method, path, status, duration_us, request_id, remote_addr, \
+         user_agent, tenant"
+    };
+}
+
+/// `$3` records that are older than `$1` and `$2`, the newest first.
+macro_rules! newest_below {
+    () => {
+        "(at_us, id) < ($1, $2) ORDER BY at_us DESC, id DESC LIMIT $3"
+    };
+}
+
 /// In the order in which `keys::read` reads them.
 macro_rules! key_columns {
     () => {
@@ -124,6 +147,8 @@ statements! {
     EXEC_LOGS = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
         FROM exec_logs WHERE sandbox = $1 ORDER BY at_us DESC, id DESC LIMIT $2";
 
+    EXEC_LOG = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
+        FROM exec_logs WHERE id = $1";
     QUOTA = "SELECT ", quota_columns!(), " FROM quotas WHERE owner = $1";
     QUOTAS = "SELECT ", quota_columns!(), " FROM quotas ORDER BY owner";
     QUOTA_COUNTS = "SELECT COUNT(*), COUNT(max_sandboxes), COUNT(max_ttl_us), \
@@ -150,6 +175,44 @@ statements! {
         pool_size = $10, allowed_hosts = $11, secrets = $12, version = version + 1, \
         updated_at_us = $13 WHERE name = $14 AND version = $15";
     DELETE_TEMPLATE = "DELETE FROM templates WHERE name = $1";
+
+    INSERT_OPERATION = "INSERT INTO operation_audit (", operation_columns!(), ") VALUES ($1, $2, \
+        $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (at_us, id) DO NOTHING";
+    OPERATIONS = "SELECT ", operation_columns!(), " FROM operation_audit WHERE ", newest_below!();
+    OPERATIONS_OF_SANDBOX = "SELECT ", operation_columns!(), " FROM operation_audit \
+        WHERE sandbox = $4 AND ", newest_below!();
+    OPERATIONS_OF_OWNER = "SELECT ", operation_columns!(), " FROM operation_audit \
+        WHERE owner = $4 AND ", newest_below!();
+    OPERATIONS_OF_ACTOR = "SELECT ", operation_columns!(), " FROM operation_audit \
+        WHERE actor = $4 AND ", newest_below!();
+    FAILED_OPERATIONS = "SELECT ", operation_columns!(), " FROM operation_audit \
+        WHERE outcome = 'failure' AND ", newest_below!();
+    INSERT_ADMIN_REQUEST = "INSERT INTO admin_audit (", admin_columns!(), ") VALUES ($1, $2, $3, \
+        $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (at_us, id) DO NOTHING";
+    ADMIN_REQUESTS = "SELECT ", admin_columns!(), " FROM admin_audit WHERE ", newest_below!();
+    ADMIN_REQUESTS_OF_ACTOR = "SELECT ", admin_columns!(), " FROM admin_audit \
+        WHERE actor = $4 AND ", newest_below!();
+
+    SANDBOXES_BY_AGE = "SELECT created_at_us, id, updated_at_us, ended_at_us, lease_holder \
+        FROM sandboxes WHERE (created_at_us, id) > ($1, $2) AND created_at_us < $3 \
+        ORDER BY created_at_us, id LIMIT $4";
+    DELETE_SANDBOX = "DELETE FROM sandboxes WHERE id = $1";
+    OLDEST_LOGS_OF = "SELECT at_us, id FROM exec_logs WHERE sandbox = $1 \
+        ORDER BY at_us, id LIMIT $2";
+    DELETE_LOGS_OF = "DELETE FROM exec_logs WHERE sandbox = $1 AND (at_us, id) <= ($2, $3)";
+    OLD_EXEC_LOGS = "SELECT at_us, id FROM exec_logs WHERE at_us < $1 \
+        ORDER BY at_us, id LIMIT $2";
+    DELETE_EXEC_LOGS = "DELETE FROM exec_logs WHERE (at_us, id) <= ($1, $2)";
+    EVENTS_BY_AGE = "SELECT id, at_us FROM events WHERE id > $1 ORDER BY id LIMIT $2";
+    DELETE_EVENTS = "DELETE FROM events WHERE id <= $1";
+    PRUNED_EVENTS = "SELECT value FROM counters WHERE name = 'events_pruned'";
+    SET_PRUNED_EVENTS = "UPDATE counters SET value = $1 WHERE name = 'events_pruned'";
+    OLD_OPERATIONS = "SELECT at_us, id FROM operation_audit WHERE at_us < $1 \
+        ORDER BY at_us, id LIMIT $2";
+    DELETE_OPERATIONS = "DELETE FROM operation_audit WHERE (at_us, id) <= ($1, $2)";
+    OLD_ADMIN_REQUESTS = "SELECT at_us, id FROM admin_audit WHERE at_us < $1 \
+        ORDER BY at_us, id LIMIT $2";
+    DELETE_ADMIN_REQUESTS = "DELETE FROM admin_audit WHERE (at_us, id) <= ($1, $2)";
 
     INSERT_IDEMPOTENCY_KEY = "INSERT INTO idempotency_keys (id, fingerprint, resource, attempt, begun_at_us, \
         holder, held_until_us) VALUES ($1, $2, $3, 1, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
@@ -267,7 +330,9 @@ mod tests {
             ("TAKE_EVENT_IDS", 1),
             ("RESERVE_EVENT_IDS", 1),
             ("INSERT_EVENT", 3),
-            ("INSERT_EXEC_LOG", 2),
+            ("INSERT_EXEC_LOG", 3),
+            ("INSERT_OPERATION", 5),
+            ("INSERT_ADMIN_REQUEST", 2),
             ("INSERT_IDEMPOTENCY_KEY", 3),
             ("TAKE_TURN", 1),
             ("FINISH_TURN", 1),
@@ -294,6 +359,20 @@ mod tests {
             ("EVENTS_OF_OWNER", "events_by_owner (owner=? AND id>?)"),
             ("EVENTS_OF_SANDBOX_AND_OWNER", "events_by_sandbox (sandbox=? AND id>?)"),
             ("EXEC_LOGS", "PRIMARY KEY (sandbox=?)"),
+            ("OPERATIONS", "PRIMARY KEY ((at_us,id)<(?,?))"),
+            (
+                "OPERATIONS_OF_SANDBOX",
+                "operation_audit_by_sandbox (sandbox=? AND (at_us,id)<(?,?))",
+            ),
+            ("OPERATIONS_OF_OWNER", "operation_audit_by_owner (owner=? AND (at_us,id)<(?,?))"),
+            ("OPERATIONS_OF_ACTOR", "operation_audit_by_actor (actor=? AND (at_us,id)<(?,?))"),
+            ("FAILED_OPERATIONS", "operation_audit_failed ((at_us,id)<(?,?))"),
+            ("ADMIN_REQUESTS", "PRIMARY KEY ((at_us,id)<(?,?))"),
+            ("ADMIN_REQUESTS_OF_ACTOR", "admin_audit_by_actor (actor=? AND (at_us,id)<(?,?))"),
+            ("SANDBOXES_BY_AGE", "PRIMARY KEY ("),
+            ("OLD_EXEC_LOGS", "exec_logs_by_age (at_us<?)"),
+            ("DELETE_EXEC_LOGS", "exec_logs_by_age ("),
+            ("DELETE_LOGS_OF", "PRIMARY KEY (sandbox=? AND "),
             ("IDEMPOTENCY_KEY", "(id=?)"),
             ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
         ] {

@@ -5,6 +5,7 @@
 //! Implementations: [`memory::MemoryStore`] here (the oracle of the property tests), SQL in
 //! `stacyvm-store-sql`. All run one suite, `contract` (cargo feature `contract`).
 
+pub mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
@@ -13,17 +14,20 @@ pub mod keys;
 pub mod memory;
 pub mod observe;
 pub mod quotas;
+pub mod retention;
 pub mod rows;
 
 use async_trait::async_trait;
 use stacyvm_admission::Policy;
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 
+pub use audit::AuditStore;
 pub use error::{Error, Result};
 pub use idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
+pub use retention::RetentionStore;
 pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
     TemplateChange, TemplateFields,
@@ -42,7 +46,15 @@ pub use rows::{
 /// - Times are arguments: the store reads no clock.
 #[async_trait]
 pub trait Store:
-    KeyStore + ObserveStore + QuotaStore + IdempotencyStore + Send + Sync + 'static
+    AuditStore
+    + IdempotencyStore
+    + KeyStore
+    + ObserveStore
+    + QuotaStore
+    + RetentionStore
+    + Send
+    + Sync
+    + 'static
 {
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first

@@ -3,10 +3,12 @@
 //! It keeps every promise of [`Store`] except durability, and it is written to be obviously right,
 //! not fast: lists are full passes. The property tests take it for the truth about the SQL stores.
 
+mod audit;
 mod idempotency;
 mod keys;
 mod observe;
 mod quotas;
+mod retention;
 
 use std::{
     cmp::Reverse,
@@ -35,10 +37,12 @@ pub struct MemoryStore(Mutex<State>);
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     leases: BTreeMap<SandboxId, Lease>,
-    /// The event with id `n` is at index `n - 1`.
+    /// The event with id `n` is at index `n - 1 - pruned_events`.
     events: Vec<Event>,
+    pruned_events: u64,
     execs: BTreeMap<ExecId, ExecLog>,
     templates: BTreeMap<String, Template>,
+    audit: audit::Records,
     idempotency_keys: idempotency::Keys,
     keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
@@ -65,9 +69,13 @@ impl Clone for MemoryStore {
 }
 
 impl State {
+    const fn last_event(&self) -> u64 {
+        self.pruned_events + self.events.len() as u64
+    }
+
     fn append(&mut self, events: Vec<NewEvent>, at: Timestamp) {
         for NewEvent { kind, sandbox, owner, data } in events {
-            let id = self.events.len() as u64 + 1;
+            let id = self.last_event() + 1;
             self.events.push(Event { id, kind, sandbox, owner, at, data });
         }
     }
@@ -287,13 +295,14 @@ impl Store for MemoryStore {
 
     async fn events(&self, after: u64, limit: u32, filter: EventFilter) -> Result<Vec<Event>> {
         let state = self.state();
-        let from = usize::try_from(after).unwrap_or(usize::MAX).min(state.events.len());
+        let from = after.saturating_sub(state.pruned_events);
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(state.events.len());
         let matching = state.events[from..].iter().filter(|event| filter.matches(event));
         Ok(matching.take(limit as usize).cloned().collect())
     }
 
     async fn last_event(&self) -> Result<u64> {
-        Ok(self.state().events.len() as u64)
+        Ok(self.state().last_event())
     }
 
     async fn log_exec(&self, log: ExecLog) -> Result<()> {

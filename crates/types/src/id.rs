@@ -69,6 +69,10 @@ text_id! {
     KeyId
 }
 text_id! {
+    /// A record of the audit log: `au-` and 20 lower-case hex digits.
+    AuditId
+}
+text_id! {
     /// A worker: 1 to 64 of `a-z A-Z 0-9 . _ -`, starting with a letter or a digit.
     WorkerId
 }
@@ -121,6 +125,22 @@ impl KeyId {
             Ok(Self(text.into()))
         } else {
             Err(InvalidId("a key id is key- and 20 lower-case hex digits"))
+        }
+    }
+}
+
+impl AuditId {
+    /// A fresh id from 80 random bits.
+    pub fn from_entropy(entropy: [u8; 10]) -> Self {
+        Self(format!("au-{}", hex20(entropy)).into())
+    }
+
+    /// Parses the text form.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        if is_hex_id(text, "au-") {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId("an audit id is au- and 20 lower-case hex digits"))
         }
     }
 }

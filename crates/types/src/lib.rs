@@ -22,7 +22,7 @@ pub use access::Role;
 pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
 pub use histogram::{Histogram, Tally};
-pub use id::{ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
+pub use id::{AuditId, ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
 pub use lease::{Generation, Lease};
 pub use limits::Limits;

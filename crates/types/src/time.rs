@@ -17,6 +17,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Parses an RFC 3339 instant; what is finer than a microsecond is cut off.
+    pub fn parse(text: &str) -> Option<Self> {
+        let instant: jiff::Timestamp = text.parse().ok()?;
+        Some(Self(instant.as_microsecond()))
+    }
+
     /// This instant moved forward, stopping at the last representable one.
     pub fn saturating_add(self, by: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
@@ -90,5 +96,15 @@ mod tests {
     fn an_instant_prints_as_rfc_3339() {
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00Z");
         assert_eq!(Timestamp::from_micros(1_500_000).to_string(), "1970-01-01T00:00:01.5Z");
+    }
+
+    #[test]
+    fn an_instant_is_read_in_any_zone_and_only_with_one() {
+        let noon = Timestamp::parse("2026-01-31T12:00:00Z");
+        assert_eq!(noon.map(|at| at.to_string()).as_deref(), Some("2026-01-31T12:00:00Z"));
+        assert_eq!(Timestamp::parse("2026-01-31T14:00:00+02:00"), noon);
+        for bad in ["", "2026-01-31", "2026-01-31T12:00:00", "now", "1769860800"] {
+            assert_eq!(Timestamp::parse(bad), None, "{bad:?}");
+        }
     }
 }

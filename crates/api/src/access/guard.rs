@@ -19,7 +19,9 @@ use super::{
     shown,
 };
 use crate::{
-    Api, Scope, demanded,
+    Api, Scope,
+    audit::Asked,
+    demanded,
     problem::{Problem, Result},
 };
 
@@ -29,13 +31,12 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 /// Lets a request in, or says why not.
 pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let scope = demanded(&request);
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let client = peer.map(|peer| {
-        let trusted = &api.config.access.settings.trusted_proxies;
-        client::address(peer, request.headers(), trusted)
-    });
+    let client = address(&api, &request);
     let (identity, admitted) =
         admit(&api, scope, client, request.headers(), request.uri().path()).await;
+    if let Some(asked) = request.extensions().get::<Asked>() {
+        asked.by(&identity.caller());
+    }
     let remaining = match admitted {
         Ok(remaining) => remaining,
         Err(problem) => return problem.into_response(),
@@ -49,6 +50,13 @@ pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
         response.headers_mut().insert(REMAINING, remaining.into());
     }
     response
+}
+
+/// Where a request comes from, if anybody saw it.
+pub(crate) fn address(api: &Api, request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<Peer>()?.0;
+    let trusted = &api.config.access.settings.trusted_proxies;
+    Some(client::address(peer, request.headers(), trusted))
 }
 
 /// Who the request is from, as far as that is known, and whether it is let in: then with how many

@@ -31,7 +31,11 @@ use subtle::ConstantTimeEq as _;
 pub use self::settings::{
     AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
 };
-pub(crate) use self::{client::Peer, guard::enter, identity::Identity};
+pub(crate) use self::{
+    client::Peer,
+    guard::{address, enter},
+    identity::Identity,
+};
 use self::{
     identity::Credential,
     limiter::{Limiter, Rate},

@@ -266,6 +266,11 @@ impl Doc {
         self.gives_nothing(status, text).content(Content::Bytes("application/octet-stream"))
     }
 
+    /// The last reply may also be comma-separated values.
+    pub(super) fn or_csv(self) -> Self {
+        self.content(Content::Bytes("text/csv"))
+    }
+
     /// The last reply may also be a sequence of messages.
     pub(super) fn streams<T: JsonSchema>(self, media: &'static str) -> Self {
         self.content(Content::Stream(media, SchemaGenerator::subschema_for::<T>))

@@ -9,7 +9,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use stacyvm_api_types as wire;
 use stacyvm_store::EventFilter;
-use stacyvm_types::{Event, EventKind, SandboxId};
+use stacyvm_types::{Event, EventKind, SandboxId, Timestamp};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -125,10 +125,12 @@ impl Reader {
             // Marked before reading: what is appended meanwhile wakes the wait below.
             self.signal.mark_unchanged();
             match self.batch().await {
-                Ok(batch) if batch.is_empty() => {}
-                Ok(batch) => {
+                Ok((None, batch)) if batch.is_empty() => {}
+                Ok((gap, batch)) => {
                     self.heard = Instant::now();
-                    return Some(frames(batch));
+                    return Some(frames(
+                        gap.into_iter().chain(batch.into_iter().map(views::event)),
+                    ));
                 }
                 Err(error) => {
                     Problem::from(error).log();
@@ -149,24 +151,43 @@ impl Reader {
         }
     }
 
-    /// The events after the last one sent. With a filter most events do not match, so an empty
-    /// batch moves on to where the log stood before it was read.
-    async fn batch(&mut self) -> stacyvm_control::Result<Vec<Event>> {
+    /// The events after the last one sent, and the gap before them if some of these were forgotten
+    /// already. With a filter most events do not match, so an empty batch moves on to where the
+    /// log stood before it was read.
+    async fn batch(&mut self) -> stacyvm_control::Result<(Option<wire::Event>, Vec<Event>)> {
         let control = &self.api.control;
         let head = control.last_event().await?;
         if head <= self.after {
-            return Ok(Vec::new());
+            return Ok((None, Vec::new()));
         }
         let batch = control.events(self.after, BATCH, self.filter.clone()).await?;
+        // Asked after the read: what is forgotten before a read is then never passed over.
+        let forgotten = control.forgotten_events().await?;
+        let through = batch.first().map_or(forgotten, |event| forgotten.min(event.id - 1));
+        let gap = (self.after < through).then(|| gap(self.after, through, control.time()));
         self.after = batch.last().map_or(head, |event| event.id);
-        Ok(batch)
+        Ok((gap, batch))
     }
 }
 
-fn frames(batch: Vec<Event>) -> Bytes {
+/// The message that says that events were forgotten before they were asked for. Its id is that of
+/// the last one, so that whoever resumes after it is told once.
+fn gap(after: u64, forgotten: u64, now: Timestamp) -> wire::Event {
+    let bound = |id| format!("evt-{id}");
+    let bounds = [("after", bound(after)), ("through", bound(forgotten))];
+    wire::Event {
+        id: bound(forgotten),
+        kind: "gap".to_owned(),
+        sandbox_id: String::new(),
+        owner_id: String::new(),
+        timestamp: now.to_string(),
+        data: bounds.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    }
+}
+
+fn frames(events: impl Iterator<Item = wire::Event>) -> Bytes {
     let mut text = String::new();
-    for event in batch {
-        let event = views::event(event);
+    for event in events {
         let data = json::text(&event);
         // Writing to a string cannot fail.
         let _ = write!(text, "id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.kind);

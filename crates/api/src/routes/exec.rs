@@ -169,6 +169,9 @@ pub(super) async fn run(
     }
     let streams = request.stream == Some(true) || accepts_lines(&headers);
     let mut wanted = once.exec(wanted(request)?)?;
+    if api.config.stopping.is_cancelled() {
+        return Err(Problem::new(Code::Unavailable, "the server is stopping; try again"));
+    }
     if streams {
         let exec = api.control.exec(&id, wanted).await?;
         Ok(lines(&api, started(&api, &id, exec)))

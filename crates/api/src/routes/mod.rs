@@ -1,5 +1,6 @@
 //! One file per resource, each with its part of the table of routes.
 
+mod audit;
 pub(crate) mod doc;
 mod events;
 mod exec;
@@ -36,6 +37,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         system::routes(),
         events::routes(),
         observe::routes(),
+        audit::routes(),
         keys::routes(),
     ]
     .into_iter()

@@ -16,7 +16,7 @@ use stacyvm_types::{Network, OwnerId, Role, SandboxId};
 use crate::world::{Reply, World};
 
 const API: &str = "the-operators-own-key";
-const ADMIN: &str = "the-operators-admin-key";
+pub(crate) const ADMIN: &str = "the-operators-admin-key";
 
 fn operator() -> OperatorKeys {
     OperatorKeys { api: Some(API.to_owned()), admin: Some(ADMIN.to_owned()) }
@@ -33,7 +33,7 @@ async fn world_with(settings: AccessSettings, keys: &OperatorKeys) -> World {
 }
 
 /// A closed server that believes what this machine says about where requests come from.
-async fn closed() -> World {
+pub(crate) async fn closed() -> World {
     let settings = AccessSettings {
         trusted_proxies: Network::parse("127.0.0.1").into_iter().collect(),
         ..AccessSettings::default()
@@ -41,11 +41,11 @@ async fn closed() -> World {
     world_with(settings, &operator()).await
 }
 
-fn new_key(name: &str, role: Role) -> NewKey {
+pub(crate) fn new_key(name: &str, role: Role) -> NewKey {
     NewKey { name: name.to_owned(), role, owner: None, speaks_for_others: false, ttl: None }
 }
 
-async fn key(world: &World, new: NewKey) -> String {
+pub(crate) async fn key(world: &World, new: NewKey) -> String {
     world.control.create_key(new).await.unwrap().text
 }
 

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
 mod access;
+mod agree;
+mod audit;
 mod browsers;
 mod files;
 mod idempotency;

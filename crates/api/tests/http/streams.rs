@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use stacyvm_api::{ApiConfig, Limits, Timing};
+use stacyvm_store::RetentionStore as _;
 
 use crate::world::{Reply, World};
 
@@ -133,6 +134,33 @@ async fn events_are_replayed_after_the_last_one_that_was_seen() {
     let kinds =
         events(&world, "?after=0&type=sandbox.running,exec.failed&type=exec.timeout", &[], 2).await;
     assert!(kinds.iter().all(|frame| frame.contains("event: sandbox.running")), "{kinds:?}");
+}
+
+/// R2.5: nothing is passed over in silence, forgotten events neither.
+#[tokio::test]
+async fn a_follower_hears_of_a_gap_where_events_were_forgotten() {
+    let world = World::new().await;
+    world.sandbox().await;
+    let far = world.control.time().saturating_add(Duration::from_secs(3600));
+    assert_eq!(world.store.prune_events(far, 500).await.unwrap(), 2);
+    let second = world.sandbox().await;
+    for (query, headers) in [
+        ("?after=0", &[][..]),
+        ("?after=1&type=sandbox.running", &[]),
+        ("", &[("last-event-id", "evt-1")]),
+    ] {
+        let frames = events(&world, query, headers, 2).await;
+        assert!(
+            frames[0].starts_with("id: evt-2\nevent: gap\ndata: {\"id\":\"evt-2\","),
+            "{frames:?}"
+        );
+        let after = if query == "?after=0" { "evt-0" } else { "evt-1" };
+        let bounds = format!("\"data\":{{\"after\":\"{after}\",\"through\":\"evt-2\"}}");
+        assert!(frames[0].contains(&bounds), "{frames:?}");
+        assert!(frames[1].contains(&second), "{frames:?}");
+    }
+    let whole = events(&world, "?after=2", &[], 2).await;
+    assert!(whole[0].starts_with("id: evt-3\nevent: sandbox.created"), "{whole:?}");
 }
 
 #[tokio::test]

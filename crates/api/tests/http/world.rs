@@ -24,6 +24,7 @@ pub(crate) const BASE: &str = "/api/v1";
 pub(crate) struct World {
     pub(crate) addr: SocketAddr,
     pub(crate) control: Control,
+    pub(crate) store: Arc<MemoryStore>,
     pub(crate) stopping: CancellationToken,
     pub(crate) server: JoinSet<()>,
     _dir: TempDir,
@@ -76,8 +77,9 @@ impl World {
         let id = WorkerId::parse("local").unwrap();
         let journal = dir.path().join("worker");
         let worker = LocalWorker::new(id.clone(), [mock], "mock", &journal, clock.clone()).unwrap();
+        let store = Arc::new(MemoryStore::new());
         let control = Control::new(Parts {
-            store: Arc::new(MemoryStore::new()),
+            store: store.clone(),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
             clock,
             settings: Settings::new(id, "mock"),
@@ -90,7 +92,7 @@ impl World {
         let routes = router(control.clone(), config);
         let drain = Duration::from_secs(5);
         server.spawn(serve_with(listener, routes, stopping.clone(), drain, limits));
-        Self { addr, control, stopping, server, _dir: dir }
+        Self { addr, control, store, stopping, server, _dir: dir }
     }
 
     /// Sends a request and returns once the reply's head is there.

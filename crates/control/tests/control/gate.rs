@@ -15,13 +15,16 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Answer, ApiKey, Begun, Census, Durability, Error, EventFilter, ExecLog, IdempotencyStore,
-    Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota, QuotaCounts, QuotaFields,
-    QuotaStore, Result, Sandbox, Standing, Store, Template, TemplateChange, Timings,
+    Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
+    IdempotencyStore, Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota,
+    QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
+    Template, TemplateChange, Timings,
+    audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     memory::MemoryStore,
+    retention::{Swept, Walk},
 };
 use stacyvm_types::{
-    Event, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -347,6 +350,57 @@ impl IdempotencyStore for GatedStore {
     }
     async fn prune_keys(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.1.store(self.0.prune_keys(before, limit)).await
+    }
+}
+
+#[async_trait]
+impl AuditStore for GatedStore {
+    async fn record_operations(&self, records: Vec<OperationRecord>) -> Result<()> {
+        self.1.store(self.0.record_operations(records)).await
+    }
+    async fn operation_records(
+        &self,
+        filter: OperationFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<OperationRecord>> {
+        self.1.store(self.0.operation_records(filter, before, limit)).await
+    }
+    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
+        self.1.store(self.0.exec_log(id)).await
+    }
+    async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
+        self.1.store(self.0.record_admin_requests(records)).await
+    }
+    async fn admin_records(
+        &self,
+        filter: AdminFilter,
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Page<AdminRecord>> {
+        self.1.store(self.0.admin_records(filter, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl RetentionStore for GatedStore {
+    async fn prune_sandboxes(&self, before: Timestamp, from: Walk, limit: u32) -> Result<Swept> {
+        self.synced(self.0.prune_sandboxes(before, from, limit)).await
+    }
+    async fn prune_exec_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_exec_logs(before, limit)).await
+    }
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_events(before, limit)).await
+    }
+    async fn pruned_events(&self) -> Result<u64> {
+        self.1.store(self.0.pruned_events()).await
+    }
+    async fn prune_operation_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_operation_records(before, limit)).await
+    }
+    async fn prune_admin_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.synced(self.0.prune_admin_records(before, limit)).await
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
 mod admission;
+mod audit;
 mod commands;
 mod confined;
 mod fair;

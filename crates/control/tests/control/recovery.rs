@@ -142,6 +142,8 @@ async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
         world.fake.is_stuck.store(true, Ordering::SeqCst);
         let id = spawned(image("stuck"), server).await;
         longer(&id, server).await;
+        // What waits for the disk later would take the decision along.
+        world.pass_time(Duration::from_secs(1)).await;
         let (control, asked) = (server.control.clone(), id.clone());
         server.tasks.spawn(async move { control.destroy(&asked).await });
         until_stopping(&id, world, server).await;
@@ -223,7 +225,10 @@ async fn nothing_is_destroyed_because_the_store_is_down() {
     assert_eq!(world.fake.count(), 1);
     let jobs = server.control.jobs();
     // Nobody waits in the queue, so its job asks for nothing.
-    assert!(jobs.iter().all(|job| job.name == "queue" || 0 < job.failures_in_row));
+    assert!(
+        jobs.iter()
+            .all(|job| ["queue", "retention"].contains(&job.name) || 0 < job.failures_in_row)
+    );
     assert!(server.control.recover().await.is_err());
     gate.store_is_down.store(false, Ordering::SeqCst);
     world.pass_time(Duration::from_secs(15)).await;

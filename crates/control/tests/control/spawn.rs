@@ -104,6 +104,8 @@ async fn power_that_fails_before_a_spawn_is_answered_leaves_nothing_of_it() {
     let gate = Gate::open();
     let server = world.server(&gate);
     let known = server.control.spawn(request()).await.unwrap().spec.id;
+    // Its audit record waits for the disk, and would take the next spawn along.
+    world.pass_time(Duration::from_secs(1)).await;
     let disk = gate.hold_sync();
     let control = server.control.clone();
     let spawn = server.tasks.spawn(async move { control.spawn(request()).await });
@@ -251,7 +253,7 @@ async fn a_store_that_is_down_is_a_clear_refusal_and_leaks_nothing() {
     world.assert_agrees().await;
 }
 
-fn template(setup: &[&str]) -> TemplateFields {
+pub(crate) fn template(setup: &[&str]) -> TemplateFields {
     TemplateFields {
         image: "base:1".to_owned(),
         description: String::new(),

@@ -1,5 +1,6 @@
 //! The store in a SQLite file.
 
+mod audit;
 mod copy;
 mod idempotency;
 mod inspect;
@@ -9,6 +10,7 @@ mod open;
 mod quotas;
 mod readers;
 mod recent;
+mod retention;
 mod syncer;
 mod writer;
 

@@ -17,7 +17,7 @@ const APPLICATION_ID: i32 = 0x5356_4d31;
 /// How long a starter waits for another one, and a writer for a checkpoint by another process.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Enough for every statement of this crate.
-const CACHED_STATEMENTS: usize = 64;
+const CACHED_STATEMENTS: usize = 128;
 
 /// The schema, step by step. A step that was released is never changed, only followed.
 pub(super) const MIGRATIONS: &[Migration] = &[
@@ -35,6 +35,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         number: 3,
         name: "api_keys",
         sql: include_str!("../../migrations/sqlite/0003_api_keys.sql"),
+    },
+    Migration {
+        number: 4,
+        name: "audit_and_retention",
+        sql: include_str!("../../migrations/sqlite/0004_audit_and_retention.sql"),
     },
     Migration {
         number: 5,

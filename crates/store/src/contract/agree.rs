@@ -6,12 +6,15 @@ use stacyvm_admission::{Policy, Weight};
 use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{
-    at, cause, event, exec_id, id,
+    at,
+    audit::operation,
+    cause, event, exec_id, id,
     keys::{key_id, new_key},
     map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
     Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store, TemplateChange,
+    audit::OperationFilter, retention::Walk,
 };
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -57,6 +60,10 @@ enum Call {
     CreateTemplate(&'static str, u8),
     UpdateTemplate(&'static str, Box<TemplateChange>),
     DeleteTemplate(&'static str),
+    Record(u8, Timestamp),
+    PruneSandboxes(Timestamp, u32),
+    PruneLogs(Timestamp, u32),
+    PruneEvents(Timestamp, u32),
     CreateKey(u8, &'static str),
     RevokeKey(u8),
     NoteKeyUse(u8, Timestamp),
@@ -86,7 +93,14 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let soon = at(now + u64::from(dice.below(20)));
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
-    match dice.below(25) {
+    let past = at(now.saturating_sub(u64::from(dice.below(20))));
+    match dice.below(28) {
+        25 => Call::Record(dice.below(9), past),
+        26 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
+        27 => match dice.below(2) {
+            0 => Call::PruneLogs(past, u32::from(dice.below(3))),
+            _ => Call::PruneEvents(past, u32::from(dice.below(9))),
+        },
         0..=2 => Call::Admit(sandbox, soon, later, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
@@ -273,6 +287,21 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
         }
         Call::Key(id, call) => perform_key(store, id, call, now).await,
         Call::DeleteTemplate(name) => format!("{:?}", store.delete_template(name).await),
+        Call::Record(number, then) => {
+            let mut record = operation(u32::from(number), 0);
+            (record.at, record.sandbox) = (then, Some(id(number % SANDBOXES)));
+            format!("{:?}", store.record_operations(vec![record]).await)
+        }
+        Call::PruneSandboxes(before, limit) => {
+            format!("{:?}", store.prune_sandboxes(before, Walk::START, limit).await)
+        }
+        Call::PruneLogs(before, limit) => {
+            let operations = store.prune_operation_records(before, limit).await;
+            format!("{:?} {operations:?}", store.prune_exec_logs(before, limit).await)
+        }
+        Call::PruneEvents(before, limit) => {
+            format!("{:?}", store.prune_events(before, limit).await)
+        }
         Call::CreateKey(number, name) => {
             format!("{:?}", store.create_key(new_key(number, name)).await)
         }
@@ -285,15 +314,18 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
 
 /// Everything that can be read, as text.
 async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> Vec<String> {
+    let sandbox = dice.below(SANDBOXES);
     let filter = EventFilter {
-        sandbox: {
-            let sandbox = dice.below(SANDBOXES);
-            dice.maybe(id(sandbox))
-        },
+        sandbox: dice.maybe(id(sandbox)),
         owner: dice.maybe(owner("ann")),
         kinds: (0..dice.below(3)).map(|_| dice.pick(EventKind::ALL)).collect(),
     };
     let after = u64::from(dice.below(40));
+    let operations = OperationFilter {
+        sandbox: dice.maybe(id(sandbox)),
+        since: dice.maybe(at(10)),
+        ..OperationFilter::default()
+    };
     let mut all = vec![
         format!("{:?}", store.sandboxes(Include::Ended).await),
         format!("{:?}", store.sandboxes(Include::Live).await),
@@ -303,6 +335,8 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.events(after, 50, filter).await),
         format!("{:?}", store.last_event().await),
         format!("{:?}", store.templates().await),
+        format!("{:?}", store.operation_records(operations, None, 4).await),
+        format!("{:?}", store.pruned_events().await),
         format!("{:?} {:?}", store.keys().await, store.has_keys().await),
         format!("{:?}", store.quotas().await),
         format!("{:?}", store.quota_counts().await),

@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on has failed")]
 
 pub mod agree;
+pub mod audit;
 pub mod events;
 pub mod idempotency;
 pub mod keys;
 pub mod leases;
 pub mod observe;
 pub mod quotas;
+pub mod retention;
 pub mod sandboxes;
 pub mod templates;
 
@@ -108,6 +110,19 @@ macro_rules! store_contract {
                 neither_an_id_nor_a_name_of_a_key_is_given_twice
                 a_revoked_key_stays_revoked_since_the_first_time
                 the_last_use_of_a_key_moves_forward_only;
+            audit:
+                a_record_stays_as_it_was_written_first
+                records_are_read_newest_first_page_by_page
+                operations_are_filtered_by_every_field
+                admin_requests_are_filtered_by_every_field
+                a_page_looks_at_a_bounded_number_of_records;
+            retention:
+                ended_sandboxes_are_removed_and_no_others
+                a_walk_takes_small_steps_and_meets_every_sandbox
+                a_sandbox_with_many_commands_is_removed_in_small_steps
+                old_records_of_commands_are_removed_oldest_first
+                old_events_are_removed_and_the_log_says_up_to_where
+                old_audit_records_are_removed_oldest_first;
         }
     };
     ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
@@ -138,6 +153,8 @@ pub fn names() -> Vec<&'static str> {
         include_str!("observe.rs"),
         include_str!("idempotency.rs"),
         include_str!("keys.rs"),
+        include_str!("audit.rs"),
+        include_str!("retention.rs"),
     ]
     .into_iter()
     .flat_map(str::lines)

@@ -475,4 +475,6 @@ pub async fn a_finished_command_is_recorded_once(store: Arc<dyn Store>) {
     assert_eq!(logs, [kept(2, 9), kept(3, 3), kept(1, 3)]);
     assert_eq!(store.exec_logs(&id(1), 1).await.unwrap(), [kept(2, 9)]);
     assert_eq!(store.exec_logs(&id(2), 10).await.unwrap(), []);
+    assert_eq!(store.exec_log(&exec_id(2)).await.unwrap(), Some(kept(2, 9)));
+    assert_eq!(store.exec_log(&exec_id(9)).await.unwrap(), None);
 }

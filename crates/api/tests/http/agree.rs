@@ -1,0 +1,102 @@
+//! R3.9: a streamed command and a synchronous one are refused alike, before the first byte.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stacyvm_store::{Durability, Store as _};
+use stacyvm_types::{Cause, CauseKind, SandboxId, Transition};
+
+use crate::world::World;
+
+/// The status and the envelope without its request id.
+async fn refusal(world: &World, path: &str, body: &str) -> (u16, Value) {
+    let reply = world.post(path, body).await;
+    let kind = reply.header("content-type");
+    assert_eq!(kind, "application/json", "{path} {body}: {:?}", reply.body);
+    reply.code();
+    let mut body = reply.json();
+    body.as_object_mut().unwrap().remove("request_id");
+    (reply.status.as_u16(), body)
+}
+
+#[tokio::test]
+async fn streamed_and_synchronous_commands_are_refused_alike() {
+    let world = World::new().await;
+    let id = world.sandbox().await;
+    let spawned = world.post("/sandboxes", r#"{"ttl":"1ms"}"#).await.json();
+    let expired = spawned["id"].as_str().unwrap().to_owned();
+    while world.get(&format!("/sandboxes/{expired}")).await.status != 404 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let destroyed = world.sandbox().await;
+    world.delete(&format!("/sandboxes/{destroyed}")).await;
+    let lost = world.sandbox().await;
+    let row = world.control.get(&SandboxId::parse(&lost).unwrap()).await.unwrap();
+    let cause = Cause::new(CauseKind::WorkerLost, "its worker is silent");
+    let transition = Transition::Lost(cause);
+    world
+        .store
+        .transition(
+            &row.spec.id,
+            row.generation,
+            transition,
+            vec![],
+            Durability::Disk,
+            row.updated_at,
+        )
+        .await
+        .unwrap();
+    let fine = || json!({"command": "true"});
+    let with = |key: &str, value: Value| {
+        let mut body = fine();
+        body[key] = value;
+        body
+    };
+    let unknown = "sb-00000000000000000000";
+    let argv = json!({"command": "/no/such/program", "mode": "argv"});
+    let cases = [
+        (unknown, fine(), 404),
+        ("sb-nope", fine(), 404),
+        (expired.as_str(), fine(), 404),
+        (destroyed.as_str(), fine(), 404),
+        (lost.as_str(), fine(), 409),
+        (id.as_str(), with("timeout", json!("soon")), 400),
+        (&id, with("timeout", json!("-1s")), 400),
+        (&id, with("timeout", json!(5)), 400),
+        (&id, with("timeout", json!("11m")), 429),
+        (&id, with("command", json!(7)), 400),
+        (&id, with("command", json!("a\0b")), 400),
+        (&id, with("mode", json!("exec")), 400),
+        (&id, json!({"mode": "argv"}), 400),
+        (&id, with("workdir", json!("relative")), 400),
+        (&id, with("workdir", json!("/no/such/directory")), 404),
+        (&id, with("env", json!({"A=B": ""})), 400),
+        (&id, with("exec_id", json!("x")), 400),
+        (&id, with("tty", json!({"rows": 1, "cols": 1})), 400),
+        (&id, with("command", json!("x".repeat(1_100_000))), 413),
+        (&id, with("command", json!("x".repeat(2_200_000))), 413),
+        (&id, argv, 422),
+    ];
+    for (sandbox, body, status) in cases {
+        let path = format!("/sandboxes/{sandbox}/exec");
+        let plain = refusal(&world, &path, &body.to_string()).await;
+        let mut streamed = body.clone();
+        streamed["stream"] = json!(true);
+        let streamed = refusal(&world, &path, &streamed.to_string()).await;
+        let shown = body.to_string();
+        let shown = &shown[..shown.len().min(80)];
+        assert_eq!(plain, streamed, "{sandbox} {shown}");
+        assert_eq!(plain.0, status, "{sandbox} {shown}: {}", plain.1);
+    }
+    for body in ["", "[]", "{", "null"] {
+        let path = format!("/sandboxes/{id}/exec");
+        let accept = [("accept", "application/x-ndjson")];
+        let plain = world.post(&path, body).await;
+        let streamed = world.send(http::Method::POST, &path, &accept, body).await;
+        let told = |reply: &crate::world::Reply| {
+            (reply.status, reply.code(), reply.json()["message"].clone())
+        };
+        assert_eq!(told(&plain), told(&streamed), "{body:?}");
+        assert_eq!(plain.status, 400);
+    }
+}
