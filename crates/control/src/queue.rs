@@ -184,9 +184,6 @@ impl Queue {
             Some(_) => {
                 state.waiters.remove(&ticket);
                 state.order.leave(ticket);
-                drop(state);
-                // Who was behind it may be next.
-                self.wake.wake();
             }
             None => {}
         }

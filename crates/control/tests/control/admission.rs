@@ -7,7 +7,7 @@ use stacyvm_control::{Error, Overflow, QueueCounts, Rules, Settings, SpawnReques
 use stacyvm_provider::Program;
 use stacyvm_store::{QuotaFields, Sandbox};
 use stacyvm_types::{EventKind, OwnerId, SandboxId};
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot::Sender, task::JoinHandle};
 
 use crate::{
     fake::Fault,
@@ -157,6 +157,52 @@ async fn a_caller_that_goes_away_leaves_the_queue() {
     assert_eq!(world.rows().await.len(), 2);
     assert_eq!(server.control.queue_counts().cancelled, 1);
     server.control.destroy(&row.spec.id).await.unwrap();
+    world.assert_agrees().await;
+}
+
+/// A waiter for whom the store has just made a place, and has not said so.
+async fn asked_about(world: &World, gate: &Gate, server: &Server) -> (Call, Sender<()>) {
+    let first = server.control.spawn(request()).await.unwrap().spec.id;
+    let waiting = spawn(server, of("ann"));
+    settle().await;
+    let answer = gate.hold_admit();
+    server.control.destroy(&first).await.unwrap();
+    settle().await;
+    assert_eq!(world.rows().await.len(), 2, "the place is made");
+    assert!(!waiting.is_finished());
+    (waiting, answer)
+}
+
+/// R3.3: a place that was made for a caller who is gone is given back.
+#[tokio::test(start_paused = true)]
+async fn a_place_made_for_a_caller_who_left_is_given_back() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let (waiting, answer) = asked_about(&world, &gate, &server).await;
+    waiting.abort();
+    settle().await;
+    drop(answer);
+    server.control.spawn(of("bob")).await.unwrap();
+    assert_eq!(world.fake.count(), 1);
+    assert_eq!(server.control.queue_counts().cancelled, 1);
+    world.assert_agrees().await;
+}
+
+/// R3.4: who has waited as long as it may and is being asked about gets what the store says.
+#[tokio::test(start_paused = true)]
+async fn a_place_made_at_the_last_moment_is_taken() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let (waiting, answer) = asked_about(&world, &gate, &server).await;
+    world.pass_time(PATIENCE).await;
+    drop(answer);
+    id_of(waiting).await;
+    let counts = server.control.queue_counts();
+    assert_eq!((counts.admitted, counts.timed_out), (1, 0));
     world.assert_agrees().await;
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     pub(crate) store_is_down: AtomicBool,
     /// How the next syncs go; those that are not named succeed.
     syncs: Mutex<VecDeque<oneshot::Receiver<Result<()>>>>,
+    /// The next admissions are answered when these end.
+    admits: Mutex<VecDeque<oneshot::Receiver<()>>>,
     /// Cancelled when the process has died.
     pub(crate) dead: CancellationToken,
 }
@@ -47,6 +49,7 @@ impl Gate {
             left: AtomicI64::new(moments),
             store_is_down: AtomicBool::new(false),
             syncs: Mutex::default(),
+            admits: Mutex::default(),
             dead: CancellationToken::new(),
         })
     }
@@ -64,6 +67,13 @@ impl Gate {
     pub(crate) fn hold_sync(&self) -> oneshot::Sender<Result<()>> {
         let (end, outcome) = oneshot::channel();
         self.syncs.lock().unwrap().push_back(outcome);
+        end
+    }
+
+    /// The next admission that is not held yet is answered when the sender ends.
+    pub(crate) fn hold_admit(&self) -> oneshot::Sender<()> {
+        let (end, held) = oneshot::channel();
+        self.admits.lock().unwrap().push_back(held);
         end
     }
 
@@ -226,6 +236,10 @@ impl Store for GatedStore {
         let change = async {
             let row = self.0.admit(policy, new, until, durability, now).await?;
             self.assert_within(policy, &row).await;
+            let held = self.1.admits.lock().unwrap().pop_front();
+            if let Some(held) = held {
+                held.await.ok();
+            }
             Ok(row)
         };
         self.with(durability, change).await
