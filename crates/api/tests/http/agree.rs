@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use http::Method;
 use serde_json::{Value, json};
 use stacyvm_store::{Durability, Store as _};
 use stacyvm_types::{Cause, CauseKind, SandboxId, Transition};
 
-use crate::world::World;
+use crate::{
+    sockets::{connect, say, until},
+    world::World,
+};
 
 /// The status and the envelope without its request id.
 async fn refusal(world: &World, path: &str, body: &str) -> (u16, Value) {
@@ -99,4 +103,58 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
         assert_eq!(told(&plain), told(&streamed), "{body:?}");
         assert_eq!(plain.status, 400);
     }
+}
+
+/// R3.9: whichever way a caller follows a command, leaving it is recorded as nothing, and the
+/// command's end as what it is.
+#[tokio::test]
+async fn a_caller_that_leaves_is_neither_a_timeout_nor_a_failure() {
+    let world = World::new().await;
+    let id = world.sandbox().await;
+    let path = format!("/sandboxes/{id}/exec");
+    let at = format!("/api/v1{path}");
+    let begun = |name: &str| format!("touch {name}; until [ -e go ]; do sleep 0.05; done");
+    let file = |name: &str| format!("/sandboxes/{id}/files/stat?path=/workspace/{name}");
+    let there = async |name: &str| {
+        while world.get(&file(name)).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Waited for.
+    let body = json!({"command": begun("sync")}).to_string();
+    let left = world.open(Method::POST, &at, &[], body);
+    tokio::select! {
+        _ = left => panic!("it goes on"),
+        () = there("sync") => {}
+    }
+    // As lines.
+    let body = json!({"command": begun("lines"), "stream": true}).to_string();
+    drop(world.open(Method::POST, &at, &[], body).await);
+    there("lines").await;
+    // Over a WebSocket, without a goodbye.
+    let mut socket = connect(&world, &format!("{path}/ws")).await.unwrap();
+    say(&mut socket, json!({"command": begun("socket")})).await;
+    until(&mut socket, |frame| frame["type"] == "started").await;
+    there("socket").await;
+    drop(socket);
+    let body = json!({"path": "/workspace/go", "content": ""}).to_string();
+    assert_eq!(world.post(&format!("/sandboxes/{id}/files"), &body).await.status, 200);
+    let records = format!("/admin/audit/operations?sandbox={id}");
+    let rows = loop {
+        let rows = world.get(&records).await.json().as_array().unwrap().clone();
+        let ended = |row: &&Value| row["action"].as_str().unwrap().starts_with("exec");
+        if rows.iter().filter(ended).count() == 3 {
+            break rows;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    // Looking for files that are not there yet fails; nothing else did.
+    let failed: Vec<_> = rows.iter().filter(|row| row["status"] == "failure").collect();
+    assert!(failed.iter().all(|row| row["action"] == "file.stat"), "{failed:?}");
+    let kinds = "exec.failed,exec.timeout";
+    let none = stacyvm_store::EventFilter {
+        kinds: kinds.split(',').filter_map(stacyvm_types::EventKind::parse).collect(),
+        ..stacyvm_store::EventFilter::default()
+    };
+    assert_eq!(world.store.events(0, 100, none).await.unwrap(), []);
 }

@@ -10,13 +10,13 @@ use tokio_tungstenite::{
 
 use crate::world::World;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn connect(world: &World, path: &str) -> Result<Socket, Error> {
+pub(crate) async fn connect(world: &World, path: &str) -> Result<Socket, Error> {
     connect_async(format!("ws://{}/api/v1{path}", world.addr)).await.map(|(socket, _)| socket)
 }
 
-async fn say(socket: &mut Socket, value: Value) {
+pub(crate) async fn say(socket: &mut Socket, value: Value) {
     socket.send(Message::text(value.to_string())).await.unwrap();
 }
 
@@ -34,7 +34,7 @@ async fn rest(socket: &mut Socket) -> (Vec<Value>, u16) {
 }
 
 /// Reads until a frame satisfies `wanted`.
-async fn until(socket: &mut Socket, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(socket: &mut Socket, wanted: impl Fn(&Value) -> bool) -> Value {
     loop {
         if let Message::Text(text) = socket.next().await.unwrap().unwrap() {
             let value = serde_json::from_str(&text).unwrap();
