@@ -16,25 +16,33 @@ const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Control {
     /// Runs `work` on the server's own tasks, so that a caller that goes away cancels nothing.
-    pub(crate) async fn owned<T, F>(&self, work: F) -> Result<T>
+    pub(crate) fn owned<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        if self.0.parts.stopping.is_cancelled() {
-            return Err(Error::unavailable("the server is stopping; try again"));
+        let stopping = self.0.parts.stopping.is_cancelled();
+        let work = (!stopping).then(|| self.to_the_end(work));
+        async move {
+            match work {
+                Some(work) => work.await,
+                None => Err(Error::unavailable("the server is stopping; try again")),
+            }
         }
-        self.to_the_end(work).await
     }
 
     /// The same for work that a stopping server still takes.
-    pub(crate) async fn to_the_end<T, F>(&self, work: F) -> Result<T>
+    pub(crate) fn to_the_end<T, F>(
+        &self,
+        work: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
+        // Begun here and not when it is first awaited, so that no future of a caller holds the work.
         let task = self.0.parts.tasks.spawn(work.in_current_span());
-        task.await.unwrap_or_else(|error| Err(Error::internal("a task died", error)))
+        async { task.await.unwrap_or_else(|error| Err(Error::internal("a task died", error))) }
     }
 
     /// Applies a transition under the row's own generation.
