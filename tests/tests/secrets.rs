@@ -157,6 +157,19 @@ fn no_planted_secret_is_shown_anywhere() {
         find("an event", &event.to_string());
     }
     assert_eq!(server.delete(&format!("/api/v1/sandboxes/{id}")).unwrap().status, 200);
+    for path in ["/admin/audit", "/admin/audit/operations"] {
+        let records = server.get(&format!("/api/v1{path}?limit=500")).unwrap().json();
+        let records = records.as_array().unwrap();
+        assert!(!records.is_empty(), "{path}");
+        for record in records {
+            let mut record = record.clone();
+            // What was run and touched, and whose it was, is what an audit is for.
+            for said in ["resource", "owner_id"] {
+                record.as_object_mut().unwrap().remove(said);
+            }
+            find(path, &record.to_string());
+        }
+    }
     let wrong = dir.path().join("wrong.yaml");
     fs::write(&wrong, "telemetry:\n  otlp_headers: planted-without-a-name\n").unwrap();
     drop(server);
@@ -197,6 +210,26 @@ fn no_key_of_the_operator_is_shown_anywhere() {
         assert_eq!(refused.status, 401, "{path}");
         find(path, &String::from_utf8_lossy(&refused.body));
     }
+    let made = send(server.at, "POST", "/admin/keys", r#"{"name":"ci","role":"api"}"#);
+    assert_eq!(made.status, 201, "{}", made.json());
+    let made = made.json()["key"].as_str().unwrap().to_owned();
+    let secret = made.rsplit('_').next().unwrap().to_owned();
+    assert!(32 < secret.len(), "{made}");
+    let with_it = format!(
+        "GET /api/v1/sandboxes HTTP/1.1\r\nHost: {}\r\nX-API-Key: {made}\r\nConnection: close\r\n\r\n",
+        server.at
+    );
+    assert_eq!(http::raw(server.at, with_it.as_bytes()).unwrap().status, 200);
+    let audits = ["/admin/audit?limit=500", "/admin/audit/operations", "/admin/keys"];
+    for path in SURFACES.iter().chain(&audits) {
+        let reply = send(server.at, "GET", path, "");
+        assert_eq!(reply.status, 200, "{path}");
+        let said = String::from_utf8_lossy(&reply.body).into_owned();
+        find(path, &said);
+        assert!(!said.contains(&secret), "{path} holds a key that was made");
+    }
+    let log = fs::read_to_string(data.join("log")).unwrap();
+    assert!(!log.contains(&secret), "the log holds a key that was made");
     drop(server);
     find("the log", &fs::read_to_string(data.join("log")).unwrap());
     for what in ["show", "lint"] {

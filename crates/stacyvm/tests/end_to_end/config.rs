@@ -169,3 +169,13 @@ fn a_hang_up_reloads_what_can_change_and_keeps_what_was_right() {
     assert_eq!(wait_for("the end", || world.server.try_wait().unwrap()).code(), Some(0));
     assert!(log(&world).contains("stopped"));
 }
+
+/// R6.7: what is handed out as an example for production is one.
+#[test]
+fn the_example_for_production_passes_the_production_lint() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/stacyvm.yaml");
+    let said: Said =
+        command(["config", "lint", "--production", "--file"]).arg(example).output().unwrap().into();
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(!said.out.contains("[WARN]"), "{said:?}");
+}
