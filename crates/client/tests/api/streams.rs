@@ -18,20 +18,25 @@ fn lines() -> String {
 }
 
 async fn all(frames: impl Stream<Item = stacyvm_client::Result<Frame>> + Unpin) -> (String, i32) {
-    timeout(LIMIT, collected(frames)).await.unwrap()
+    let mut text = Vec::new();
+    let ended = timeout(LIMIT, collected(frames, &mut text)).await;
+    let Ok(code) = ended else {
+        panic!("no exit, after {:?}", String::from_utf8_lossy(&text));
+    };
+    (String::from_utf8(text).unwrap(), code)
 }
 
 async fn collected(
     mut frames: impl Stream<Item = stacyvm_client::Result<Frame>> + Unpin,
-) -> (String, i32) {
-    let mut text = Vec::new();
+    text: &mut Vec<u8>,
+) -> i32 {
     while let Some(frame) = frames.next().await {
         match frame.unwrap() {
             Frame::Output(chunk) => text.extend_from_slice(&chunk.data),
             Frame::Truncated { .. } => text.extend_from_slice(b"<truncated>"),
             Frame::Exit { code, .. } => {
                 assert!(frames.next().await.is_none(), "something follows the exit");
-                return (String::from_utf8(text).unwrap(), code);
+                return code;
             }
         }
     }
