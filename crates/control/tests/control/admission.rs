@@ -454,7 +454,7 @@ async fn a_place_freed_while_the_store_says_no_is_taken_at_once() {
     let first = server.control.spawn(request()).await.unwrap().spec.id;
     let waiting = spawn(&server, of("ann"));
     settle().await;
-    let no = gate.hold_admit();
+    let no = gate.hold_refusal();
     server.control.set_rules(rules(1, 0, 10));
     settle().await;
     server.control.destroy(&first).await.unwrap();
