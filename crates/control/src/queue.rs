@@ -40,15 +40,13 @@ pub(crate) struct Reservation {
     pub(crate) priority: Priority,
 }
 
-/// What a waiter hears.
-pub(crate) enum Answer {
-    /// What the store said about it.
-    Store(store::Result<Sandbox>),
-    /// As many wait as may, and it made room for an owner of whom fewer did.
-    GaveWay {
-        /// How many may wait.
-        places: usize,
-    },
+/// What a waiter hears: what the store said about it, if that was asked.
+pub(crate) type Answer = std::result::Result<store::Result<Sandbox>, GaveWay>;
+
+/// As many waited as may, and it made room for an owner of whom fewer did.
+pub(crate) struct GaveWay {
+    /// How many may wait.
+    pub(crate) places: usize,
 }
 
 #[derive(Default)]
@@ -286,7 +284,7 @@ impl Queue {
         }
         drop(guard);
         // A waiter awaits its answer until it has it.
-        drop(waiter.answer.send(Answer::Store(answer)));
+        drop(waiter.answer.send(Ok(answer)));
     }
 }
 
@@ -300,7 +298,7 @@ impl State {
             return None;
         }
         self.order.leave(ticket);
-        drop(waiter.remove().answer.send(Answer::GaveWay { places }));
+        drop(waiter.remove().answer.send(Err(GaveWay { places })));
         Some(())
     }
 }

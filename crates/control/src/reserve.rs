@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Control, Error, Overflow, Result, events,
-    queue::{Answer, Reservation, Waiting},
+    queue::{Answer, GaveWay, Reservation, Waiting},
 };
 
 /// Why a wait ended without a place.
@@ -67,7 +67,7 @@ impl Control {
         let late = answer.await.ok();
         match gave_up {
             GaveUp::TimedOut(patience) => {
-                if let Some(Answer::Store(Ok(_) | Err(store::Error::Unavailable(_)))) = late {
+                if let Some(Ok(Ok(_) | Err(store::Error::Unavailable(_)))) = late {
                     return self.heard(new, late, begun).await;
                 }
                 let reason = format!("spawn queue timeout after {}", format_duration(patience));
@@ -75,7 +75,7 @@ impl Control {
             }
             GaveUp::CallerGone | GaveUp::Stopping => {
                 self.0.queue.note_left(false);
-                if let Some(Answer::Store(answer)) = late
+                if let Some(Ok(answer)) = late
                     && let Ok(row) = self.stored(answer)
                 {
                     let detail = "nobody waited for it any more when it was admitted";
@@ -93,8 +93,8 @@ impl Control {
         begun: Instant,
     ) -> Result<Sandbox> {
         let answer = match answer {
-            Some(Answer::Store(answer)) => answer,
-            Some(Answer::GaveWay { places }) => {
+            Some(Ok(answer)) => answer,
+            Some(Err(GaveWay { places })) => {
                 return Err(self.without_a_place(new, queue_full(places), begun).await);
             }
             None => {
