@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Control, Error, Overflow, Result, events,
+    Control, Error, Overflow, Result,
+    events::{self, Record},
     queue::{Answer, GaveWay, Reservation, Waiting},
 };
 
@@ -162,7 +163,8 @@ impl Control {
             ("provider".to_owned(), new.provider.clone()),
             ("owner_id".to_owned(), owner),
         ]);
-        self.record_event(event).await;
+        // Whoever waits for a place does not wait for the log without end.
+        self.0.recorder.record_soon(Record::Event(event)).await;
     }
 }
 

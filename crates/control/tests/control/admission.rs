@@ -525,6 +525,28 @@ async fn a_store_that_is_down_for_a_while_empties_no_queue() {
     assert!(1 <= left, "the others wait on");
 }
 
+/// R3.4: a wait has an end, also while nothing can be written down.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_although_the_log_is_full() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let first = server.control.spawn(request()).await.unwrap().spec.id;
+    let _waits = spawn(&server, request());
+    settle().await;
+    gate.store_is_down.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..2_000 {
+        let (control, id) = (server.control.clone(), first.clone());
+        server.tasks.spawn(async move { control.extend(&id, Duration::from_secs(60)).await });
+    }
+    settle().await;
+    let waits = spawn(&server, request());
+    let told = tokio::time::timeout(PATIENCE, waits).await;
+    let error = told.expect("an answer").unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+}
+
 /// Lives that wait begin with their place, not with the wait.
 #[tokio::test(start_paused = true)]
 async fn the_time_to_live_begins_with_the_place() {
