@@ -60,11 +60,11 @@ impl Control {
                 } else {
                     admission.worker = Some(worker);
                 }
+                let weight = fields.weight.unwrap_or_default();
                 if let Overflow::Queue { places, .. } = rules.overflow
-                    && self.0.queue.len() < places
+                    && self.0.queue.has_room(&owner, weight, places)
                 {
                     admission.queueable = true;
-                    let weight = fields.weight.unwrap_or_default();
                     admission.outlook =
                         Some(self.0.queue.outlook(&owner, weight, reservation.priority));
                 }

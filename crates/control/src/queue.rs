@@ -10,7 +10,7 @@
 //! learns what the store said: nothing is admitted for nobody.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -40,8 +40,14 @@ pub(crate) struct Reservation {
     pub(crate) priority: Priority,
 }
 
-/// The store's answer about a waiter.
-type Answer = store::Result<Sandbox>;
+/// What a waiter hears: what the store said about it, if that was asked.
+pub(crate) type Answer = std::result::Result<store::Result<Sandbox>, GaveWay>;
+
+/// As many waited as may, and it made room for an owner of whom fewer did.
+pub(crate) struct GaveWay {
+    /// How many may wait.
+    pub(crate) places: usize,
+}
 
 #[derive(Default)]
 pub(crate) struct Queue {
@@ -59,13 +65,15 @@ struct State {
     tickets: u64,
     counts: QueueCounts,
     turns: Turns,
+    /// How often places became free, or limits changed.
+    changes: u64,
 }
 
 struct Waiter {
     reservation: Reservation,
     answer: oneshot::Sender<Answer>,
-    /// The store is being asked.
-    asked: bool,
+    /// The store is being asked; how many changes there were before.
+    asked: Option<u64>,
     /// It wants its answer now, whatever it is.
     leaving: bool,
 }
@@ -77,7 +85,7 @@ pub struct QueueCounts {
     pub queued: u64,
     /// Of these, those that were admitted.
     pub admitted: u64,
-    /// Of these, those that waited as long as they may.
+    /// Of these, those that waited as long as they may, or gave way to an owner of whom fewer waited.
     pub timed_out: u64,
     /// Of these, those whose caller went away.
     pub cancelled: u64,
@@ -149,7 +157,18 @@ impl Queue {
         self.state().counts
     }
 
-    /// Joins the queue, if there is room for one more.
+    /// Whether somebody of this lane may ask for a place now: nobody who waits is overtaken.
+    pub(crate) fn is_open_to(&self, lane: &Lane) -> bool {
+        self.state().order.is_open_to(lane)
+    }
+
+    /// Whether somebody of this lane may join.
+    pub(crate) fn has_room(&self, lane: &Lane, weight: Weight, room: usize) -> bool {
+        let state = self.state();
+        state.order.len() < room || state.order.gives_way(lane, weight).is_some()
+    }
+
+    /// Joins the queue, if there is room for one more, or somebody makes room.
     pub(crate) fn join(
         &self,
         reservation: Reservation,
@@ -158,14 +177,14 @@ impl Queue {
     ) -> Option<Waiting> {
         let mut state = self.state();
         if room <= state.order.len() {
-            return None;
+            state.make_room(&reservation.new.owner, weight, room)?;
         }
         state.tickets += 1;
         let ticket = Ticket(state.tickets);
         let (lane, priority) = (reservation.new.owner.clone(), reservation.priority);
         state.order.join(ticket, lane, weight, priority);
         let (answer, told) = oneshot::channel();
-        let waiter = Waiter { reservation, answer, asked: false, leaving: false };
+        let waiter = Waiter { reservation, answer, asked: None, leaving: false };
         state.waiters.insert(ticket, waiter);
         state.counts.queued += 1;
         state.turns.last.get_or_insert_with(Instant::now);
@@ -180,7 +199,7 @@ impl Queue {
     pub(crate) fn leave(&self, ticket: Ticket) {
         let mut state = self.state();
         match state.waiters.get_mut(&ticket) {
-            Some(waiter) if waiter.asked => waiter.leaving = true,
+            Some(waiter) if waiter.asked.is_some() => waiter.leaving = true,
             Some(_) => {
                 state.waiters.remove(&ticket);
                 state.order.leave(ticket);
@@ -200,6 +219,7 @@ impl Queue {
         let mut state = self.state();
         if !state.order.is_empty() {
             state.order.freed(lane);
+            state.changes += 1;
             drop(state);
             self.wake.wake();
         }
@@ -207,7 +227,10 @@ impl Queue {
 
     /// What was known about places holds no more.
     pub(crate) fn limits_changed(&self) {
-        self.state().order.unblock_all();
+        let mut state = self.state();
+        state.order.unblock_all();
+        state.changes += 1;
+        drop(state);
         self.wake.wake();
     }
 
@@ -222,27 +245,31 @@ impl Queue {
     }
 
     /// Takes the next in line to ask the store about it.
-    fn ask(&self) -> Option<(Ticket, Reservation)> {
+    fn ask(&self) -> Option<(Asked<'_>, Reservation)> {
         let mut state = self.state();
         let ticket = state.order.next()?;
+        let changes = state.changes;
         let waiter = state.waiters.get_mut(&ticket)?;
-        waiter.asked = true;
-        Some((ticket, waiter.reservation.clone()))
+        waiter.asked = Some(changes);
+        Some((Asked { queue: self, ticket: Some(ticket) }, waiter.reservation.clone()))
     }
 
     /// Takes the store's answer.
-    fn answered(&self, ticket: Ticket, answer: Answer) {
-        let mut state = self.state();
-        if let Err(store::Error::Full(full)) = &answer {
+    fn answered(&self, ticket: Ticket, answer: store::Result<Sandbox>) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if let Err(store::Error::Full(full)) = &answer
+            && let Some(waiter) = state.waiters.get_mut(&ticket)
+        {
             let what = match full {
                 Full::Owner { .. } => Blocked::Lane,
                 Full::Total { .. } | Full::Worker { .. } => Blocked::All,
             };
-            state.order.block(ticket, what);
-            if let Some(waiter) = state.waiters.get_mut(&ticket)
-                && !waiter.leaving
-            {
-                waiter.asked = false;
+            // What became free after the store had looked must not be taken for taken.
+            if waiter.asked.take() == Some(state.changes) {
+                state.order.block(ticket, what);
+            }
+            if !waiter.leaving {
                 return;
             }
         }
@@ -255,9 +282,48 @@ impl Queue {
         } else {
             state.order.leave(ticket);
         }
-        drop(state);
+        drop(guard);
         // A waiter awaits its answer until it has it.
-        drop(waiter.answer.send(answer));
+        drop(waiter.answer.send(Ok(answer)));
+    }
+}
+
+impl State {
+    /// Makes one who waits give way to a newcomer of this lane; `None` when nobody has to.
+    fn make_room(&mut self, lane: &Lane, weight: Weight, places: usize) -> Option<()> {
+        let ticket = self.order.gives_way(lane, weight)?;
+        let Entry::Occupied(waiter) = self.waiters.entry(ticket) else { return None };
+        if waiter.get().asked.is_some() {
+            // It may have its place by now.
+            return None;
+        }
+        self.order.leave(ticket);
+        drop(waiter.remove().answer.send(Err(GaveWay { places })));
+        Some(())
+    }
+}
+
+/// The store is being asked about a waiter. When that is given up half-way, the waiter hears that
+/// the answer is not known.
+struct Asked<'q> {
+    queue: &'q Queue,
+    ticket: Option<Ticket>,
+}
+
+impl Asked<'_> {
+    fn answered(mut self, answer: store::Result<Sandbox>) {
+        if let Some(ticket) = self.ticket.take() {
+            self.queue.answered(ticket, answer);
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let why = "the queue stopped before the store had answered";
+            self.queue.answered(ticket, Err(store::Error::Unavailable(why.into())));
+        }
     }
 }
 
@@ -307,7 +373,7 @@ impl Job for Turnstile {
             queue.state().order.unblock_all();
         }
         let mut done = 0;
-        while let Some((ticket, reservation)) = queue.ask() {
+        while let Some((asked, reservation)) = queue.ask() {
             let answer = self.control.admit_now(reservation).await;
             let failed = match &answer {
                 Err(store::Error::Unavailable(_) | store::Error::DiskFull) => true,
@@ -317,7 +383,7 @@ impl Job for Turnstile {
                 }
                 Err(_) => false,
             };
-            queue.answered(ticket, answer);
+            asked.answered(answer);
             if failed {
                 // The others keep their places: the store may be back before their time is over.
                 return Err(Error::unavailable("the store does not answer; spawns wait for it"));

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Control, Error, Overflow, Result, events,
-    queue::{Reservation, Waiting},
+    Control, Error, Overflow, Result,
+    events::{self, Record},
+    queue::{Answer, GaveWay, Reservation, Waiting},
 };
 
 /// Why a wait ended without a place.
@@ -29,11 +30,11 @@ impl Control {
         gone: &CancellationToken,
     ) -> Result<Sandbox> {
         let overflow = self.rules().overflow;
-        let (Overflow::Queue { places, patience }, waiting) = (overflow, self.0.queue.len()) else {
+        let Overflow::Queue { places, patience } = overflow else {
             return self.stored(self.admit_now(reservation).await);
         };
         // Whoever comes while others wait joins them: nobody is overtaken.
-        if waiting == 0 {
+        if self.0.queue.is_open_to(&reservation.new.owner) {
             match self.admit_now(reservation.clone()).await {
                 Err(store::Error::Full(_)) => {}
                 answer => return self.stored(answer),
@@ -42,7 +43,7 @@ impl Control {
         let weight = self.weight_of(&reservation.new).await?;
         let new = reservation.new.clone();
         let Some(waiting) = self.0.queue.join(reservation, weight, places) else {
-            return Err(Error::Limit(format!("spawn queue full ({places})")));
+            return Err(queue_full(places));
         };
         self.wait(&new, waiting, patience, gone).await
     }
@@ -58,7 +59,7 @@ impl Control {
         self.note_queue(new, EventKind::SpawnQueued, [("depth", depth.to_string())]).await;
         let gave_up = tokio::select! {
             biased;
-            answer = &mut answer => return self.dequeued(new, answer.ok(), begun).await,
+            answer = &mut answer => return self.heard(new, answer.ok(), begun).await,
             () = sleep(patience) => GaveUp::TimedOut(patience),
             () = gone.cancelled() => GaveUp::CallerGone,
             () = self.0.parts.stopping.cancelled() => GaveUp::Stopping,
@@ -67,22 +68,15 @@ impl Control {
         let late = answer.await.ok();
         match gave_up {
             GaveUp::TimedOut(patience) => {
-                if let Some(Ok(_) | Err(store::Error::Unavailable(_))) = late {
-                    return self.dequeued(new, late, begun).await;
+                if let Some(Ok(Ok(_) | Err(store::Error::Unavailable(_)))) = late {
+                    return self.heard(new, late, begun).await;
                 }
-                self.0.queue.note_left(true);
-                self.0.queue.waits.record(begun.elapsed());
                 let reason = format!("spawn queue timeout after {}", format_duration(patience));
-                let data = [
-                    ("wait_ms", begun.elapsed().as_millis().to_string()),
-                    ("error", reason.clone()),
-                ];
-                self.note_queue(new, EventKind::SpawnQueueTimeout, data).await;
-                Err(Error::Limit(reason))
+                Err(self.without_a_place(new, Error::Limit(reason), begun).await)
             }
             GaveUp::CallerGone | GaveUp::Stopping => {
                 self.0.queue.note_left(false);
-                if let Some(answer) = late
+                if let Some(Ok(answer)) = late
                     && let Ok(row) = self.stored(answer)
                 {
                     let detail = "nobody waited for it any more when it was admitted";
@@ -93,20 +87,40 @@ impl Control {
         }
     }
 
-    async fn dequeued(
+    async fn heard(
         &self,
         new: &NewSandbox,
-        answer: Option<store::Result<Sandbox>>,
+        answer: Option<Answer>,
         begun: Instant,
     ) -> Result<Sandbox> {
-        let Some(answer) = answer else {
-            return Err(Error::internal("a waiter lost its answer", "the queue dropped it"));
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(GaveWay { places })) => {
+                return Err(self.without_a_place(new, queue_full(places), begun).await);
+            }
+            None => {
+                return Err(Error::internal("a waiter lost its answer", "the queue dropped it"));
+            }
         };
         let row = self.stored(answer)?;
         self.0.queue.waits.record(begun.elapsed());
         let data = [("wait_ms", begun.elapsed().as_millis().to_string())];
         self.note_queue(new, EventKind::SpawnDequeued, data).await;
         Ok(row)
+    }
+
+    /// Writes down that a wait is over which its caller would have gone on with.
+    async fn without_a_place(&self, new: &NewSandbox, error: Error, begun: Instant) -> Error {
+        self.0.queue.note_left(true);
+        self.0.queue.waits.record(begun.elapsed());
+        let reason = match &error {
+            Error::Limit(reason) => reason.clone(),
+            error => error.to_string(),
+        };
+        let wait = begun.elapsed().as_millis().to_string();
+        let data = [("wait_ms", wait), ("error", reason)];
+        self.note_queue(new, EventKind::SpawnQueueTimeout, data).await;
+        error
     }
 
     fn stored(&self, answer: store::Result<Sandbox>) -> Result<Sandbox> {
@@ -149,6 +163,11 @@ impl Control {
             ("provider".to_owned(), new.provider.clone()),
             ("owner_id".to_owned(), owner),
         ]);
-        self.record_event(event).await;
+        // Whoever waits for a place does not wait for the log without end.
+        self.0.recorder.record_soon(Record::Event(event)).await;
     }
+}
+
+fn queue_full(places: usize) -> Error {
+    Error::Limit(format!("spawn queue full ({places})"))
 }

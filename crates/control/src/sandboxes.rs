@@ -46,7 +46,8 @@ impl Control {
             let mut attempt = control.attempt(Act::Operation(Operation::Spawn), "");
             attempt.owner = request.owner.clone();
             let result = control.spawn_owned(request, &gone, &mut attempt).await;
-            if gone.is_cancelled() && matches!(result, Err(Error::Unavailable(_))) {
+            let has_place = attempt.has_found();
+            if gone.is_cancelled() && !has_place && matches!(result, Err(Error::Unavailable(_))) {
                 // Nobody waited for its turn any more: that is no failure.
                 return result;
             }

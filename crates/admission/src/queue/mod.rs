@@ -10,6 +10,8 @@
 //!   `v` is admitted at most `ceil(v / w) + 1` times before it.
 //! - Within a lane the order is that of joining. Each step of priority overtakes at most
 //!   [`Priority::STEP`] earlier waiters, and only those of the same lane.
+//! - However much one lane brings, it takes no room from those that have less than their share of it:
+//!   where no more may wait, the last of the longest lane gives way.
 //! - A lane that is blocked, or all of them, comes back as soon as it is told that a place is free.
 
 #[cfg(test)]
@@ -147,6 +149,22 @@ impl Queue {
         waiting.places.insert(place, ticket);
         self.places.insert(ticket, (lane.clone(), place));
         self.settle(&lane);
+    }
+
+    /// Whether somebody of this lane could take a place at once and overtake nobody: whoever waits
+    /// does so for a limit of its own lane, and that is another lane.
+    pub fn is_open_to(&self, lane: &Lane) -> bool {
+        !self.full && self.ready.is_empty() && self.len_of(lane) == 0
+    }
+
+    /// Who gives way to a newcomer of this lane where no more may wait: the last of the lane that has
+    /// most waiters for its weight. `None` when that lane has no more than the newcomer's would.
+    pub fn gives_way(&self, lane: &Lane, weight: Weight) -> Option<Ticket> {
+        let share = |len: usize, weight: Weight| len as u128 * COST / u128::from(weight.0);
+        let most = self.lanes.values().max_by_key(|w| share(w.places.len(), w.weight))?;
+        let newcomers = share(self.len_of(lane) + 1, weight);
+        let (_, last) = most.places.last_key_value()?;
+        (newcomers < share(most.places.len(), most.weight)).then_some(*last)
     }
 
     /// Who is next; `None` when nobody could be admitted as far as is known.

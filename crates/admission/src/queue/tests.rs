@@ -190,6 +190,39 @@ fn priority_overtakes_a_bounded_number_of_its_own_lane() {
     assert_eq!(overtaken, Priority::STEP - 1);
 }
 
+/// R3.5
+#[test]
+fn the_longest_lane_gives_way_until_all_have_their_share() {
+    let mut queue = Queue::default();
+    let others = |queue: &Queue| queue.gives_way(&lane(2), Weight(1));
+    assert_eq!(others(&queue), None, "nobody waits");
+    for number in 0..6 {
+        queue.join(Ticket(number), lane(1), Weight(1), Priority(0));
+    }
+    assert_eq!(queue.gives_way(&lane(1), Weight(1)), None, "not to its own");
+    assert_eq!(queue.gives_way(&lane(2), Weight(2)), Some(Ticket(5)));
+    for (number, last) in (6..9).zip([5, 4, 3]) {
+        assert_eq!(others(&queue), Some(Ticket(last)));
+        queue.leave(Ticket(last));
+        queue.join(Ticket(number), lane(2), Weight(1), Priority(0));
+    }
+    assert_eq!(others(&queue), None, "three and three");
+    assert_eq!(queue.gives_way(&lane(1), Weight(1)), None, "nobody is driven out by turns");
+}
+
+#[test]
+fn a_lane_that_waits_for_itself_is_in_nobodys_way() {
+    let mut queue = Queue::default();
+    assert!(queue.is_open_to(&lane(1)));
+    queue.join(Ticket(1), lane(1), Weight(1), Priority(0));
+    assert!(!queue.is_open_to(&lane(2)), "it could be the next");
+    queue.block(Ticket(1), Blocked::Lane);
+    assert!(queue.is_open_to(&lane(2)) && !queue.is_open_to(&lane(1)));
+    queue.join(Ticket(2), lane(3), Weight(1), Priority(0));
+    queue.block(Ticket(2), Blocked::All);
+    assert!(!queue.is_open_to(&lane(2)));
+}
+
 #[test]
 fn weights_and_priorities_are_bounded() {
     assert_eq!(Weight::new(0), None);

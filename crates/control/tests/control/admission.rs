@@ -362,7 +362,7 @@ async fn the_admission_question_is_answered_with_reasons_and_creates_nothing() {
     let full = server.control.admission(of("cid")).await.unwrap();
     assert_eq!(full.reason.as_deref(), Some("max_sandboxes"));
     assert_eq!(full.outlook.map(|outlook| (outlook.position, outlook.wait)), Some((1, None)));
-    let _waiting: Vec<_> = (0..3).map(|_| spawn(&server, of("dan"))).collect();
+    let _waiting = ["dan", "eve", "fay"].map(|name| spawn(&server, of(name)));
     settle().await;
     let crowded = server.control.admission(of("cid")).await.unwrap();
     assert!(!crowded.queueable && crowded.outlook.is_none());
@@ -430,6 +430,72 @@ async fn those_who_wait_are_told_when_the_server_stops() {
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
 }
 
+/// Also when the store is being asked about them at that moment.
+#[tokio::test(start_paused = true)]
+async fn who_is_being_asked_about_is_told_when_the_server_stops() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let (waiting, _never) = asked_about(&world, &gate, &server).await;
+    server.stopping.cancel();
+    let told = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    let error = told.expect("an answer").unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+}
+
+/// R3.5: a place that becomes free after the store has looked, and before it is heard, is not idle.
+#[tokio::test(start_paused = true)]
+async fn a_place_freed_while_the_store_says_no_is_taken_at_once() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let first = server.control.spawn(request()).await.unwrap().spec.id;
+    let waiting = spawn(&server, of("ann"));
+    settle().await;
+    let no = gate.hold_refusal();
+    server.control.set_rules(rules(1, 0, 10));
+    settle().await;
+    server.control.destroy(&first).await.unwrap();
+    settle().await;
+    assert!(!waiting.is_finished());
+    let begun = tokio::time::Instant::now();
+    drop(no);
+    id_of(waiting).await;
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+/// R3.5: an owner that fills the queue keeps out nobody: neither those who could run at once, nor
+/// those who would wait for their share.
+#[tokio::test(start_paused = true)]
+async fn one_owners_full_queue_refuses_nobody_else() {
+    let world = World::new();
+    let server = server(&world, rules(2, 1, 4)).await;
+    server.control.spawn(of("ann")).await.unwrap();
+    let anns: Vec<_> = (0..4).map(|_| spawn(&server, of("ann"))).collect();
+    settle().await;
+    let begun = tokio::time::Instant::now();
+    let bobs = server.control.spawn(of("bob")).await.unwrap().spec.id;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let asked = server.control.admission(of("cid")).await.unwrap();
+    assert!(asked.queueable, "ann gives way");
+    let cid = spawn(&server, of("cid"));
+    settle().await;
+    let said = refusal(server.control.spawn(of("ann")).await);
+    assert_eq!(said, "resource limit exceeded: spawn queue full (4)");
+    let (told, waits): (Vec<_>, Vec<_>) = anns.into_iter().partition(JoinHandle::is_finished);
+    assert_eq!((told.len(), waits.len()), (1, 3));
+    for call in told {
+        let said = refusal(call.await.unwrap());
+        assert_eq!(said, "resource limit exceeded: spawn queue full (4)");
+    }
+    server.control.destroy(&bobs).await.unwrap();
+    id_of(cid).await;
+    let counts = server.control.queue_counts();
+    assert_eq!((counts.queued, counts.admitted, counts.timed_out), (5, 1, 1));
+}
+
 /// A store that does not answer fails one waiter; the others keep their places.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_for_a_while_empties_no_queue() {
@@ -457,6 +523,28 @@ async fn a_store_that_is_down_for_a_while_empties_no_queue() {
     }
     assert_eq!(admitted, 1, "the freed place was taken");
     assert!(1 <= left, "the others wait on");
+}
+
+/// R3.4: a wait has an end, also while nothing can be written down.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_although_the_log_is_full() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 0, 10));
+    server.control.start_jobs();
+    let first = server.control.spawn(request()).await.unwrap().spec.id;
+    let _waits = spawn(&server, request());
+    settle().await;
+    gate.store_is_down.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..2_000 {
+        let (control, id) = (server.control.clone(), first.clone());
+        server.tasks.spawn(async move { control.extend(&id, Duration::from_secs(60)).await });
+    }
+    settle().await;
+    let waits = spawn(&server, request());
+    let told = tokio::time::timeout(PATIENCE, waits).await;
+    let error = told.expect("an answer").unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
 }
 
 /// Lives that wait begin with their place, not with the wait.

@@ -297,6 +297,21 @@ async fn a_failed_spawn_is_recorded_with_its_reason() {
     assert_eq!(world.deeds().await, [failed("host"), failed("host"), failed("missing")]);
 }
 
+/// R2.6: a launch that fails is a failure, also when its caller did not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_fails_after_its_caller_left_is_recorded() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    world.fake.launches.lock().unwrap().push_back(Fault::Lost);
+    let left = server.tasks.spawn(async move { control.spawn(image("slow")).await });
+    world.fake.waiting.notified().await;
+    left.abort();
+    world.pass_time(SECOND).await;
+    world.fake.slow.notify_waiters();
+    assert_eq!(world.deeds().await, [deed("sandbox.spawn", "failure", "slow")]);
+}
+
 /// R2.6: a setup line's output is its owner's, and is in no record.
 #[tokio::test(start_paused = true)]
 async fn a_record_holds_no_output_of_a_template() {

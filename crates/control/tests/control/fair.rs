@@ -31,7 +31,7 @@ enum Op {
     Wait { seconds: u64 },
     Die { which: usize },
     Quota { owner: usize, max: Option<u32> },
-    Rules { total: u64, per_owner: u64 },
+    Rules { total: u64, per_owner: u64, places: usize },
     Crash,
     DoomedIn { moments: i64 },
 }
@@ -52,7 +52,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(|which| Op::Die { which }),
         1 => (0_usize..3, prop::option::of(1_u32..4))
             .prop_map(|(owner, max)| Op::Quota { owner, max }),
-        1 => (0_u64..5, 0_u64..3).prop_map(|(total, per_owner)| Op::Rules { total, per_owner }),
+        1 => (0_u64..5, 0_u64..3, prop_oneof![Just(2_usize), Just(100)]).prop_map(
+            |(total, per_owner, places)| Op::Rules { total, per_owner, places }
+        ),
         1 => Just(Op::Crash),
         1 => (0_i64..60).prop_map(|moments| Op::DoomedIn { moments }),
     ]
@@ -147,8 +149,8 @@ impl Run {
                 let fields = QuotaFields { max_sandboxes: max, ..QuotaFields::default() };
                 self.server.tasks.spawn(async move { control.put_quota(&owner, fields).await });
             }
-            Op::Rules { total, per_owner } => {
-                self.rules = rules(total, per_owner, 100);
+            Op::Rules { total, per_owner, places } => {
+                self.rules = rules(total, per_owner, places);
                 control.set_rules(self.rules.clone());
             }
             Op::Crash => return self.crash(Gate::open(), false).await,

@@ -39,6 +39,8 @@ pub(crate) struct Gate {
     syncs: Mutex<VecDeque<oneshot::Receiver<Result<()>>>>,
     /// The next admissions are answered when these end.
     admits: Mutex<VecDeque<oneshot::Receiver<()>>>,
+    /// The next refused admissions, too.
+    refusals: Mutex<VecDeque<oneshot::Receiver<()>>>,
     /// Cancelled when the process has died.
     pub(crate) dead: CancellationToken,
 }
@@ -50,6 +52,7 @@ impl Gate {
             store_is_down: AtomicBool::new(false),
             syncs: Mutex::default(),
             admits: Mutex::default(),
+            refusals: Mutex::default(),
             dead: CancellationToken::new(),
         })
     }
@@ -74,6 +77,13 @@ impl Gate {
     pub(crate) fn hold_admit(&self) -> oneshot::Sender<()> {
         let (end, held) = oneshot::channel();
         self.admits.lock().unwrap().push_back(held);
+        end
+    }
+
+    /// The next refused admission that is not held yet is answered when the sender ends.
+    pub(crate) fn hold_refusal(&self) -> oneshot::Sender<()> {
+        let (end, held) = oneshot::channel();
+        self.refusals.lock().unwrap().push_back(held);
         end
     }
 
@@ -234,13 +244,19 @@ impl Store for GatedStore {
         now: Timestamp,
     ) -> Result<Sandbox> {
         let change = async {
-            let row = self.0.admit(policy, new, until, durability, now).await?;
-            self.assert_within(policy, &row).await;
-            let held = self.1.admits.lock().unwrap().pop_front();
+            let answer = self.0.admit(policy, new, until, durability, now).await;
+            let held = match &answer {
+                Ok(row) => {
+                    self.assert_within(policy, row).await;
+                    &self.1.admits
+                }
+                Err(_) => &self.1.refusals,
+            };
+            let held = held.lock().unwrap().pop_front();
             if let Some(held) = held {
                 held.await.ok();
             }
-            Ok(row)
+            answer
         };
         self.with(durability, change).await
     }
