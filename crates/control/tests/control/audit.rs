@@ -106,6 +106,33 @@ async fn a_change_is_recorded_with_who_asked_for_it() {
     assert!(!exec.detail.contains("why"), "no output of the command: {}", exec.detail);
 }
 
+/// R2.6: however long what a caller wrote is, a record of it is short.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_a_long_request_is_short() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    let long = || "é".repeat(100_000);
+    let base = request;
+    for wanted in [
+        stacyvm_control::SpawnRequest { provider: Some(long()), ..base() },
+        stacyvm_control::SpawnRequest { image: Some(long()), ..base() },
+        stacyvm_control::SpawnRequest { template: Some(long()), ..base() },
+    ] {
+        control.spawn(wanted).await.unwrap_err();
+    }
+    for event in world.events().await {
+        let bytes: usize = event.data.values().map(String::len).sum();
+        assert!(bytes < 4096, "{:?} has {bytes} bytes", event.kind);
+    }
+    let records = world.operations().await;
+    assert_eq!(records.len(), 3);
+    for record in records {
+        let bytes = record.provider.len() + record.resource.len() + record.detail.len();
+        assert!(bytes < 4096, "{bytes}");
+    }
+}
+
 /// R2.6: callers may choose the id of a command; one that was used in another sandbox hides nothing.
 #[tokio::test(start_paused = true)]
 async fn commands_of_one_id_in_two_sandboxes_are_both_recorded() {
