@@ -196,7 +196,12 @@ impl Query {
 
 /// The owner that the header `X-User-ID` names.
 pub(crate) fn user(headers: &HeaderMap) -> Result<Option<OwnerId>> {
-    let Some(value) = headers.get("x-user-id") else { return Ok(None) };
+    let mut values = headers.get_all("x-user-id").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whoever stands between may have added one to the caller's own.
+        return Err(Problem::bad_request("the header X-User-ID must be there once"));
+    }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| Problem::bad_request("the header X-User-ID must be UTF-8"))?;
     if text.trim().is_empty() { Ok(None) } else { owner(text).map(Some) }
