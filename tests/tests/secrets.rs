@@ -103,6 +103,8 @@ fn failures(at: SocketAddr, id: &str) -> Vec<Reply> {
         ),
         ("POST", "/sandboxes".to_owned(), json!({"ttl": "900h", "env": {"B": "planted-env-b"}})),
         ("POST", "/sandboxes".to_owned(), json!({"env": ["planted-env-c"]})),
+        ("POST", "/sandboxes".to_owned(), json!({"env": "A=planted-env-f"})),
+        ("POST", "/sandboxes".to_owned(), json!({"env": {"A=planted-env-g": ""}})),
         (
             "POST",
             format!("/sandboxes/{id}/exec"),
@@ -123,7 +125,28 @@ fn failures(at: SocketAddr, id: &str) -> Vec<Reply> {
     .collect()
 }
 
-/// R2.8: what was planted is in no diagnosis, metric, log line, event or error.
+/// Looks through the audit log, which holds command lines and owners on purpose and nothing else
+/// that callers wrote.
+fn audited(server: &Server) {
+    let at = "/api/v1/admin/audit/operations?limit=500";
+    let operations = server.get(at).unwrap().json();
+    let operations = operations.as_array().unwrap();
+    assert!(10 < operations.len(), "{operations:#?}");
+    for record in operations {
+        let mut record = record.clone();
+        let record = record.as_object_mut().unwrap();
+        record.remove("owner_id");
+        if record["action"].as_str().is_some_and(|action| action.starts_with("exec")) {
+            record.remove("resource");
+        }
+        find("the audit log", &Value::from(record.clone()).to_string());
+    }
+    let requests = server.get("/api/v1/admin/audit?limit=500").unwrap();
+    assert!(!requests.json().as_array().unwrap().is_empty());
+    find("the log of admin requests", &String::from_utf8_lossy(&requests.body));
+}
+
+/// R2.8: what was planted is in no diagnosis, metric, log line, event, audit record or error.
 #[test]
 fn no_planted_secret_is_shown_anywhere() {
     let dir = tempfile::tempdir().unwrap();
@@ -156,6 +179,7 @@ fn no_planted_secret_is_shown_anywhere() {
         event.as_object_mut().unwrap().remove("owner_id");
         find("an event", &event.to_string());
     }
+    audited(&server);
     assert_eq!(server.delete(&format!("/api/v1/sandboxes/{id}")).unwrap().status, 200);
     for path in ["/admin/audit", "/admin/audit/operations"] {
         let records = server.get(&format!("/api/v1{path}?limit=500")).unwrap().json();

@@ -1,14 +1,16 @@
 //! R2.6: every request to an admin route is recorded once it is answered, whatever the answer, and
-//! also when nobody waits for it.
+//! also when nobody waits for it. Of requests that show no valid credential so many are recorded
+//! that nobody can fill the disk with them, or the queue so that records of others are lost.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{extract::Request, response::Response};
 use http::header;
-use stacyvm_control::{AdminRequest, Caller, Control};
+use stacyvm_control::{AdminRequest, Caller};
 use tokio::time::Instant;
 
 use crate::{Api, access::address, problem::echo, routes::table::BASE};
@@ -31,7 +33,8 @@ impl Asked {
 
 /// A request to an admin route on its way.
 pub(crate) struct Watched {
-    control: Control,
+    api: Api,
+    client: Option<IpAddr>,
     begun: Instant,
     asked: Asked,
     request: AdminRequest,
@@ -46,6 +49,7 @@ impl Watched {
             return None;
         }
         let agent = request.headers().get(header::USER_AGENT).map(|value| value.as_bytes());
+        let client = address(api, request);
         let record = AdminRequest {
             actor: ANONYMOUS.to_owned(),
             method: echo(request.method().as_str()),
@@ -53,12 +57,12 @@ impl Watched {
             status: LEFT,
             duration: Duration::ZERO,
             request_id: id.to_owned(),
-            remote_addr: address(api, request).map(|ip| ip.to_string()).unwrap_or_default(),
+            remote_addr: client.map(|ip| ip.to_string()).unwrap_or_default(),
             user_agent: agent.map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
         };
         let asked = Asked::default();
         request.extensions_mut().insert(asked.clone());
-        Some(Self { control: api.control.clone(), begun: Instant::now(), asked, request: record })
+        Some(Self { api: api.clone(), client, begun: Instant::now(), asked, request: record })
     }
 
     /// The answer is there.
@@ -73,7 +77,13 @@ impl Drop for Watched {
         if let Some(actor) = self.asked.0.get() {
             request.actor.clone_from(actor);
         }
+        let Api { control, config, .. } = &self.api;
+        if request.actor == ANONYMOUS
+            && !config.access.records_stranger(self.client, Instant::now())
+        {
+            return;
+        }
         request.duration = self.begun.elapsed();
-        self.control.record_admin(request);
+        control.record_admin(request);
     }
 }

@@ -75,11 +75,28 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let known = !matches!(path.as_str(), "." | "?");
         if error.inner().is_data() && known {
             let reason = reason.rsplit_once(" at line ").map_or(&*reason, |(reason, _)| reason);
-            Problem::bad_request(format!("invalid request body: {path}: {reason}"))
+            Problem::bad_request(format!(
+                "invalid request body: {}",
+                without_secrets(&path, reason)
+            ))
         } else {
             Problem::bad_request(format!("invalid request body: {reason}"))
         }
     })
+}
+
+/// What is wrong with a field, without a text that stood there: texts may be secrets, and so is
+/// whatever an environment holds. Refusals are logged.
+fn without_secrets(path: &str, reason: &str) -> String {
+    let is_env = path == "env" || path.starts_with("env.");
+    let hides = is_env || reason.contains("string \"");
+    let path = if is_env { path.split('=').next().unwrap_or_default() } else { path };
+    match (reason.split_once(": "), reason.rsplit_once(", expected ")) {
+        (Some((what, _)), Some((_, right))) if hides => {
+            format!("{path}: {what}, expected {right}")
+        }
+        _ => format!("{path}: {reason}"),
+    }
 }
 
 /// The sandbox that the path names. An id that cannot exist is not found.
@@ -179,7 +196,12 @@ impl Query {
 
 /// The owner that the header `X-User-ID` names.
 pub(crate) fn user(headers: &HeaderMap) -> Result<Option<OwnerId>> {
-    let Some(value) = headers.get("x-user-id") else { return Ok(None) };
+    let mut values = headers.get_all("x-user-id").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whoever stands between may have added one to the caller's own.
+        return Err(Problem::bad_request("the header X-User-ID must be there once"));
+    }
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| Problem::bad_request("the header X-User-ID must be UTF-8"))?;
     if text.trim().is_empty() { Ok(None) } else { owner(text).map(Some) }
@@ -265,6 +287,26 @@ mod tests {
         assert!(refusal(r#"{"metadata":{"a":1}}"#).contains("metadata.a"));
         assert!(refusal("[]").contains("JSON object"));
         assert!(refusal("{").contains("EOF"));
+    }
+
+    /// R2.8: a secret in the wrong place is neither answered nor, with the answer, logged.
+    #[test]
+    fn a_wrong_type_is_told_without_what_may_be_a_secret() {
+        for json in [
+            r#"{"env":"A=hunter2"}"#,
+            r#"{"env":{"A=hunter2":{}}}"#,
+            r#"{"env":{"A":["hunter2"]}}"#,
+            r#"{"env":{"A":70072}}"#,
+            r#"{"metadata":"hunter2, expected hunter2"}"#,
+            r#"{"metadata":"a\", expected hunter2"}"#,
+        ] {
+            let said = refusal(json);
+            assert!(!said.contains("hunter2") && !said.contains("70072"), "{json}: {said}");
+        }
+        assert_eq!(
+            refusal(r#"{"env":"A=b"}"#),
+            "invalid request body: env: invalid type, expected a map"
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::{Control, Error, Result, events::Record};
 const RESOURCE: usize = 1024;
 /// The longest detail in a record, in bytes.
 const DETAIL: usize = 2048;
+/// The longest name of a provider in a record, in bytes: callers may name one that there is not.
+const PROVIDER: usize = 64;
 /// The provider of a sandbox that is not known.
 const UNKNOWN: &str = "unknown";
 
@@ -182,7 +184,8 @@ impl Attempt {
 
     /// What is to be recorded when it failed.
     pub(crate) fn failure(&self, error: &Error, more: Vec<(&'static str, String)>) -> Vec<Record> {
-        let text = error.recorded();
+        // What a caller wrote may be in it, as long as a request can be.
+        let text = cut(error.recorded(), DETAIL);
         let is_told = self.found || self.act == Act::Operation(Operation::Spawn);
         let event = kind(self.act, error).filter(|_| is_told).map(|kind| {
             let data = [
@@ -204,7 +207,8 @@ impl Attempt {
     }
 
     fn provider(&self) -> &str {
-        self.provider.as_deref().unwrap_or(UNKNOWN)
+        let name = self.provider.as_deref().unwrap_or(UNKNOWN);
+        &name[..name.floor_char_boundary(PROVIDER)]
     }
 
     /// Counts it, and how long it took.

@@ -66,10 +66,14 @@ pub(crate) fn key_ttl(ttl: Duration) -> Result<()> {
 pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<()> {
     bounded("env", env)?;
     for (name, value) in env {
-        if name.is_empty() || name.contains(['=', '\0']) {
+        if let Some((shown, _)) = name.split_once(['=', '\0']) {
+            // What follows is a value in the wrong place, and values may be secrets.
             return Err(Error::invalid(format!(
-                "env name {name:?} must not be empty or hold = or a NUL byte"
+                "env name {shown:?} must end there, and not hold = or a NUL byte"
             )));
+        }
+        if name.is_empty() {
+            return Err(Error::invalid("an env name must not be empty"));
         }
         if value.contains('\0') {
             return Err(Error::invalid(format!("env {name:?} must not hold a NUL byte")));
@@ -160,6 +164,17 @@ pub(crate) fn program(program: &stacyvm_provider::Program) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R2.8: a value that stands where its name should is in no error.
+    #[test]
+    fn a_refused_variable_is_named_without_its_value() {
+        for bad in ["KEY=hunter2", "KEY\0hunter2", "=hunter2"] {
+            let said = env(&BTreeMap::from([(bad.to_owned(), String::new())])).unwrap_err();
+            assert!(!said.to_string().contains("hunter2"), "{said}");
+        }
+        assert!(env(&BTreeMap::from([(String::new(), String::new())])).is_err());
+        assert!(env(&BTreeMap::from([("KEY".to_owned(), "a=b".to_owned())])).is_ok());
+    }
 
     #[test]
     fn an_image_name_is_a_name_and_never_a_path() {

@@ -36,8 +36,13 @@ fn parse(text: &str) -> Option<IpAddr> {
     })
 }
 
+/// How a client is known to limits, wherever it is.
+pub(crate) fn limited_as_any(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "unknown".to_owned(), limited_as)
+}
+
 /// How a client is known to limits: one who has an IPv6 address has 2⁶⁴ of them.
-pub(crate) fn limited_as(address: IpAddr) -> String {
+fn limited_as(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

@@ -69,7 +69,7 @@ async fn admit(
     path: &str,
 ) -> (Identity, Result<Option<u32>>) {
     let now = Instant::now();
-    let address = client.map_or_else(|| "unknown".to_owned(), client::limited_as);
+    let address = client::limited_as_any(client);
     let credential = authenticate(api, headers, &address, now).await;
     if scope == Some(Scope::Probe) {
         // A probe is answered whatever else is wrong; who it is decides how much it is told.

@@ -215,6 +215,16 @@ mod tests {
         }
     }
 
+    /// R9.4 in part: where two are named, none of them is believed.
+    #[test]
+    fn an_owner_is_named_once_or_not_at_all() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-user-id", HeaderValue::from_static("ann"));
+        headers.append("x-user-id", HeaderValue::from_static("bob"));
+        let (identity, named) = Identity::of(Credential::local()).naming(&headers);
+        assert!(named.is_err() && !identity.names_user());
+    }
+
     #[test]
     fn only_a_key_of_one_owner_that_speaks_for_nobody_else_is_confined() {
         let of = |credential| Identity::of(credential).caller();

@@ -15,9 +15,13 @@ mod settings;
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -27,6 +31,7 @@ use sha2::{Digest as _, Sha256};
 use stacyvm_control::{self as control, Control};
 use stacyvm_types::Role;
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 
 pub use self::settings::{
     AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
@@ -38,12 +43,16 @@ pub(crate) use self::{
 };
 use self::{
     identity::Credential,
-    limiter::{Limiter, Rate},
+    limiter::{Hashed, Limiter, Rate, Verdict},
 };
 
 /// Wrong credentials that one address may show at once, and how fast that grows back.
 const GUESSES: Rate = Rate { every: Duration::from_secs(3), burst: 20 };
 const GUESSES_TTL: Duration = Duration::from_secs(60);
+/// Requests of one address that are recorded although nobody knows who asks, and those of all
+/// addresses together: whoever has no credential must not fill the disk.
+const STRANGER: Rate = Rate { every: Duration::from_secs(10), burst: 100 };
+const STRANGERS: Rate = Rate { every: Duration::from_secs(1), burst: 1000 };
 /// What begins so is for workers.
 const WORKER_TOKEN: &str = "stacyvm-worker-v1.";
 
@@ -56,6 +65,10 @@ pub struct Access {
     closed: AtomicBool,
     guesses: Limiter,
     callers: Limiter,
+    stranger: Limiter,
+    strangers: Limiter,
+    /// Requests of strangers that were not recorded, since the last one that was.
+    passed_over: AtomicU64,
 }
 
 /// The operator's keys, hashed so that comparing them takes the same time for all of them.
@@ -112,6 +125,9 @@ impl Access {
             closed: AtomicBool::new(closed),
             guesses: Limiter::new(GUESSES, GUESSES_TTL, GUESSES_TTL),
             callers,
+            stranger: Limiter::new(STRANGER, GUESSES_TTL, GUESSES_TTL),
+            strangers: Limiter::new(STRANGERS, GUESSES_TTL, GUESSES_TTL),
+            passed_over: AtomicU64::new(0),
         }
     }
 
@@ -147,6 +163,23 @@ impl Access {
     /// Whether somebody who is not in the store may make keys.
     pub(crate) fn has_operator_admin(&self) -> bool {
         self.operator.read().unwrap_or_else(PoisonError::into_inner).admin.is_some()
+    }
+
+    /// Whether a request of nobody in particular is recorded. The log of the server has it anyway.
+    pub(crate) fn records_stranger(&self, address: Option<IpAddr>, now: Instant) -> bool {
+        let address = client::limited_as_any(address);
+        let takes = |limiter: &Limiter, of: &str| {
+            matches!(limiter.take(Hashed::of("stranger", of), now), Verdict::Allowed { .. })
+        };
+        if !takes(&self.stranger, &address) || !takes(&self.strangers, "") {
+            self.passed_over.fetch_add(1, Relaxed);
+            return false;
+        }
+        let count = self.passed_over.swap(0, Relaxed);
+        if 0 < count {
+            tracing::warn!(count, "requests without a credential are too many to audit each");
+        }
+        true
     }
 
     /// The rate limit as it is set, and what it has done.
@@ -228,6 +261,21 @@ mod tests {
         let opened = Access::open();
         assert!(opened.replace_operator_keys(&api) && !opened.is_open());
         assert!(!opened.replace_operator_keys(&api), "the same keys are no news");
+    }
+
+    /// R2.6: what strangers can have recorded is bounded, for each address and for all together.
+    #[test]
+    fn strangers_are_recorded_up_to_a_bound() {
+        let (access, now) = (Access::open(), Instant::now());
+        let recorded = |from: u32, count: u32, now: Instant| {
+            let from = Some(std::net::Ipv4Addr::from_bits(from).into());
+            (0..count).filter(|_| access.records_stranger(from, now)).count()
+        };
+        assert_eq!(recorded(1, 150, now), 100);
+        assert_eq!(recorded(2, 1, now), 1, "one stranger does not hide another");
+        assert_eq!(recorded(1, 5, now + Duration::from_secs(20)), 2);
+        let now = now + Duration::from_secs(24 * 3600);
+        assert_eq!((0..3000).map(|from| recorded(from, 1, now)).sum::<usize>(), 1000);
     }
 
     #[test]

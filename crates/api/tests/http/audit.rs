@@ -244,3 +244,22 @@ async fn a_refused_admin_request_is_recorded_with_who_it_was() {
         assert!(!secrets.iter().any(|secret| text.contains(secret)), "{text}");
     }
 }
+
+/// R2.6: whoever has no credential fills neither the disk nor the queue that others' records need,
+/// and hides nobody else who has none.
+#[tokio::test]
+async fn requests_of_strangers_are_recorded_up_to_a_bound() {
+    let world = closed().await;
+    for _ in 0..300 {
+        assert_eq!(world.get("/admin/keys").await.status, 401);
+    }
+    let elsewhere = [("x-forwarded-for", "198.51.100.7")];
+    assert_eq!(world.send(Method::GET, "/admin/quotas", &elsewhere, "").await.status, 401);
+    let admin = [("x-api-key", ADMIN)];
+    let other = "/admin/audit?actor=anonymous&path=quotas";
+    assert_eq!(rows_for(&world, other, 1, &admin).await[0]["remote_addr"], "198.51.100.7");
+    let all = "/admin/audit?actor=anonymous&path=keys&limit=500";
+    let all = world.send(Method::GET, all, &admin, "").await.json();
+    let count = all.as_array().unwrap().len();
+    assert!(count < 200, "{count} of 300");
+}

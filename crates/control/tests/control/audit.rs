@@ -11,7 +11,7 @@ use stacyvm_store::{
     AuditStore, EventFilter, NewEvent, QuotaFields, Store, TemplateFields,
     audit::{AdminFilter, OperationFilter, OperationRecord},
 };
-use stacyvm_types::{Event, EventKind, Operation, OwnerId, SandboxId};
+use stacyvm_types::{Event, EventKind, ExecId, Operation, OwnerId, SandboxId};
 
 use crate::{
     fake::Fault,
@@ -104,6 +104,64 @@ async fn a_change_is_recorded_with_who_asked_for_it() {
     assert_eq!((exec.action.as_str(), exec.resource.as_str()), ("exec", "exit 3"));
     assert!(exec.detail.starts_with("exit=3 duration="), "{}", exec.detail);
     assert!(!exec.detail.contains("why"), "no output of the command: {}", exec.detail);
+}
+
+/// R2.6: however long what a caller wrote is, a record of it is short.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_a_long_request_is_short() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    let long = || "é".repeat(100_000);
+    let base = request;
+    for wanted in [
+        stacyvm_control::SpawnRequest { provider: Some(long()), ..base() },
+        stacyvm_control::SpawnRequest { image: Some(long()), ..base() },
+        stacyvm_control::SpawnRequest { template: Some(long()), ..base() },
+    ] {
+        control.spawn(wanted).await.unwrap_err();
+    }
+    for event in world.events().await {
+        let bytes: usize = event.data.values().map(String::len).sum();
+        assert!(bytes < 4096, "{:?} has {bytes} bytes", event.kind);
+    }
+    let records = world.operations().await;
+    assert_eq!(records.len(), 3);
+    for record in records {
+        let bytes = record.provider.len() + record.resource.len() + record.detail.len();
+        assert!(bytes < 4096, "{bytes}");
+    }
+}
+
+/// R2.6: callers may choose the id of a command; one that was used in another sandbox hides nothing.
+#[tokio::test(start_paused = true)]
+async fn commands_of_one_id_in_two_sandboxes_are_both_recorded() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    let id = ExecId::from_entropy([9; 10]);
+    let named = |line| ExecRequest { id: Some(id.clone()), ..shell(line) };
+    let (first, second) = (sandbox(&control).await, sandbox(&control).await);
+    control.exec_collect(&first, named("exit 1")).await.unwrap();
+    control.exec_collect(&second, named("exit 2")).await.unwrap();
+    let third = sandbox(&control).await;
+    // Nobody waits for these two.
+    drop(control.exec(&third, named("exit 3")).await.unwrap());
+    drop(control.exec(&sandbox(&control).await, named("exit 4")).await.unwrap());
+    let mut deeds = world.deeds().await;
+    deeds.retain(|(action, ..)| action.starts_with("exec"));
+    assert_eq!(
+        deeds,
+        [
+            deed("exec", "success", "exit 1"),
+            deed("exec", "success", "exit 2"),
+            deed("exec.stream", "success", "exit 3"),
+            deed("exec.stream", "success", "exit 4"),
+        ]
+    );
+    let events = world.events().await;
+    let ended = events.iter().filter(|event| event.kind == EventKind::ExecCompleted);
+    assert_eq!(ended.count(), 4);
 }
 
 /// R2.6: changes are recorded when they succeed, looking is not, and every failure is.
