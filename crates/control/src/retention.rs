@@ -118,7 +118,10 @@ impl Forgetter {
         let Some(keep) = self.control.settings().retention.of(kind) else { return Ok(forgot) };
         let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
         let now = self.control.now().as_micros();
-        let before = Timestamp::from_micros(now.saturating_sub(keep));
+        let mut before = Timestamp::from_micros(now.saturating_sub(keep));
+        if let (Kind::IdempotencyKeys, Some(oldest)) = (kind, self.control.0.turns.oldest()) {
+            before = before.min(oldest);
+        }
         for _ in 0..STEPS {
             let step = self.step(kind, before).await?;
             forgot.rows += step.rows;
