@@ -302,15 +302,15 @@ impl Control {
         records.push(Record::Exec(log));
         let places = self.0.recorder.places(records.len()).await;
         // Nothing waits from here on: either all of it is recorded, once, or nothing was.
-        if self.0.recorded.is_first(&meta.id) {
+        if self.0.recorded.is_first(&meta.command()) {
             attempt.measure(failure.map(|error| error.recorded()).as_deref());
             places.fill(records).await;
         }
     }
 
     /// Whether the end of a command was recorded, by whichever server.
-    pub(crate) async fn has_recorded(&self, id: &ExecId) -> bool {
-        matches!(self.store().exec_log(id).await, Ok(Some(_)))
+    pub(crate) async fn has_recorded(&self, meta: &Meta) -> bool {
+        matches!(self.store().exec_log(&meta.row.spec.id, &meta.id).await, Ok(Some(_)))
     }
 
     /// Runs a template's lines in order, in a sandbox that is not handed out yet.

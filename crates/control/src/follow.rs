@@ -16,7 +16,7 @@ use futures_util::{
 };
 use stacyvm_provider::{Exec, ExecEvent, ExecInput, Exit, Result};
 use stacyvm_store::Sandbox;
-use stacyvm_types::ExecId;
+use stacyvm_types::{ExecId, SandboxId};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -47,18 +47,27 @@ pub(crate) struct Meta {
     pub(crate) is_ours: bool,
 }
 
+/// A command: its id may be its client's choice, and another sandbox may have one of the same.
+type Command = (SandboxId, ExecId);
+
+impl Meta {
+    pub(crate) fn command(&self) -> Command {
+        (self.row.spec.id.clone(), self.id.clone())
+    }
+}
+
 /// The last commands whose end was recorded, so that those who attach later record nothing.
 #[derive(Default)]
-pub(crate) struct Recorded(Mutex<(HashSet<ExecId>, VecDeque<ExecId>)>);
+pub(crate) struct Recorded(Mutex<(HashSet<Command>, VecDeque<Command>)>);
 
 impl Recorded {
-    pub(crate) fn is_first(&self, id: &ExecId) -> bool {
+    pub(crate) fn is_first(&self, command: &Command) -> bool {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (set, order) = &mut *recorded;
-        if !set.insert(id.clone()) {
+        if !set.insert(command.clone()) {
             return false;
         }
-        order.push_back(id.clone());
+        order.push_back(command.clone());
         if REMEMBERED < order.len()
             && let Some(oldest) = order.pop_front()
         {
@@ -70,10 +79,10 @@ impl Recorded {
 
 /// The commands that are followed to their end although nobody waits for it.
 #[derive(Default)]
-pub(crate) struct Unattended(Mutex<HashSet<ExecId>>);
+pub(crate) struct Unattended(Mutex<HashSet<Command>>);
 
 impl Unattended {
-    fn set(&self) -> MutexGuard<'_, HashSet<ExecId>> {
+    fn set(&self) -> MutexGuard<'_, HashSet<Command>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,7 +182,7 @@ impl Watched {
         (self.exit, self.ended) = (Some(exit), true);
         let (control, meta) = (self.control.clone(), self.meta.clone());
         // An earlier server may have seen the end of a command that this one did not start.
-        if meta.is_ours || !control.has_recorded(&meta.id).await {
+        if meta.is_ours || !control.has_recorded(&meta).await {
             control.record_exit(&meta, exit).await;
         }
         self.exit = None;
@@ -211,7 +220,7 @@ impl Watched {
         };
         stopping.run_until_cancelled(follow).await;
         (self.ended, self.exit) = (true, None);
-        self.control.0.unattended.set().remove(&self.meta.id);
+        self.control.0.unattended.set().remove(&self.meta.command());
     }
 }
 
@@ -221,7 +230,7 @@ impl Drop for Watched {
         if self.ended && self.exit.is_none() {
             return;
         }
-        if !self.control.0.unattended.set().insert(self.meta.id.clone()) {
+        if !self.control.0.unattended.set().insert(self.meta.command()) {
             return;
         }
         let rest = Self {

@@ -11,7 +11,7 @@ use stacyvm_store::{
     AuditStore, EventFilter, NewEvent, QuotaFields, Store, TemplateFields,
     audit::{AdminFilter, OperationFilter, OperationRecord},
 };
-use stacyvm_types::{Event, EventKind, Operation, OwnerId, SandboxId};
+use stacyvm_types::{Event, EventKind, ExecId, Operation, OwnerId, SandboxId};
 
 use crate::{
     fake::Fault,
@@ -243,6 +243,29 @@ async fn a_command_whose_caller_left_is_recorded_as_it_ends() {
         let spawned = deed("sandbox.spawn", "success", "host");
         assert_eq!(world.deeds().await, [deed(action, "failure", "late"), spawned]);
         assert_eq!(world.store.exec_logs(&id, 9).await.unwrap()[0].reason, "timeout");
+    }
+}
+
+/// R2.6: the id of a command is its client's choice, so one that another sandbox had before hides
+/// nothing.
+#[tokio::test(start_paused = true)]
+async fn commands_of_two_sandboxes_with_one_id_are_both_recorded() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    let chosen = ExecId::from_entropy([7; 10]);
+    let sandboxes = [sandbox(&control).await, sandbox(&control).await];
+    for id in &sandboxes {
+        let request = ExecRequest { id: Some(chosen.clone()), ..shell("echo x") };
+        control.exec_collect(id, request).await.unwrap();
+    }
+    world.pass_time(2 * SECOND).await;
+    let deeds = world.deeds().await;
+    let ran = deed("exec", "success", "echo x");
+    assert_eq!(deeds.iter().filter(|found| **found == ran).count(), 2, "{deeds:?}");
+    for id in &sandboxes {
+        let logs = world.store.exec_logs(id, 9).await.unwrap();
+        assert_eq!(logs.iter().map(|log| &log.id).collect::<Vec<_>>(), [&chosen]);
     }
 }
 
