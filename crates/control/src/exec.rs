@@ -302,7 +302,7 @@ impl Control {
         records.push(Record::Exec(log));
         let places = self.0.recorder.places(records.len()).await;
         // Nothing waits from here on: either all of it is recorded, once, or nothing was.
-        if self.0.recorded.is_first(meta) {
+        if self.0.recorded.is_first(&meta.command()) {
             attempt.measure(failure.map(|error| error.recorded()).as_deref());
             places.fill(records).await;
         }
@@ -310,8 +310,7 @@ impl Control {
 
     /// Whether the end of a command was recorded, by whichever server.
     pub(crate) async fn has_recorded(&self, meta: &Meta) -> bool {
-        let log = self.store().exec_log(&meta.id).await;
-        matches!(log, Ok(Some(log)) if log.sandbox == meta.row.spec.id)
+        matches!(self.store().exec_log(&meta.row.spec.id, &meta.id).await, Ok(Some(_)))
     }
 
     /// Runs a template's lines in order, in a sandbox that is not handed out yet.

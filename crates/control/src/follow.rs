@@ -47,28 +47,27 @@ pub(crate) struct Meta {
     pub(crate) is_ours: bool,
 }
 
-/// What names a command: callers may choose the id, and only its sandbox keeps others from it.
-type Name = (SandboxId, ExecId);
+/// A command: its id may be its client's choice, and another sandbox may have one of the same.
+type Command = (SandboxId, ExecId);
 
 impl Meta {
-    fn name(&self) -> Name {
+    pub(crate) fn command(&self) -> Command {
         (self.row.spec.id.clone(), self.id.clone())
     }
 }
 
 /// The last commands whose end was recorded, so that those who attach later record nothing.
 #[derive(Default)]
-pub(crate) struct Recorded(Mutex<(HashSet<Name>, VecDeque<Name>)>);
+pub(crate) struct Recorded(Mutex<(HashSet<Command>, VecDeque<Command>)>);
 
 impl Recorded {
-    pub(crate) fn is_first(&self, meta: &Meta) -> bool {
+    pub(crate) fn is_first(&self, command: &Command) -> bool {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (set, order) = &mut *recorded;
-        let name = meta.name();
-        if !set.insert(name.clone()) {
+        if !set.insert(command.clone()) {
             return false;
         }
-        order.push_back(name);
+        order.push_back(command.clone());
         if REMEMBERED < order.len()
             && let Some(oldest) = order.pop_front()
         {
@@ -80,10 +79,10 @@ impl Recorded {
 
 /// The commands that are followed to their end although nobody waits for it.
 #[derive(Default)]
-pub(crate) struct Unattended(Mutex<HashSet<Name>>);
+pub(crate) struct Unattended(Mutex<HashSet<Command>>);
 
 impl Unattended {
-    fn set(&self) -> MutexGuard<'_, HashSet<Name>> {
+    fn set(&self) -> MutexGuard<'_, HashSet<Command>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -221,7 +220,7 @@ impl Watched {
         };
         stopping.run_until_cancelled(follow).await;
         (self.ended, self.exit) = (true, None);
-        self.control.0.unattended.set().remove(&self.meta.name());
+        self.control.0.unattended.set().remove(&self.meta.command());
     }
 }
 
@@ -231,7 +230,7 @@ impl Drop for Watched {
         if self.ended && self.exit.is_none() {
             return;
         }
-        if !self.control.0.unattended.set().insert(self.meta.name()) {
+        if !self.control.0.unattended.set().insert(self.meta.command()) {
             return;
         }
         let rest = Self {

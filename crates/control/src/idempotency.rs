@@ -82,9 +82,17 @@ pub enum Once<T> {
     Replay(Answer),
 }
 
-/// The keys whose work goes on in this process, with what they stand for.
+/// The keys whose work goes on in this process.
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashMap<String, (String, CancellationToken)>>>);
+pub(crate) struct Turns(Arc<Mutex<HashMap<String, InHand>>>);
+
+/// A key whose work goes on.
+struct InHand {
+    fingerprint: String,
+    released: CancellationToken,
+    /// When its first turn began, once that is known.
+    begun_at: Option<Timestamp>,
+}
 
 enum Claimed {
     Mine(Claim),
@@ -105,13 +113,34 @@ impl Turns {
     fn claim(&self, key: &Key) -> Claimed {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match turns.get(&key.id) {
-            Some((fingerprint, _)) if *fingerprint != key.fingerprint => Claimed::Mismatch,
-            Some((_, released)) => Claimed::Taken(released.clone()),
+            Some(other) if other.fingerprint != key.fingerprint => Claimed::Mismatch,
+            Some(same) => Claimed::Taken(same.released.clone()),
             None => {
                 let released = CancellationToken::new();
-                turns.insert(key.id.clone(), (key.fingerprint.clone(), released.clone()));
+                let in_hand = InHand {
+                    fingerprint: key.fingerprint.clone(),
+                    released: released.clone(),
+                    begun_at: None,
+                };
+                turns.insert(key.id.clone(), in_hand);
                 Claimed::Mine(Claim { turns: self.clone(), id: key.id.clone(), released })
             }
+        }
+    }
+
+    /// When the oldest key whose work goes on was first used. Such a key is not forgotten, however
+    /// old it is: its repeat would do the work again.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.values().filter_map(|in_hand| in_hand.begun_at).min()
+    }
+}
+
+impl Claim {
+    fn begun(&self, at: Timestamp) {
+        let mut turns = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(in_hand) = turns.get_mut(&self.id) {
+            in_hand.begun_at = Some(at);
         }
     }
 }
@@ -250,7 +279,12 @@ impl Control {
                     drop(claim);
                     sleep(POLL).await;
                 }
-                begun => return Ok((claim, begun)),
+                begun => {
+                    if let Begun::Yours(stored) = &begun {
+                        claim.begun(stored.begun_at);
+                    }
+                    return Ok((claim, begun));
+                }
             }
         }
     }

@@ -17,12 +17,13 @@ use crate::{
 
 /// Rows of one step.
 const STEP: u32 = 500;
-/// Steps of one run and one kind.
+/// Steps of one run and one kind. With the pauses below, a run forgets some thousands of rows a
+/// second of each kind: more than a server adds for long, or its store would only ever grow.
 const STEPS: usize = 40;
 /// The time between two steps, in which the store is everybody else's.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The time between two runs while there is more to forget.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_millis(500);
 /// The time before the first run: the start of a server belongs to its callers.
 const AFTER_START: Duration = Duration::from_secs(60);
 
@@ -101,7 +102,7 @@ pub(crate) struct Forgetter {
     walk: Walk,
 }
 
-/// What a step or a run did.
+/// What a step did.
 #[derive(Default)]
 struct Forgot {
     rows: u64,
@@ -113,22 +114,18 @@ impl Forgetter {
         Self { control, has_started: false, walk: Walk::START }
     }
 
+    /// One step of a kind.
     async fn forget(&mut self, kind: Kind) -> store::Result<Forgot> {
-        let mut forgot = Forgot::default();
-        let Some(keep) = self.control.settings().retention.of(kind) else { return Ok(forgot) };
+        let Some(keep) = self.control.settings().retention.of(kind) else {
+            return Ok(Forgot::default());
+        };
         let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
         let now = self.control.now().as_micros();
-        let before = Timestamp::from_micros(now.saturating_sub(keep));
-        for _ in 0..STEPS {
-            let step = self.step(kind, before).await?;
-            forgot.rows += step.rows;
-            forgot.more = step.more;
-            if !step.more {
-                break;
-            }
-            sleep(PAUSE).await;
+        let mut before = Timestamp::from_micros(now.saturating_sub(keep));
+        if let (Kind::IdempotencyKeys, Some(oldest)) = (kind, self.control.0.turns.oldest()) {
+            before = before.min(oldest);
         }
-        Ok(forgot)
+        self.step(kind, before).await
     }
 
     async fn step(&mut self, kind: Kind, before: Timestamp) -> store::Result<Forgot> {
@@ -161,24 +158,34 @@ impl Job for Forgetter {
             self.has_started = true;
             return Ok(Progress { done: 0, next: Some(AFTER_START) });
         }
-        let mut run = Forgot::default();
+        let mut rows = 0;
         let mut failure = None;
-        for kind in KINDS {
-            match self.forget(kind).await {
-                Ok(forgot) => {
-                    run.rows += forgot.rows;
-                    run.more |= forgot.more;
+        let mut kinds = KINDS.to_vec();
+        // All kinds in turn, so that none waits for the backlog of another.
+        for _ in 0..STEPS {
+            let mut more = Vec::new();
+            for kind in kinds {
+                match self.forget(kind).await {
+                    Ok(forgot) => {
+                        rows += forgot.rows;
+                        more.extend(forgot.more.then_some(kind));
+                    }
+                    // What one kind meets does not keep the others.
+                    Err(error) => failure = Some(error),
                 }
-                // What one kind meets does not keep the others.
-                Err(error) => failure = Some(error),
             }
+            kinds = more;
+            if kinds.is_empty() {
+                break;
+            }
+            sleep(PAUSE).await;
         }
-        if 0 < run.rows {
-            tracing::info!(rows = run.rows, "what was kept long enough is forgotten");
+        if 0 < rows {
+            tracing::info!(rows, "what was kept long enough is forgotten");
         }
         match failure {
             Some(error) => Err(Error::from_store(error)),
-            None => Ok(Progress { done: run.rows, next: run.more.then_some(SOON) }),
+            None => Ok(Progress { done: rows, next: (!kinds.is_empty()).then_some(SOON) }),
         }
     }
 }

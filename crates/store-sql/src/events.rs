@@ -81,8 +81,8 @@ pub(crate) fn exec_logs(tx: &Tx<'_>, id: &SandboxId, limit: u32) -> Result<Vec<E
 }
 
 /// See [`stacyvm_store::AuditStore::exec_log`].
-pub(crate) fn exec_log(tx: &Tx<'_>, id: &ExecId) -> Result<Option<ExecLog>> {
-    tx.query(sql::EXEC_LOG).bind(id.as_str()).first(read_exec_log)
+pub(crate) fn exec_log(tx: &Tx<'_>, sandbox: &SandboxId, id: &ExecId) -> Result<Option<ExecLog>> {
+    tx.query(sql::EXEC_LOG).bind(sandbox.as_str()).bind(id.as_str()).first(read_exec_log)
 }
 
 fn read_exec_log(row: &mut Row<'_>) -> Result<ExecLog> {

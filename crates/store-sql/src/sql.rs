@@ -143,12 +143,12 @@ statements! {
         of_kinds!(), " AND sandbox = $4 AND (owner || '') = $5 ORDER BY id LIMIT $2";
 
     INSERT_EXEC_LOG = "INSERT INTO exec_logs (id, sandbox, command, exit_code, reason, \
-        duration_us, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING";
+        duration_us, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (sandbox, id) DO NOTHING";
     EXEC_LOGS = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
         FROM exec_logs WHERE sandbox = $1 ORDER BY at_us DESC, id DESC LIMIT $2";
 
     EXEC_LOG = "SELECT id, sandbox, command, exit_code, reason, duration_us, at_us \
-        FROM exec_logs WHERE id = $1";
+        FROM exec_logs WHERE sandbox = $1 AND id = $2";
     QUOTA = "SELECT ", quota_columns!(), " FROM quotas WHERE owner = $1";
     QUOTAS = "SELECT ", quota_columns!(), " FROM quotas ORDER BY owner";
     QUOTA_COUNTS = "SELECT COUNT(*), COUNT(max_sandboxes), COUNT(max_ttl_us), \

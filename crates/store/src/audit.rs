@@ -342,8 +342,8 @@ pub trait AuditStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Page<OperationRecord>>;
 
-    /// The record of a finished command, if it is there.
-    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>>;
+    /// The record of a finished command of this sandbox, if it is there.
+    async fn exec_log(&self, sandbox: &SandboxId, id: &ExecId) -> Result<Option<ExecLog>>;
 
     /// Keeps records of admin requests, all or none of them.
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()>;

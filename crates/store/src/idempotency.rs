@@ -81,6 +81,6 @@ pub trait IdempotencyStore: Send + Sync {
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()>;
 
     /// Forgets keys that began before `before`, the oldest first, at most `limit`, and says how
-    /// many. One whose work still goes on is forgotten too.
+    /// many. One whose work still goes on is forgotten too: the caller leaves those out by `before`.
     async fn prune_keys(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

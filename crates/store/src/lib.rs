@@ -148,7 +148,8 @@ pub trait Store:
     /// before the first one.
     async fn last_event(&self) -> Result<u64>;
 
-    /// Records a finished command. Repeating it changes nothing: the first record of an id stays.
+    /// Records a finished command. Repeating it changes nothing: the first record of an id in
+    /// its sandbox stays. Other sandboxes may have commands of the same id: clients choose them.
     /// An unknown sandbox is [`Error::NotFound`].
     async fn log_exec(&self, log: ExecLog) -> Result<()>;
 

@@ -40,7 +40,7 @@ struct State {
     /// The event with id `n` is at index `n - 1 - pruned_events`.
     events: Vec<Event>,
     pruned_events: u64,
-    execs: BTreeMap<ExecId, ExecLog>,
+    execs: BTreeMap<(SandboxId, ExecId), ExecLog>,
     templates: BTreeMap<String, Template>,
     audit: audit::Records,
     idempotency_keys: idempotency::Keys,
@@ -311,7 +311,8 @@ impl Store for MemoryStore {
             return Err(Error::NotFound);
         }
         let duration = whole_micros(log.duration);
-        state.execs.entry(log.id.clone()).or_insert(ExecLog { duration, ..log });
+        let key = (log.sandbox.clone(), log.id.clone());
+        state.execs.entry(key).or_insert(ExecLog { duration, ..log });
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use stacyvm_admission::Policy;
 use stacyvm_control::{AdminRequest, Caller, Control, Error, ExecRequest, Overflow, Rules};
 use stacyvm_provider::{Program, WriteOptions};
 use stacyvm_store::{
-    AuditStore, EventFilter, NewEvent, QuotaFields, Store, TemplateFields,
+    AuditStore, Durability, EventFilter, IdempotencyStore, NewEvent, NewKey, QuotaFields, Store,
+    TemplateFields,
     audit::{AdminFilter, OperationFilter, OperationRecord},
 };
 use stacyvm_types::{Event, EventKind, ExecId, Operation, OwnerId, SandboxId};
@@ -301,6 +302,29 @@ async fn a_command_whose_caller_left_is_recorded_as_it_ends() {
         let spawned = deed("sandbox.spawn", "success", "host");
         assert_eq!(world.deeds().await, [deed(action, "failure", "late"), spawned]);
         assert_eq!(world.store.exec_logs(&id, 9).await.unwrap()[0].reason, "timeout");
+    }
+}
+
+/// R2.6: the id of a command is its client's choice, so one that another sandbox had before hides
+/// nothing.
+#[tokio::test(start_paused = true)]
+async fn commands_of_two_sandboxes_with_one_id_are_both_recorded() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = called(&server);
+    let chosen = ExecId::from_entropy([7; 10]);
+    let sandboxes = [sandbox(&control).await, sandbox(&control).await];
+    for id in &sandboxes {
+        let request = ExecRequest { id: Some(chosen.clone()), ..shell("echo x") };
+        control.exec_collect(id, request).await.unwrap();
+    }
+    world.pass_time(2 * SECOND).await;
+    let deeds = world.deeds().await;
+    let ran = deed("exec", "success", "echo x");
+    assert_eq!(deeds.iter().filter(|found| **found == ran).count(), 2, "{deeds:?}");
+    for id in &sandboxes {
+        let logs = world.store.exec_logs(id, 9).await.unwrap();
+        assert_eq!(logs.iter().map(|log| &log.id).collect::<Vec<_>>(), [&chosen]);
     }
 }
 
@@ -600,6 +624,39 @@ async fn what_is_older_than_its_retention_is_forgotten_and_nothing_else() {
     tokio::time::sleep(runs).await;
     assert_eq!(state().await, (1, 0, 0, 0));
     assert!(control.exec_collect(&lives, shell("echo x")).await.is_ok());
+}
+
+/// A server that adds thousands of rows a second does not outgrow what is forgotten.
+#[tokio::test(start_paused = true)]
+async fn forgetting_keeps_up_with_thousands_of_rows_a_second_of_each_kind() {
+    let world = World::new();
+    let server = world.server(&Gate::open());
+    let at = server.control.time();
+    const EACH: usize = 30_000;
+    let event = NewEvent {
+        kind: EventKind::FileRead,
+        sandbox: None,
+        owner: None,
+        data: std::collections::BTreeMap::new(),
+    };
+    world.store.append_events(vec![event; EACH], at).await.unwrap();
+    for begun in 0..EACH {
+        let key = NewKey {
+            id: begun.to_string(),
+            fingerprint: String::new(),
+            resource: String::new(),
+            holder: server.control.settings().worker.clone(),
+            held_until: at,
+        };
+        world.store.begin_key(key, Durability::Kernel, at).await.unwrap();
+    }
+    world.clock.advance(400 * 24 * 3600 * SECOND);
+    server.control.start_jobs();
+    // A minute belongs to the start.
+    tokio::time::sleep(66 * SECOND).await;
+    assert!(world.events().await.is_empty());
+    let before = server.control.time();
+    assert_eq!(world.store.prune_keys(before, 1).await.unwrap(), 0, "keys are left");
 }
 
 /// One kind that the store refuses does not keep the others, and the next run goes on.

@@ -396,8 +396,8 @@ impl AuditStore for GatedStore {
     ) -> Result<Page<OperationRecord>> {
         self.1.store(self.0.operation_records(filter, before, limit)).await
     }
-    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
-        self.1.store(self.0.exec_log(id)).await
+    async fn exec_log(&self, sandbox: &SandboxId, id: &ExecId) -> Result<Option<ExecLog>> {
+        self.1.store(self.0.exec_log(sandbox, id)).await
     }
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {
         self.1.store(self.0.record_admin_requests(records)).await

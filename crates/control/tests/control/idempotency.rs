@@ -184,6 +184,39 @@ async fn another_servers_turn_is_left_to_it_until_its_time_is_over() {
     assert_ne!(taken, made);
 }
 
+/// R3.10: work that takes longer than keys are kept is not done twice for that.
+#[tokio::test(start_paused = true)]
+async fn a_key_is_not_forgotten_while_its_work_goes_on() {
+    let world = World::new();
+    let minute = Duration::from_secs(60);
+    let server = world.server_with(&Gate::open(), |settings| {
+        settings.retention.idempotency_keys = Some(minute);
+    });
+    server.control.start_jobs();
+    let control = &server.control;
+    let done = Arc::new(tokio::sync::Notify::new());
+    let wait = done.clone();
+    let first = control.once(key(control, "k"), move |_| async move {
+        wait.notified().await;
+        ((), answer("first"))
+    });
+    let again = async {
+        world.clock.advance(60 * minute);
+        tokio::time::sleep(15 * minute).await;
+        done.notify_one();
+        control.once(key(control, "k"), |_| async { ((), answer("again")) }).await
+    };
+    let (first, again) = tokio::join!(first, again);
+    assert!(matches!(first, Ok(Once::First(()))), "{first:?}");
+    match again {
+        Ok(Once::Replay(kept)) => assert_eq!(kept.body.as_deref(), Some("first")),
+        other => panic!("the work was done again: {other:?}"),
+    }
+    tokio::time::sleep(15 * minute).await;
+    let late = control.once(key(control, "k"), |_| async { ((), answer("late")) }).await;
+    assert!(matches!(late, Ok(Once::First(()))), "it is done and old: {late:?}");
+}
+
 /// R3.10: the command that the server died over is followed, not started again, and its input is
 /// not sent again.
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use stacyvm_store::{
     AuditStore, ExecLog, Result,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
 };
-use stacyvm_types::ExecId;
+use stacyvm_types::{ExecId, SandboxId};
 
 use super::{SqliteStore, writer::Needs};
 use crate::{audit, events};
@@ -28,8 +28,8 @@ impl AuditStore for SqliteStore {
         self.readers.scan(move |tx| audit::operations(tx, &filter, before, limit)).await
     }
 
-    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
-        self.readers.point(|tx| events::exec_log(tx, id)).await
+    async fn exec_log(&self, sandbox: &SandboxId, id: &ExecId) -> Result<Option<ExecLog>> {
+        self.readers.point(|tx| events::exec_log(tx, sandbox, id)).await
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {

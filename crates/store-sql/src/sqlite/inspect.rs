@@ -147,7 +147,10 @@ fn schema(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
     let mut parts = connection
         .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")?;
     let parts = parts.query_map([], |row| {
-        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+        let sql: Option<String> = row.get(3)?;
+        // The database keeps a statement as it was typed, by whichever version made the table.
+        let sql = sql.map(|sql| sql.split_whitespace().collect::<Vec<_>>().join(" "));
+        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql })
     })?;
     parts.collect()
 }

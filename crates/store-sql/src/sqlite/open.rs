@@ -46,6 +46,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "idempotency_keys",
         sql: include_str!("../../migrations/sqlite/0005_idempotency_keys.sql"),
     },
+    Migration {
+        number: 6,
+        name: "exec_ids",
+        sql: include_str!("../../migrations/sqlite/0006_exec_ids.sql"),
+    },
 ];
 
 /// One step of the schema.

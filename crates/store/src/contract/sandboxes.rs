@@ -448,7 +448,8 @@ pub async fn sandboxes_are_listed_newest_first(store: Arc<dyn Store>) {
     assert_eq!(ids(Include::Ended).await, [id(2), id(4), id(3), id(1)]);
 }
 
-/// The first record of a command stays; they are read newest first.
+/// The first record of a command stays; they are read newest first. Commands of two sandboxes may
+/// have the same id.
 pub async fn a_finished_command_is_recorded_once(store: Arc<dyn Store>) {
     let log = |number: u8, sandbox: u8, second: u64| ExecLog {
         id: exec_id(number),
@@ -466,15 +467,19 @@ pub async fn a_finished_command_is_recorded_once(store: Arc<dyn Store>) {
     for (number, second) in [(1, 3), (2, 9), (3, 3)] {
         store.log_exec(log(number, 1, second)).await.unwrap();
     }
-    store.log_exec(log(2, 2, 50)).await.unwrap();
-    let kept = |number, second| ExecLog {
+    for second in [50, 60] {
+        store.log_exec(log(2, 2, second)).await.unwrap();
+    }
+    let of = |sandbox, number, second| ExecLog {
         duration: Duration::from_micros(1_500),
-        ..log(number, 1, second)
+        ..log(number, sandbox, second)
     };
+    let kept = |number, second| of(1, number, second);
     let logs = store.exec_logs(&id(1), 10).await.unwrap();
     assert_eq!(logs, [kept(2, 9), kept(3, 3), kept(1, 3)]);
     assert_eq!(store.exec_logs(&id(1), 1).await.unwrap(), [kept(2, 9)]);
-    assert_eq!(store.exec_logs(&id(2), 10).await.unwrap(), []);
-    assert_eq!(store.exec_log(&exec_id(2)).await.unwrap(), Some(kept(2, 9)));
-    assert_eq!(store.exec_log(&exec_id(9)).await.unwrap(), None);
+    assert_eq!(store.exec_logs(&id(2), 10).await.unwrap(), [of(2, 2, 50)]);
+    assert_eq!(store.exec_log(&id(1), &exec_id(2)).await.unwrap(), Some(kept(2, 9)));
+    assert_eq!(store.exec_log(&id(2), &exec_id(2)).await.unwrap(), Some(of(2, 2, 50)));
+    assert_eq!(store.exec_log(&id(2), &exec_id(3)).await.unwrap(), None);
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use stacyvm_types::{AuditId, ExecId, Timestamp};
+use stacyvm_types::{AuditId, ExecId, SandboxId, Timestamp};
 
 use super::{MemoryStore, whole_micros};
 use crate::{
@@ -65,8 +65,8 @@ impl AuditStore for MemoryStore {
         Ok(page(records, |record| list.holds(record), &filter, before, limit))
     }
 
-    async fn exec_log(&self, id: &ExecId) -> Result<Option<ExecLog>> {
-        Ok(self.state().execs.get(id).cloned())
+    async fn exec_log(&self, sandbox: &SandboxId, id: &ExecId) -> Result<Option<ExecLog>> {
+        Ok(self.state().execs.get(&(sandbox.clone(), id.clone())).cloned())
     }
 
     async fn record_admin_requests(&self, records: Vec<AdminRecord>) -> Result<()> {

@@ -7,7 +7,7 @@ use stacyvm_types::{AuditId, ExecId, Phase, SandboxId, Timestamp};
 
 use super::{MemoryStore, State};
 use crate::{
-    Result,
+    ExecLog, Result,
     retention::{RetentionStore, Swept, Walk},
 };
 
@@ -28,10 +28,8 @@ impl State {
             let row = &self.sandboxes[&id];
             let ended = matches!(row.phase, Phase::Ended(_)) && row.updated_at < before;
             if ended && !self.leases.contains_key(&id) {
-                let logs = oldest(
-                    self.execs.values().filter(|log| log.sandbox == id).map(|l| (l.at, &l.id)),
-                    logs_left + 1,
-                );
+                let logs =
+                    oldest(self.execs.iter().filter(|(_, log)| log.sandbox == id), logs_left + 1);
                 let all = logs.len() <= logs_left;
                 for log in logs.iter().take(logs_left) {
                     self.execs.remove(log);
@@ -50,10 +48,12 @@ impl State {
     }
 }
 
-fn oldest<'e>(logs: impl Iterator<Item = (Timestamp, &'e ExecId)>, limit: usize) -> Vec<ExecId> {
-    let mut logs: Vec<_> = logs.collect();
+type LogKey = (SandboxId, ExecId);
+
+fn oldest<'e>(logs: impl Iterator<Item = (&'e LogKey, &'e ExecLog)>, limit: usize) -> Vec<LogKey> {
+    let mut logs: Vec<_> = logs.map(|(key, log)| (log.at, &log.id, key)).collect();
     logs.sort();
-    logs.into_iter().take(limit).map(|(_, id)| id.clone()).collect()
+    logs.into_iter().take(limit).map(|(.., key)| key.clone()).collect()
 }
 
 fn prune<T>(records: &mut BTreeMap<(Timestamp, AuditId), T>, before: Timestamp, limit: u32) -> u64 {
@@ -76,7 +76,7 @@ impl RetentionStore for MemoryStore {
 
     async fn prune_exec_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {
         let mut state = self.state();
-        let old = state.execs.values().filter(|log| log.at < before).map(|log| (log.at, &log.id));
+        let old = state.execs.iter().filter(|(_, log)| log.at < before);
         let old = oldest(old, limit as usize);
         for id in &old {
             state.execs.remove(id);

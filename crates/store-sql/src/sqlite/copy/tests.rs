@@ -11,7 +11,7 @@ use stacyvm_admission::Policy;
 use stacyvm_store::{Durability, EventFilter, Include, Store, contract};
 use stacyvm_types::SandboxId;
 
-use super::{CopyError, Existing, OpenError, backup, check, restore, with_suffix};
+use super::{CopyError, Existing, OpenError, backup, check, open, restore, with_suffix};
 use crate::SqliteStore;
 
 struct Place {
@@ -248,6 +248,27 @@ async fn tables_and_triggers_that_are_not_of_the_schema_are_refused() {
     let refused = restore(&path, &place.path("other.db"), contract::at(0)).unwrap_err();
     assert!(refused.to_string().contains("its tables are not those of schema"), "{refused}");
     assert!(!place.path("other.db").exists());
+}
+
+/// What an earlier version typed with other white space is the same table.
+#[tokio::test]
+async fn a_database_that_an_earlier_version_made_is_in_order() {
+    let place = Place::new();
+    let path = place.path("stacyvm.db");
+    let old = Connection::open(&path).unwrap();
+    open::make_own(&old).unwrap();
+    old.execute_batch(
+        "DROP TABLE stacyvm_migrations;
+         CREATE TABLE stacyvm_migrations (number INTEGER NOT NULL PRIMARY KEY,
+                    name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT;",
+    )
+    .unwrap();
+    drop(old);
+    admit(&place.store(), 0..3).await;
+    assert_eq!(check(&path).unwrap().problems, Vec::<String>::new());
+    backup(&path, &place.path("backup"), Existing::Keep).unwrap();
+    restore(&place.path("backup"), &path, contract::at(9)).unwrap();
+    assert_eq!(ids(&path).await, wanted(0..3));
 }
 
 #[tokio::test]
