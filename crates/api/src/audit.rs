@@ -1,6 +1,6 @@
 //! R2.6: every request to an admin route is recorded once it is answered, whatever the answer, and
-//! also when nobody waits for it. Of requests that show no valid credential so many are recorded
-//! that nobody can fill the disk with them, or the queue so that records of others are lost.
+//! also when nobody waits for it. Of requests without a valid credential or above a rate as
+//! many are recorded as do not fill the disk, or the queue so that records of others are lost.
 
 use std::{
     net::IpAddr,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{extract::Request, response::Response};
-use http::header;
+use http::{StatusCode, header};
 use stacyvm_control::{AdminRequest, Caller};
 use tokio::time::Instant;
 
@@ -74,13 +74,14 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut request = self.request.clone();
-        if let Some(actor) = self.asked.0.get() {
+        let actor = self.asked.0.get().filter(|actor| *actor != ANONYMOUS);
+        if let Some(actor) = actor {
             request.actor.clone_from(actor);
         }
         let Api { control, config, .. } = &self.api;
-        if request.actor == ANONYMOUS
-            && !config.access.records_stranger(self.client, Instant::now())
-        {
+        let is_bounded = actor.is_none() || request.status == StatusCode::TOO_MANY_REQUESTS;
+        let actor = actor.map(String::as_str);
+        if is_bounded && !config.access.records_refused(actor, self.client, Instant::now()) {
             return;
         }
         request.duration = self.begun.elapsed();

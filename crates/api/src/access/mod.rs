@@ -49,10 +49,10 @@ use self::{
 /// Wrong credentials that one address may show at once, and how fast that grows back.
 const GUESSES: Rate = Rate { every: Duration::from_secs(3), burst: 20 };
 const GUESSES_TTL: Duration = Duration::from_secs(60);
-/// Requests of one address that are recorded although nobody knows who asks, and those of all
-/// addresses together: whoever has no credential must not fill the disk.
-const STRANGER: Rate = Rate { every: Duration::from_secs(10), burst: 100 };
-const STRANGERS: Rate = Rate { every: Duration::from_secs(1), burst: 1000 };
+/// Refused admin requests of one stranger or of one caller above its rate that are recorded, and
+/// those of all together: nobody who may do nothing fills the disk.
+const REFUSED: Rate = Rate { every: Duration::from_secs(10), burst: 100 };
+const ALL_REFUSED: Rate = Rate { every: Duration::from_secs(1), burst: 1000 };
 /// What begins so is for workers.
 const WORKER_TOKEN: &str = "stacyvm-worker-v1.";
 
@@ -65,9 +65,9 @@ pub struct Access {
     closed: AtomicBool,
     guesses: Limiter,
     callers: Limiter,
-    stranger: Limiter,
-    strangers: Limiter,
-    /// Requests of strangers that were not recorded, since the last one that was.
+    refused: Limiter,
+    all_refused: Limiter,
+    /// Refused requests that were not recorded, since the last one that was.
     passed_over: AtomicU64,
 }
 
@@ -125,8 +125,8 @@ impl Access {
             closed: AtomicBool::new(closed),
             guesses: Limiter::new(GUESSES, GUESSES_TTL, GUESSES_TTL),
             callers,
-            stranger: Limiter::new(STRANGER, GUESSES_TTL, GUESSES_TTL),
-            strangers: Limiter::new(STRANGERS, GUESSES_TTL, GUESSES_TTL),
+            refused: Limiter::new(REFUSED, GUESSES_TTL, GUESSES_TTL),
+            all_refused: Limiter::new(ALL_REFUSED, GUESSES_TTL, GUESSES_TTL),
             passed_over: AtomicU64::new(0),
         }
     }
@@ -165,19 +165,27 @@ impl Access {
         self.operator.read().unwrap_or_else(PoisonError::into_inner).admin.is_some()
     }
 
-    /// Whether a request of nobody in particular is recorded. The log of the server has it anyway.
-    pub(crate) fn records_stranger(&self, address: Option<IpAddr>, now: Instant) -> bool {
-        let address = client::limited_as_any(address);
-        let takes = |limiter: &Limiter, of: &str| {
-            matches!(limiter.take(Hashed::of("stranger", of), now), Verdict::Allowed { .. })
+    /// Whether one more refused request is recorded, of a known caller or of somebody at an address.
+    /// The log of the server has all of them anyway.
+    pub(crate) fn records_refused(
+        &self,
+        actor: Option<&str>,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> bool {
+        let who = match actor {
+            Some(actor) => Hashed::of("actor", actor),
+            None => Hashed::of("stranger", &client::limited_as_any(address)),
         };
-        if !takes(&self.stranger, &address) || !takes(&self.strangers, "") {
+        let takes =
+            |limiter: &Limiter, who| matches!(limiter.take(who, now), Verdict::Allowed { .. });
+        if !takes(&self.refused, who) || !takes(&self.all_refused, Hashed::of("all", "")) {
             self.passed_over.fetch_add(1, Relaxed);
             return false;
         }
         let count = self.passed_over.swap(0, Relaxed);
         if 0 < count {
-            tracing::warn!(count, "requests without a credential are too many to audit each");
+            tracing::warn!(count, "refused admin requests were too many to audit each");
         }
         true
     }
@@ -263,16 +271,18 @@ mod tests {
         assert!(!opened.replace_operator_keys(&api), "the same keys are no news");
     }
 
-    /// R2.6: what strangers can have recorded is bounded, for each address and for all together.
+    /// R2.6: what is recorded of refused requests is bounded, of each caller and of all together.
     #[test]
-    fn strangers_are_recorded_up_to_a_bound() {
+    fn refused_requests_are_recorded_up_to_a_bound() {
         let (access, now) = (Access::open(), Instant::now());
         let recorded = |from: u32, count: u32, now: Instant| {
             let from = Some(std::net::Ipv4Addr::from_bits(from).into());
-            (0..count).filter(|_| access.records_stranger(from, now)).count()
+            (0..count).filter(|_| access.records_refused(None, from, now)).count()
         };
         assert_eq!(recorded(1, 150, now), 100);
         assert_eq!(recorded(2, 1, now), 1, "one stranger does not hide another");
+        let by_key = || access.records_refused(Some("key:ci"), None, now);
+        assert_eq!((0..150).filter(|_| by_key()).count(), 100);
         assert_eq!(recorded(1, 5, now + Duration::from_secs(20)), 2);
         let now = now + Duration::from_secs(24 * 3600);
         assert_eq!((0..3000).map(|from| recorded(from, 1, now)).sum::<usize>(), 1000);

@@ -18,11 +18,11 @@ use crate::world::{Reply, World};
 const API: &str = "the-operators-own-key";
 pub(crate) const ADMIN: &str = "the-operators-admin-key";
 
-fn operator() -> OperatorKeys {
+pub(crate) fn operator() -> OperatorKeys {
     OperatorKeys { api: Some(API.to_owned()), admin: Some(ADMIN.to_owned()) }
 }
 
-async fn world_with(settings: AccessSettings, keys: &OperatorKeys) -> World {
+pub(crate) async fn world_with(settings: AccessSettings, keys: &OperatorKeys) -> World {
     let access = Arc::new(Access::new(settings, keys, false));
     let config = ApiConfig {
         access,

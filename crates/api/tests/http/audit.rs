@@ -3,10 +3,12 @@
 use http::Method;
 use serde_json::Value;
 
+use stacyvm_api::{AccessSettings, KeyBy, RateLimit};
+use stacyvm_store::audit::AdminFilter;
 use stacyvm_types::Role;
 
 use crate::{
-    access::{ADMIN, closed, key, new_key},
+    access::{ADMIN, closed, key, new_key, operator, world_with},
     world::{Reply, World},
 };
 
@@ -261,5 +263,39 @@ async fn requests_of_strangers_are_recorded_up_to_a_bound() {
     let all = "/admin/audit?actor=anonymous&path=keys&limit=500";
     let all = world.send(Method::GET, all, &admin, "").await.json();
     let count = all.as_array().unwrap().len();
+    assert!(count < 200, "{count} of 300");
+}
+
+/// R2.6: neither does a credential whose requests are too many.
+#[tokio::test]
+async fn requests_above_a_rate_are_recorded_up_to_a_bound() {
+    let rate_limit = RateLimit {
+        enabled: true,
+        requests_per_minute: 1,
+        burst: 5,
+        key_by: KeyBy::ApiKey,
+        ..RateLimit::default()
+    };
+    let settings = AccessSettings { rate_limit, ..AccessSettings::default() };
+    let world = world_with(settings, &operator()).await;
+    let viewer = key(&world, new_key("watcher", Role::Viewer)).await;
+    let statuses = |wanted: u16, sent: &[u16]| sent.iter().filter(|sent| **sent == wanted).count();
+    let mut sent = Vec::new();
+    for _ in 0..300 {
+        let headers = [("x-api-key", viewer.as_str())];
+        sent.push(world.send(Method::GET, "/admin/keys", &headers, "").await.status.as_u16());
+    }
+    assert!(290 <= statuses(429, &sent), "{sent:?}");
+    let admin = [("x-api-key", ADMIN)];
+    assert_eq!(world.send(Method::GET, "/admin/quotas", &admin, "").await.status, 200);
+    // Not asked over HTTP, where the administrator has a rate too.
+    let recorded = async |status| {
+        let filter = AdminFilter { status: Some(status), ..AdminFilter::default() };
+        world.control.admin_records(filter, None, 500).await.unwrap().rows.len()
+    };
+    while recorded(200).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let count = recorded(429).await;
     assert!(count < 200, "{count} of 300");
 }
