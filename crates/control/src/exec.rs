@@ -139,6 +139,9 @@ impl Control {
             Ok(Begun { row, deadline, exec, is_fresh }) => {
                 let meta = Meta { id: exec_id, deadline, row, attempt, is_ours: is_fresh };
                 let meta = Arc::new(meta);
+                if is_fresh {
+                    self.0.own.note(&meta);
+                }
                 // One that runs already was given its input.
                 let stdin = stdin.filter(|_| is_fresh);
                 let exec = follow::watch(self.clone(), meta.clone(), exec, stdin);
@@ -264,6 +267,8 @@ impl Control {
     /// Writes down how a command ended.
     pub(crate) async fn record_exit(&self, meta: &Meta, exit: Exit) {
         failpoint!(failpoints::EXEC_ENDED);
+        let own = self.0.own.of(meta);
+        let meta = own.as_deref().unwrap_or(meta);
         let (row, attempt) = (&meta.row, &meta.attempt);
         let duration = attempt.elapsed();
         let figures = [

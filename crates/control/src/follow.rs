@@ -2,9 +2,9 @@
 //! second time, its end is recorded once.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -74,6 +74,29 @@ impl Recorded {
             set.remove(&oldest);
         }
         true
+    }
+}
+
+/// The commands that this process started and follows, each as it was asked for. Whoever attaches
+/// may see the end first, and it is recorded as that of the one who started the command.
+#[derive(Default)]
+pub(crate) struct Own(Mutex<HashMap<Command, Weak<Meta>>>);
+
+impl Own {
+    pub(crate) fn note(&self, meta: &Arc<Meta>) {
+        let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.len() == own.capacity() {
+            own.retain(|_, meta| 0 < meta.strong_count());
+        }
+        let known = own.entry(meta.command()).or_default();
+        if known.strong_count() == 0 {
+            *known = Arc::downgrade(meta);
+        }
+    }
+
+    pub(crate) fn of(&self, meta: &Meta) -> Option<Arc<Meta>> {
+        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        own.get(&meta.command())?.upgrade()
     }
 }
 

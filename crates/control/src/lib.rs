@@ -105,6 +105,7 @@ struct Inner {
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
     unattended: follow::Unattended,
+    own: follow::Own,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
 }
@@ -132,6 +133,7 @@ impl Control {
             census: Arc::default(),
             counted: Arc::default(),
             unattended: follow::Unattended::default(),
+            own: follow::Own::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
         });

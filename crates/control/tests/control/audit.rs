@@ -357,6 +357,29 @@ async fn a_recorded_end_is_recorded_once_whoever_sees_it() {
     assert_eq!(world.events().await.len(), before);
 }
 
+/// R2.6: whoever attaches and sees the end first, the record names who started the command, and it.
+#[tokio::test(start_paused = true)]
+async fn a_command_is_recorded_as_its_starters_whoever_sees_its_end_first() {
+    let world = World::new();
+    let server = world.start().await;
+    let starter = called(&server);
+    let id = sandbox(&starter).await;
+    let unread = starter.exec(&id, shell("echo x")).await.unwrap();
+    let looker = Caller { actor: "looker".to_owned(), only: None };
+    let looker = server.control.on_behalf_of(looker);
+    tokio::time::sleep(SECOND).await;
+    let seen = looker.attach(&id, &unread.id, 0).await.unwrap();
+    seen.events.collect::<Vec<_>>().await;
+    unread.events.collect::<Vec<_>>().await;
+    let spawned = deed("sandbox.spawn", "success", "host");
+    assert_eq!(world.deeds().await, [deed("exec.stream", "success", "echo x"), spawned]);
+    let actors: BTreeSet<_> =
+        world.operations().await.into_iter().map(|record| record.actor).collect();
+    assert_eq!(actors, BTreeSet::from([starter.caller().actor.clone()]));
+    let log = &world.store.exec_logs(&id, 9).await.unwrap()[0];
+    assert_eq!((log.command.as_str(), log.duration), ("echo x", SECOND));
+}
+
 /// R2.6: failed spawns, with the event that tells why.
 #[tokio::test(start_paused = true)]
 async fn a_failed_spawn_is_recorded_with_its_reason() {
