@@ -146,8 +146,11 @@ fn the_audit_log_outlives_the_server() -> Result<()> {
     for row in before.as_array().context("rows")? {
         ensure!(rows.contains(row), "{row} is not in {after}");
     }
-    let admin = server.get("/api/v1/admin/audit?path=operations")?.json();
-    ensure!(admin.as_array().is_some_and(|rows| !rows.is_empty()), "{admin}");
+    // A request is recorded after its answer.
+    wait_for("the record of a look at the log", LIMIT, || {
+        let admin = server.get("/api/v1/admin/audit?path=operations")?.json();
+        Ok(admin.as_array().is_some_and(|rows| !rows.is_empty()).then_some(()))
+    })?;
     server.delete(&format!("/api/v1/sandboxes/{id}"))?;
     Ok(())
 }

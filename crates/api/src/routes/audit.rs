@@ -70,7 +70,8 @@ fn number(least: u64, most: u64) -> serde_json::Value {
 }
 
 fn paged(doc: Doc) -> Doc {
-    let instant = || serde_json::json!({"type": "string", "format": "date-time"});
+    // Empty is as good as missing, here as everywhere.
+    let instant = || serde_json::json!({"type": "string", "anyOf": [{"format": "date-time"}, {"maxLength": 0}]});
     doc.detail("A page looks at 10,000 records at most, so with a filter it may be short and have a next one.")
         .query("since", "Only at or after this instant, RFC 3339.", instant())
         .query("until", "Only before this instant, RFC 3339.", instant())
