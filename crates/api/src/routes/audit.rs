@@ -130,7 +130,8 @@ fn owned(query: &Query, name: &str) -> Option<String> {
 pub(super) async fn requested(api: Api, query: Query) -> Result<Response> {
     let asked = Asked::of(&query)?;
     let status = query.number("status")?.map(|status| {
-        u16::try_from(status).map_err(|_| Problem::bad_request("status must be an HTTP status"))
+        let status = u16::try_from(status).ok().filter(|status| (100..=999).contains(status));
+        status.ok_or_else(|| Problem::bad_request("status must be an HTTP status, 100 to 999"))
     });
     let filter = AdminFilter {
         actor: owned(&query, "actor"),

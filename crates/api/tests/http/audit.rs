@@ -179,6 +179,7 @@ async fn what_the_audit_log_cannot_be_asked_is_said() {
             ("limit=x", "limit"),
             ("status=maybe", "status"),
             ("status=99999", "status"),
+            ("status=99", "status"),
             ("since=yesterday", "since"),
             ("until=2026-01-01", "until"),
             ("before=17", "before"),
