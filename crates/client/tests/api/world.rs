@@ -13,6 +13,7 @@ use stacyvm_worker::LocalWorker;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +29,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        // A job in the background of a shell ignores SIGINT, and so would the mock's commands. A
+        // handler, such as a server has, is not inherited.
+        let _handled = signal(SignalKind::interrupt()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let provider: Arc<dyn Provider> =
             Arc::new(MockProvider::open(&dir.path().join("mock")).unwrap());
