@@ -6,9 +6,9 @@ use crate::{Admission, Control, Error, Overflow, Result, SpawnRequest, sandboxes
 
 impl Control {
     /// Whether this spawn would be admitted now, or could wait, and why not. Starts and reserves
-    /// nothing. What the request gets wrong is refused as a spawn would refuse it, but for a
+    /// nothing. Its place in the queue is found with `explain` only. What the request gets wrong is refused as a spawn would refuse it, but for a
     /// provider that nobody has: no worker takes that.
-    pub async fn admission(&self, request: SpawnRequest) -> Result<Admission> {
+    pub async fn admission(&self, request: SpawnRequest, explain: bool) -> Result<Admission> {
         let owner = self.owner_of_new(request.owner.clone())?;
         let worker = self.settings().worker.clone();
         let (plan, provider) = match self.plan(request).await {
@@ -65,8 +65,9 @@ impl Control {
                     && self.0.queue.has_room(&owner, weight, places)
                 {
                     admission.queueable = true;
+                    // It looks at everybody who waits, so only for those who ask.
                     admission.outlook =
-                        Some(self.0.queue.outlook(&owner, weight, reservation.priority));
+                        explain.then(|| self.0.queue.outlook(&owner, weight, reservation.priority));
                 }
             }
         }

@@ -92,6 +92,8 @@ pub struct Queue {
     ready: BTreeSet<(u128, u64, Lane)>,
     /// Lanes that nobody waits in, and that have had more than their share.
     ahead: BTreeSet<(u128, Lane)>,
+    /// Lanes that somebody waits in, by how many do for their weight.
+    longest: BTreeSet<(u128, Lane)>,
     /// The place of each waiter in its lane.
     places: HashMap<Ticket, (Lane, Place)>,
     /// The virtual start of the waiter that was admitted last.
@@ -113,6 +115,13 @@ struct Waiting {
     blocked: bool,
     /// The entry in `ready`, if there is one.
     ready: Option<(u128, u64)>,
+    /// The entry in `longest`, if there is one.
+    share: Option<u128>,
+}
+
+/// How many wait for one of weight 1, in parts of [`COST`].
+fn share(waiters: usize, weight: Weight) -> u128 {
+    waiters as u128 * COST / u128::from(weight.0)
 }
 
 impl Queue {
@@ -160,11 +169,9 @@ impl Queue {
     /// Who gives way to a newcomer of this lane where no more may wait: the last of the lane that has
     /// most waiters for its weight. `None` when that lane has no more than the newcomer's would.
     pub fn gives_way(&self, lane: &Lane, weight: Weight) -> Option<Ticket> {
-        let share = |len: usize, weight: Weight| len as u128 * COST / u128::from(weight.0);
-        let most = self.lanes.values().max_by_key(|w| share(w.places.len(), w.weight))?;
-        let newcomers = share(self.len_of(lane) + 1, weight);
-        let (_, last) = most.places.last_key_value()?;
-        (newcomers < share(most.places.len(), most.weight)).then_some(*last)
+        let (most, longest) = self.longest.last()?;
+        let (_, last) = self.lanes.get(longest)?.places.last_key_value()?;
+        (share(self.len_of(lane) + 1, weight) < *most).then_some(*last)
     }
 
     /// Who is next; `None` when nobody could be admitted as far as is known.
@@ -255,11 +262,19 @@ impl Queue {
         Some(lane)
     }
 
-    /// Makes the lane's entry in `ready` or `ahead` what it should be.
+    /// Makes the lane's entries in `ready`, `ahead` and `longest` what they should be.
     fn settle(&mut self, lane: &Lane) {
         let Some(waiting) = self.lanes.get_mut(lane) else { return };
         if let Some((start, age)) = waiting.ready.take() {
             self.ready.remove(&(start, age, lane.clone()));
+        }
+        if let Some(share) = waiting.share.take() {
+            self.longest.remove(&(share, lane.clone()));
+        }
+        if !waiting.places.is_empty() {
+            let share = share(waiting.places.len(), waiting.weight);
+            waiting.share = Some(share);
+            self.longest.insert((share, lane.clone()));
         }
         match waiting.places.first_key_value() {
             Some(((_, age), _)) if !waiting.blocked => {

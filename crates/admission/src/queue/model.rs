@@ -68,6 +68,16 @@ impl Model {
         heads.min_by_key(|(start, waiter)| (*start, waiter.age)).map(|(_, waiter)| waiter.ticket)
     }
 
+    pub(super) fn gives_way(&self, lane: &Lane, weight: Weight) -> Option<Ticket> {
+        let of = |lane: &Lane| self.waiters.iter().filter(|w| w.lane == *lane).collect::<Vec<_>>();
+        let share = |count: usize, weight: Weight| count as u128 * COST / u128::from(weight.get());
+        let longest = self.lanes.iter().map(|(lane, known)| (of(lane), known.weight));
+        let (waiters, its) = longest.max_by_key(|(waiters, its)| share(waiters.len(), *its))?;
+        let last = waiters.iter().max_by_key(|waiter| (waiter.rank, waiter.age))?;
+        let newcomers = share(of(lane).len() + 1, weight);
+        (newcomers < share(waiters.len(), its)).then_some(last.ticket)
+    }
+
     pub(super) fn admitted(&mut self, ticket: Ticket) {
         let Some(lane) = self.remove(ticket) else { return };
         if let Some(known) = self.lanes.get_mut(&lane) {

@@ -73,6 +73,11 @@ proptest! {
             }
             prop_assert_eq!(queue.len(), model.len());
             prop_assert_eq!(queue.next(), model.next());
+            for number in 0..6 {
+                let lane = lane(number);
+                let weight = Weight(number + 1);
+                prop_assert_eq!(queue.gives_way(&lane, weight), model.gives_way(&lane, weight));
+            }
         }
         queue.unblock_all();
         while let Some(next) = queue.next() {
@@ -80,7 +85,7 @@ proptest! {
             waiting.retain(|ticket| *ticket != next);
         }
         prop_assert!(waiting.is_empty(), "everybody got a turn");
-        prop_assert!(queue.lanes.is_empty() && queue.ahead.is_empty(), "nothing is left behind");
+        prop_assert!(queue.lanes.is_empty() && queue.ahead.is_empty() && queue.longest.is_empty(), "nothing is left behind");
     }
 
     /// R3.5: the bound that the module states.

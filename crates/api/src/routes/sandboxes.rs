@@ -231,7 +231,7 @@ pub(super) async fn admission(
     Body(request): Body<SpawnRequest>,
 ) -> Result<Response> {
     let explain = query.flag("explain")?;
-    let answer = api.control.admission(wanted(request, user)?).await?;
+    let answer = api.control.admission(wanted(request, user)?, explain).await?;
     Ok(if explain {
         ok(views::explained(answer)).into_response()
     } else {

@@ -349,32 +349,32 @@ async fn weights_share_between_owners_and_priorities_within_one() {
 async fn the_admission_question_is_answered_with_reasons_and_creates_nothing() {
     let world = World::new();
     let server = server(&world, rules(2, 1, 3)).await;
-    let free = server.control.admission(of("ann")).await.unwrap();
+    let free = server.control.admission(of("ann"), true).await.unwrap();
     assert!(free.allowed && !free.queueable && free.reason.is_none());
     assert_eq!(free.worker.as_ref().map(ToString::to_string), Some("local".to_owned()));
     assert_eq!((free.max_sandboxes, free.max_owner_sandboxes), (2, 1));
     server.control.spawn(of("ann")).await.unwrap();
-    let own = server.control.admission(of("ann")).await.unwrap();
+    let own = server.control.admission(of("ann"), true).await.unwrap();
     assert_eq!(own.reason.as_deref(), Some("max_sandboxes_per_owner"));
     assert!(own.queueable);
     assert_eq!((own.active_sandboxes, own.active_owner_sandboxes), (1, 1));
     server.control.spawn(of("bob")).await.unwrap();
-    let full = server.control.admission(of("cid")).await.unwrap();
+    let full = server.control.admission(of("cid"), true).await.unwrap();
     assert_eq!(full.reason.as_deref(), Some("max_sandboxes"));
     assert_eq!(full.outlook.map(|outlook| (outlook.position, outlook.wait)), Some((1, None)));
     let _waiting = ["dan", "eve", "fay"].map(|name| spawn(&server, of(name)));
     settle().await;
-    let crowded = server.control.admission(of("cid")).await.unwrap();
+    let crowded = server.control.admission(of("cid"), true).await.unwrap();
     assert!(!crowded.queueable && crowded.outlook.is_none());
     let long = SpawnRequest { ttl: Some(Duration::from_secs(7)), ..of("cid") };
     server.control.set_rules(Rules {
         policy: Policy { max_ttl: Some(Duration::from_secs(5)), ..Policy::default() },
         ..rules(2, 1, 3)
     });
-    let denied = server.control.admission(long).await.unwrap();
+    let denied = server.control.admission(long, true).await.unwrap();
     assert_eq!((denied.reason.as_deref(), denied.queueable), (Some("max_ttl"), false));
     let unknown = SpawnRequest { provider: Some("x".to_owned()), ..of("cid") };
-    let unknown = server.control.admission(unknown).await.unwrap();
+    let unknown = server.control.admission(unknown, true).await.unwrap();
     assert_eq!(unknown.reason.as_deref(), Some("worker_unavailable"));
     assert_eq!(unknown.rejected.len(), 1);
     assert_eq!(world.rows().await.len(), 2);
@@ -478,7 +478,7 @@ async fn one_owners_full_queue_refuses_nobody_else() {
     let begun = tokio::time::Instant::now();
     let bobs = server.control.spawn(of("bob")).await.unwrap().spec.id;
     assert_eq!(begun.elapsed(), Duration::ZERO);
-    let asked = server.control.admission(of("cid")).await.unwrap();
+    let asked = server.control.admission(of("cid"), true).await.unwrap();
     assert!(asked.queueable, "ann gives way");
     let cid = spawn(&server, of("cid"));
     settle().await;

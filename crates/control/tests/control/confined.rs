@@ -36,7 +36,7 @@ async fn what_a_confined_caller_makes_belongs_to_its_owner() {
     let named = |name| SpawnRequest { owner: Some(owner(name)), ..ttl(60) };
     assert_eq!(ann.spawn(named("ann")).await.unwrap().spec.owner, Some(owner("ann")));
     forbidden(ann.spawn(named("bob")).await);
-    forbidden(ann.admission(named("bob")).await);
+    forbidden(ann.admission(named("bob"), false).await);
     forbidden(ann.whole_server());
     assert!(server.control.whole_server().is_ok());
     assert_eq!(world.fake.count(), 2);

@@ -17,7 +17,7 @@ use crate::{
     admission::{rules, settle},
     fake::Fault,
     gate::Gate,
-    world::{Server, World, request},
+    world::{Server, World, in_paused_time, request},
 };
 
 const OWNERS: [&str; 3] = ["ann", "bob", "cid"];
@@ -226,11 +226,6 @@ proptest! {
     /// R3.2, R3.3, R3.5
     #[test]
     fn limits_hold_and_nothing_admissible_waits(ops in prop::collection::vec(op(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(history(ops));
+        in_paused_time(history(ops));
     }
 }

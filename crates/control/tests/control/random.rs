@@ -8,7 +8,7 @@ use stacyvm_types::SandboxId;
 use crate::{
     fake::Fault,
     gate::Gate,
-    world::{Server, World, image, ttl},
+    world::{Server, World, image, in_paused_time, ttl},
 };
 
 #[derive(Debug, Clone)]
@@ -166,11 +166,6 @@ proptest! {
     /// R1.8, R1.7: no history leaks a runtime, loses a row, or ends one without a cause.
     #[test]
     fn at_quiescence_rows_and_runtimes_agree(ops in prop::collection::vec(op(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(history(ops));
+        in_paused_time(history(ops));
     }
 }

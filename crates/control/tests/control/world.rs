@@ -151,6 +151,16 @@ impl World {
     }
 }
 
+/// Runs a history in a time that passes only while everything waits.
+pub(crate) fn in_paused_time(history: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(history);
+}
+
 pub(crate) fn request() -> SpawnRequest {
     SpawnRequest::default()
 }
