@@ -359,6 +359,8 @@ async fn the_admission_question_is_answered_with_reasons_and_creates_nothing() {
     assert!(own.queueable);
     assert_eq!((own.active_sandboxes, own.active_owner_sandboxes), (1, 1));
     server.control.spawn(of("bob")).await.unwrap();
+    let unexplained = server.control.admission(of("cid"), false).await.unwrap();
+    assert!(unexplained.queueable && unexplained.outlook.is_none());
     let full = server.control.admission(of("cid"), true).await.unwrap();
     assert_eq!(full.reason.as_deref(), Some("max_sandboxes"));
     assert_eq!(full.outlook.map(|outlook| (outlook.position, outlook.wait)), Some((1, None)));
