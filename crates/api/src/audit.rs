@@ -1,6 +1,6 @@
 //! R2.6: every request to an admin route is recorded once it is answered, whatever the answer, and
-//! also when nobody waits for it. Of requests without a valid credential or above a rate as
-//! many are recorded as do not fill the disk, or the queue so that records of others are lost.
+//! also when nobody waits for it. Of requests without a valid credential, without the right to what
+//! they ask, to no route or above a rate as many are recorded as do not fill the disk, or the queue so that records of others are lost.
 
 use std::{
     net::IpAddr,
@@ -13,7 +13,12 @@ use http::{StatusCode, header};
 use stacyvm_control::{AdminRequest, Caller};
 use tokio::time::Instant;
 
-use crate::{Api, access::address, problem::echo, routes::table::BASE};
+use crate::{
+    Api,
+    access::address,
+    problem::echo,
+    routes::{demanded, table::BASE},
+};
 
 /// The status of a request whose caller left before the answer.
 const LEFT: u16 = 499;
@@ -37,6 +42,8 @@ pub(crate) struct Watched {
     client: Option<IpAddr>,
     begun: Instant,
     asked: Asked,
+    /// Whether there is such a route.
+    is_routed: bool,
     request: AdminRequest,
 }
 
@@ -60,9 +67,17 @@ impl Watched {
             remote_addr: client.map(|ip| ip.to_string()).unwrap_or_default(),
             user_agent: agent.map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
         };
+        let is_routed = demanded(request).is_some();
         let asked = Asked::default();
         request.extensions_mut().insert(asked.clone());
-        Some(Self { api: api.clone(), client, begun: Instant::now(), asked, request: record })
+        Some(Self {
+            api: api.clone(),
+            client,
+            begun: Instant::now(),
+            asked,
+            is_routed,
+            request: record,
+        })
     }
 
     /// The answer is there.
@@ -79,7 +94,9 @@ impl Drop for Watched {
             request.actor.clone_from(actor);
         }
         let Api { control, config, .. } = &self.api;
-        let is_bounded = actor.is_none() || request.status == StatusCode::TOO_MANY_REQUESTS;
+        let refused = [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        let is_refused = refused.iter().any(|status| request.status == *status);
+        let is_bounded = actor.is_none() || is_refused || !self.is_routed;
         let actor = actor.map(String::as_str);
         if is_bounded && !config.access.records_refused(actor, self.client, Instant::now()) {
             return;

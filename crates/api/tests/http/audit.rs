@@ -267,6 +267,26 @@ async fn requests_of_strangers_are_recorded_up_to_a_bound() {
     assert!(count < 200, "{count} of 300");
 }
 
+/// R2.6: neither does a credential that may not, or that asks for what is not there.
+#[tokio::test]
+async fn what_a_credential_is_refused_is_recorded_up_to_a_bound() {
+    let world = closed().await;
+    let viewer = key(&world, new_key("watcher", Role::Viewer)).await;
+    let headers = [("x-api-key", viewer.as_str())];
+    for (path, status) in [("/admin/keys", 403), ("/admin/none", 404)] {
+        for _ in 0..150 {
+            assert_eq!(world.send(Method::GET, path, &headers, "").await.status, status);
+        }
+    }
+    let admin = [("x-api-key", ADMIN)];
+    let mark = "/admin/quotas/summary";
+    assert_eq!(world.send(Method::GET, mark, &admin, "").await.status, 200);
+    rows_for(&world, "/admin/audit?path=summary&status=200", 1, &admin).await;
+    let all = "/admin/audit?actor=key:watcher&limit=500";
+    let count = world.send(Method::GET, all, &admin, "").await.json().as_array().unwrap().len();
+    assert!((100..150).contains(&count), "{count} of 300");
+}
+
 /// R2.6: neither does a credential whose requests are too many.
 #[tokio::test]
 async fn requests_above_a_rate_are_recorded_up_to_a_bound() {
