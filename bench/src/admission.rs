@@ -3,6 +3,7 @@
 //! measured.
 
 use std::{
+    fmt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +28,8 @@ const CLIENTS: usize = 16;
 /// Rows and owners that are there already in the second half of the comparison.
 const ROWS: u32 = 100_000;
 const OWNERS: u32 = 10_000;
+/// Turns in which the two stores are measured.
+const TURNS: u32 = 5;
 /// Places of the fairness runs, and how long one is held.
 const PLACES: u64 = 10;
 const HELD: Duration = Duration::from_millis(5);
@@ -63,8 +66,9 @@ fn owner(number: u32) -> Result<OwnerId> {
 async fn fill(store: &SqliteStore) -> Result<()> {
     let now = Timestamp::from_micros(1);
     for number in 0..ROWS {
+        // Ids of real sandboxes are random: a multiplication spreads these as far.
         let mut entropy = [0xff; 10];
-        entropy[..4].copy_from_slice(&number.to_be_bytes());
+        entropy[..4].copy_from_slice(&number.wrapping_mul(0x9e37_79b1).to_be_bytes());
         let new = NewSandbox {
             id: SandboxId::from_entropy(entropy),
             owner: Some(owner(number % OWNERS)?),
@@ -83,8 +87,33 @@ async fn fill(store: &SqliteStore) -> Result<()> {
     Ok(())
 }
 
-/// Spawns a second over that time, each answered when its row is on the disk and its runtime runs.
-async fn rate(control: &Control, seconds: f64) -> Result<(f64, Samples)> {
+/// Spawns of all turns, and how long they took.
+#[derive(Default)]
+struct Rate {
+    spawns: Samples,
+    took: Duration,
+}
+
+impl Rate {
+    fn add(&mut self, (took, spawns): (Duration, Samples)) {
+        self.took += took;
+        self.spawns.extend(spawns);
+    }
+
+    fn per_second(&self) -> f64 {
+        self.spawns.count() as f64 / self.took.as_secs_f64()
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (p50, p99) = (show(self.spawns.p50()), show(self.spawns.p99()));
+        write!(f, "{:.0} spawns a second, p50 {p50}, p99 {p99}", self.per_second())
+    }
+}
+
+/// Spawns for that time, each answered when its row is on the disk and its runtime runs.
+async fn rate(control: &Control, seconds: f64) -> Result<(Duration, Samples)> {
     let begun = Instant::now();
     let mut set = JoinSet::new();
     for client in 0..CLIENTS {
@@ -108,7 +137,7 @@ async fn rate(control: &Control, seconds: f64) -> Result<(f64, Samples)> {
     while let Some(samples) = set.join_next().await {
         all.extend(samples??);
     }
-    Ok((all.count() as f64 / begun.elapsed().as_secs_f64(), all))
+    Ok((begun.elapsed(), all))
 }
 
 /// Ten owners, each with that many clients that spawn, hold and destroy in a loop. The waits of each,
@@ -168,32 +197,29 @@ pub(crate) fn run(seconds: f64) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let dir = tempfile::tempdir()?;
     runtime.block_on(async {
-        let policy = Policy { max_sandboxes: 10_000_000, max_per_owner: 100_000, ..Policy::default() };
+        let policy =
+            Policy { max_sandboxes: 10_000_000, max_per_owner: 100_000, ..Policy::default() };
         let rules = Rules { policy, ..Rules::default() };
-        let empty = plane(&dir.path().join("empty"), rules.clone())?;
-        let (few, samples) = rate(&empty.control, seconds).await?;
-        println!(
-            "{CLIENTS} clients, an empty store: {few:.0} spawns a second, p50 {}, p99 {}",
-            show(samples.p50()),
-            show(samples.p99())
-        );
-        empty.stopping.cancel();
-        drop(empty);
         // Opened anew, the file is at rest: the log of the filling is not measured.
         let path = dir.path().join("full");
         std::fs::create_dir_all(&path)?;
         fill(&SqliteStore::open(path.join("stacyvm.db"))?).await?;
+        let empty = plane(&dir.path().join("empty"), rules.clone())?;
         let full = plane(&path, rules)?;
-        let (many, samples) = rate(&full.control, seconds).await?;
+        // In turn, so that what the disk does meanwhile happens to both.
+        let (mut few, mut many) = (Rate::default(), Rate::default());
+        for _ in 0..TURNS {
+            few.add(rate(&empty.control, seconds / f64::from(TURNS)).await?);
+            many.add(rate(&full.control, seconds / f64::from(TURNS)).await?);
+        }
+        println!("{CLIENTS} clients, an empty store: {few}");
         println!(
-            "{CLIENTS} clients, {ROWS} live rows of {OWNERS} owners: {many:.0} spawns a second, p50 \
-             {}, p99 {}: {:.2} x as long",
-            show(samples.p50()),
-            show(samples.p99()),
-            few / many
+            "{CLIENTS} clients, {ROWS} live rows of {OWNERS} owners: {many}: {:.2} x as long",
+            few.per_second() / many.per_second()
         );
-        full.stopping.cancel();
-        drop(full);
+        for plane in [empty, full] {
+            plane.stopping.cancel();
+        }
 
         let calm = share(&dir.path().join("calm"), [4; 10], seconds).await?;
         let burst = [400, 4, 4, 4, 4, 4, 4, 4, 4, 4];
