@@ -51,6 +51,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "exec_ids",
         sql: include_str!("../../migrations/sqlite/0006_exec_ids.sql"),
     },
+    Migration {
+        number: 7,
+        name: "workers",
+        sql: include_str!("../../migrations/sqlite/0007_workers.sql"),
+    },
 ];
 
 /// One step of the schema.

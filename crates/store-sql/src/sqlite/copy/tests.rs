@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::Connection;
 use stacyvm_admission::Policy;
-use stacyvm_store::{Durability, EventFilter, Include, Store, contract};
+use stacyvm_store::{Durability, EventFilter, Include, Store, WorkerStore as _, contract};
 use stacyvm_types::SandboxId;
 
 use super::{CopyError, Existing, OpenError, backup, check, open, restore, with_suffix};
@@ -62,8 +62,8 @@ async fn admit(store: &SqliteStore, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let mut new = contract::new_sandbox(0, contract::at(1000));
         new.id = id(number);
-        let (policy, until) = (Policy::default(), contract::at(50));
-        store.admit(&policy, new, until, Durability::Disk, contract::at(0)).await.unwrap();
+        store.beat(contract::beat("w1"), None, contract::at(0)).await.unwrap();
+        store.admit(&Policy::default(), new, Durability::Disk, contract::at(0)).await.unwrap();
     }
 }
 
