@@ -7,7 +7,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,8 +16,9 @@ use sha2::{Digest, Sha256};
 use stacyvm_store::{self as store, ApiKey, KeyHash, KeyState};
 use stacyvm_types::{KeyId, OwnerId, Role, Timestamp};
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
 
-use crate::{Control, Error, Result, validate};
+use crate::{Control, Error, Result, metrics::Looked, validate};
 
 /// Every key begins with it, so that people and scanners recognise one.
 const PREFIX: &str = "svm_";
@@ -26,6 +28,14 @@ const SECRET_DIGITS: usize = 64;
 const USE_STEP: Duration = Duration::from_secs(60);
 /// Keys whose last use is remembered; the memory begins anew above it.
 const MOST_USES: usize = 4096;
+/// From when on the list of keys is read again, for those who make others suspicious. Its age does
+/// not matter otherwise: whoever is on it is looked up all the same.
+const LIST: Range<Duration> = Duration::from_secs(5)..Duration::MAX;
+/// How long reading the list may take, and how long somebody waits for that who has an older one.
+const LIST_READ: Duration = Duration::from_secs(2);
+
+/// The hashes of all keys, by id.
+pub(crate) type List = Arc<Looked<Arc<HashMap<KeyId, KeyHash>>>>;
 
 /// A key to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +129,7 @@ impl Control {
             let issued = IssuedKey::issue(new, control.now())?;
             match control.store().create_key(issued.key.clone()).await {
                 Ok(()) => {
+                    control.0.key_list.forget();
                     let key = &issued.key;
                     tracing::info!(key.id = %key.id, key.name, role = %key.role, "a key was made");
                     Ok(issued)
@@ -177,6 +188,36 @@ impl Control {
         }
         self.note_use(&key, now);
         Ok(Some(key))
+    }
+
+    /// As [`Control::recognise`], at no cost to the store when the text is wrong: what is on no list
+    /// of keys is not looked up, and the list is read once in five seconds, for everybody. A key
+    /// that another server made may be found that much later.
+    pub async fn recognise_listed(&self, text: &str) -> Result<Option<ApiKey>> {
+        let Some((id, secret)) = parts(text) else { return Ok(None) };
+        let store = self.0.parts.store.clone();
+        let look = || async move {
+            match timeout(LIST_READ, store.keys()).await {
+                Ok(Ok(keys)) => {
+                    Some(Arc::new(keys.into_iter().map(|key| (key.id, key.hash)).collect()))
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the keys could not be listed");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!("the keys could not be listed in time");
+                    None
+                }
+            }
+        };
+        let listed: Option<(_, Arc<HashMap<KeyId, KeyHash>>)> =
+            self.0.key_list.get(self, LIST, LIST_READ, look).await;
+        let hash = hash(secret);
+        let is_listed = listed
+            .and_then(|(_, keys)| keys.get(&id).map(|known| known.0.ct_eq(&hash.0).into()))
+            .unwrap_or(false);
+        if is_listed { self.recognise(text).await } else { Ok(None) }
     }
 
     /// Nobody waits for it, and it is no loss when it fails.

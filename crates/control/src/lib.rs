@@ -108,6 +108,7 @@ struct Inner {
     own: follow::Own,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
+    key_list: keys::List,
 }
 
 impl Control {
@@ -136,6 +137,7 @@ impl Control {
             own: follow::Own::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
+            key_list: Arc::default(),
         });
         Self(inner, Arc::new(Caller::system()), None)
     }

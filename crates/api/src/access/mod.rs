@@ -214,11 +214,26 @@ impl Access {
         control: &Control,
         shown: &str,
     ) -> control::Result<Option<Credential>> {
-        let operator = self.operator.read().unwrap_or_else(PoisonError::into_inner).find(shown);
-        match operator {
+        match self.find_operator(shown) {
             Some(credential) => Ok(Some(credential)),
             None => Ok(control.recognise(shown).await?.map(Credential::stored)),
         }
+    }
+
+    /// As [`Self::recognise`], without a read of the store for each text that is wrong.
+    async fn recognise_listed(
+        &self,
+        control: &Control,
+        shown: &str,
+    ) -> control::Result<Option<Credential>> {
+        match self.find_operator(shown) {
+            Some(credential) => Ok(Some(credential)),
+            None => Ok(control.recognise_listed(shown).await?.map(Credential::stored)),
+        }
+    }
+
+    fn find_operator(&self, shown: &str) -> Option<Credential> {
+        self.operator.read().unwrap_or_else(PoisonError::into_inner).find(shown)
     }
 }
 
