@@ -100,6 +100,27 @@ impl IssuedKey {
     }
 }
 
+/// Why a text is no valid key. For the log only: to a caller all ways to be wrong look alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotValid {
+    /// There is no such key.
+    Unknown,
+    /// The key has another secret.
+    Secret(KeyId),
+    /// The key opens nothing any more.
+    Over(KeyId, KeyState),
+}
+
+impl fmt::Display for NotValid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no such key"),
+            Self::Secret(id) => write!(f, "{id} has another secret"),
+            Self::Over(id, state) => write!(f, "{id} is {}", state.as_str()),
+        }
+    }
+}
+
 /// When keys were last noted as used.
 #[derive(Default)]
 pub(crate) struct Uses(Mutex<HashMap<KeyId, Timestamp>>);
@@ -169,32 +190,29 @@ impl Control {
         .await
     }
 
-    /// The key whose text this is, if it is valid now. Which of the ways to be wrong it is, is for
-    /// the log only.
-    pub async fn recognise(&self, text: &str) -> Result<Option<ApiKey>> {
-        let Some((id, secret)) = parts(text) else { return Ok(None) };
+    /// The key whose text this is, if it is valid now.
+    pub async fn recognise(&self, text: &str) -> Result<Result<ApiKey, NotValid>> {
+        let Some((id, secret)) = parts(text) else { return Ok(Err(NotValid::Unknown)) };
         let Some(key) = self.store().key(&id).await.map_err(Error::from_store)? else {
-            return Ok(None);
+            return Ok(Err(NotValid::Unknown));
         };
         if !bool::from(hash(secret).0.ct_eq(&key.hash.0)) {
-            tracing::info!(key.id = %id, "a key was refused: its secret is another one");
-            return Ok(None);
+            return Ok(Err(NotValid::Secret(id)));
         }
         let now = self.now();
         let state = key.state(now);
         if state != KeyState::Active {
-            tracing::info!(key.id = %id, key.name, "a key was refused: {}", state.as_str());
-            return Ok(None);
+            return Ok(Err(NotValid::Over(id, state)));
         }
         self.note_use(&key, now);
-        Ok(Some(key))
+        Ok(Ok(key))
     }
 
     /// As [`Control::recognise`], at no cost to the store when the text is wrong: what is on no list
     /// of keys is not looked up, and the list is read once in five seconds, for everybody. A key
     /// that another server made may be found that much later.
-    pub async fn recognise_listed(&self, text: &str) -> Result<Option<ApiKey>> {
-        let Some((id, secret)) = parts(text) else { return Ok(None) };
+    pub async fn recognise_listed(&self, text: &str) -> Result<Result<ApiKey, NotValid>> {
+        let Some((id, secret)) = parts(text) else { return Ok(Err(NotValid::Unknown)) };
         let store = self.0.parts.store.clone();
         let look = || async move {
             match timeout(LIST_READ, store.keys()).await {
@@ -217,7 +235,7 @@ impl Control {
         let is_listed = listed
             .and_then(|(_, keys)| keys.get(&id).map(|known| known.0.ct_eq(&hash.0).into()))
             .unwrap_or(false);
-        if is_listed { self.recognise(text).await } else { Ok(None) }
+        if is_listed { self.recognise(text).await } else { Ok(Err(NotValid::Unknown)) }
     }
 
     /// Nobody waits for it, and it is no loss when it fails.

@@ -56,7 +56,7 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
-pub use keys::{IssuedKey, NewKey, name_taken, no_key};
+pub use keys::{IssuedKey, NewKey, NotValid, name_taken, no_key};
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{

@@ -104,16 +104,16 @@ async fn a_key_is_recognised_until_it_expires_or_is_revoked() {
     assert!(matches!(control.create_key(new("long", None)).await, Err(Error::Conflict(_))));
     assert_eq!(control.recognise(&short.text).await.unwrap().unwrap().name, "short");
     let mixed = short.text.replace(&short.text[25..], &long.text[25..]);
-    assert!(control.recognise(&mixed).await.unwrap().is_none(), "another key's secret");
+    assert!(control.recognise(&mixed).await.unwrap().is_err(), "another key's secret");
     world.clock.advance(5 * SECOND);
-    assert!(control.recognise(&short.text).await.unwrap().is_none());
+    assert!(control.recognise(&short.text).await.unwrap().is_err());
     assert_eq!(control.recognise(&long.text).await.unwrap().unwrap().name, "long");
     // Nobody waits for the note of a use: it is there when the other tasks have run.
     while control.keys().await.unwrap().iter().any(|key| key.last_used_at.is_none()) {
         tokio::task::yield_now().await;
     }
     control.revoke_key(&long.key.id).await.unwrap();
-    assert!(control.recognise(&long.text).await.unwrap().is_none());
+    assert!(control.recognise(&long.text).await.unwrap().is_err());
     let states: Vec<_> = control
         .keys()
         .await
@@ -142,7 +142,7 @@ async fn wrong_keys_are_told_by_one_list_for_all_of_them() {
     let (good, gone) = (new("good"), new("gone"));
     let good = control.create_key(good).await.unwrap();
     let gone = control.create_key(gone).await.unwrap();
-    let listed = async |text: &str| control.recognise_listed(text).await.unwrap().is_some();
+    let listed = async |text: &str| control.recognise_listed(text).await.unwrap().is_ok();
     assert!(listed(&good.text).await && listed(&gone.text).await);
     gate.store_is_down.store(true, Ordering::SeqCst);
     let mixed = good.text.replace(&good.text[25..], &gone.text[25..]);

@@ -1,6 +1,12 @@
 //! Keys: made without a server and over one, kept in files, and asked for.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -137,4 +143,24 @@ fn settings_that_ask_for_credentials_may_listen_beyond_loopback() {
     let given = show(&[("STACYVM_AUTH_API_KEY", "hunter2hunter2")]);
     assert_eq!(given.code, 0, "{given:?}");
     assert!(given.out.contains("(hidden)") && !given.out.contains("hunter2"), "{given:?}");
+}
+
+/// Who may do nothing fills no disk with lines either.
+#[test]
+fn strangers_fill_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(keys(dir.path(), &["create", "root", "--role", "admin"]).code, 0);
+    let world = served(dir, &[], &[]);
+    let address = world.url.strip_prefix("http://").unwrap();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = "GET /api/v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
+    }
+    let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
+    let lines = log.matches("127.0.0.1 shows no credential").count();
+    assert!((1..200).contains(&lines), "{lines}");
 }
