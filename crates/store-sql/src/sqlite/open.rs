@@ -51,6 +51,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "exec_ids",
         sql: include_str!("../../migrations/sqlite/0006_exec_ids.sql"),
     },
+    Migration {
+        number: 9,
+        name: "idempotency_bodies",
+        sql: include_str!("../../migrations/sqlite/0009_idempotency_bodies.sql"),
+    },
 ];
 
 /// One step of the schema.
