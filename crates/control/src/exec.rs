@@ -308,7 +308,7 @@ impl Control {
         let places = self.0.recorder.places(records.len()).await;
         // Nothing waits from here on: either all of it is recorded, once, or nothing was.
         if self.0.recorded.is_first(&meta.command()) {
-            attempt.measure(failure.map(|error| error.recorded()).as_deref());
+            attempt.measure(failure.as_ref());
             places.fill(records).await;
         }
     }

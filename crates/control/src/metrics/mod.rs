@@ -10,7 +10,7 @@ mod overview;
 mod redact;
 mod status;
 
-pub use operations::{OperationMetrics, OperationTally};
+pub use operations::{LastError, OperationMetrics, OperationTally};
 pub use overview::{EventCounts, Overview, WorkerReport};
 pub use status::SchedulerStatus;
 
