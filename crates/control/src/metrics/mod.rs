@@ -16,4 +16,5 @@ pub use status::SchedulerStatus;
 
 pub(crate) use health::ProviderHealth;
 pub(crate) use looked::Looked;
+pub(crate) use overview::Owned;
 pub(crate) use status::Waits;
