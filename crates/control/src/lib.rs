@@ -57,7 +57,7 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
-pub use keys::{IssuedKey, NewKey, name_taken, no_key};
+pub use keys::{IssuedKey, NewKey, NotValid, name_taken, no_key};
 pub use members::Member;
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
@@ -112,10 +112,12 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    owned: metrics::Owned,
     unattended: follow::Unattended,
     own: follow::Own,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
+    key_list: keys::List,
 }
 
 impl Control {
@@ -143,10 +145,12 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            owned: Arc::default(),
             unattended: follow::Unattended::default(),
             own: follow::Own::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
+            key_list: Arc::default(),
         });
         Self(inner, Arc::new(Caller::system()), None)
     }

@@ -163,6 +163,12 @@ impl Queue {
         self.state().order.is_open_to(lane)
     }
 
+    /// Whether somebody waits whom a newcomer of this lane would overtake.
+    pub(crate) fn stands_before(&self, lane: &Lane) -> bool {
+        let order = &self.state().order;
+        !order.is_empty() && !order.is_open_to(lane)
+    }
+
     /// Whether somebody of this lane may join.
     pub(crate) fn has_room(&self, lane: &Lane, weight: Weight, room: usize) -> bool {
         let state = self.state();

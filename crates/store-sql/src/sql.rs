@@ -261,6 +261,9 @@ statements! {
         WHERE id = $1 AND attempt = $2 AND status IS NULL";
     OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
         ORDER BY begun_at_us, id LIMIT $2";
+    KEPT_BODIES = "SELECT COALESCE(SUM(bytes), 0) FROM idempotency_bodies WHERE caller = $1";
+    COUNT_BODY = "INSERT INTO idempotency_bodies (id, caller, bytes) VALUES ($1, $2, $3)";
+    FORGET_BODY = "DELETE FROM idempotency_bodies WHERE id = $1";
     DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
     INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
         $7, $8, $9, $10) ON CONFLICT DO NOTHING";
@@ -413,6 +416,7 @@ mod tests {
             ("DELETE_LOGS_OF", "PRIMARY KEY (sandbox=? AND "),
             ("IDEMPOTENCY_KEY", "(id=?)"),
             ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
+            ("KEPT_BODIES", "COVERING INDEX idempotency_bodies_by_caller (caller=?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

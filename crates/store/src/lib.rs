@@ -26,7 +26,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
-pub use idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn};
+pub use idempotency::{Allowance, Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};

@@ -16,7 +16,7 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
+    Allowance, Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
     IdempotencyStore, Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota,
     QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
     Template, TemplateChange, Timings, WorkerRow, WorkerStore,
@@ -406,8 +406,14 @@ impl IdempotencyStore for GatedStore {
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         self.1.store(self.0.renew_key(id, attempt, resource)).await
     }
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
-        self.synced(self.0.finish_key(id, attempt, answer)).await
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
+        self.synced(self.0.finish_key(id, attempt, answer, allowance)).await
     }
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
         self.1.store(self.0.release_key(id, attempt)).await

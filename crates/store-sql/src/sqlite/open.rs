@@ -56,6 +56,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "workers",
         sql: include_str!("../../migrations/sqlite/0007_workers.sql"),
     },
+    Migration {
+        number: 8,
+        name: "idempotency_bodies",
+        sql: include_str!("../../migrations/sqlite/0008_idempotency_bodies.sql"),
+    },
 ];
 
 /// One step of the schema.

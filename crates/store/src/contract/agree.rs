@@ -13,8 +13,8 @@ use super::{
     map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
-    Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store, TemplateChange,
-    audit::OperationFilter, retention::Walk,
+    Allowance, Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store,
+    TemplateChange, audit::OperationFilter, retention::Walk,
 };
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -73,12 +73,20 @@ enum Call {
     Key(&'static str, KeyCall),
 }
 
+/// The body of an answer.
+#[derive(Debug, Clone, Copy)]
+enum Body {
+    None,
+    Kept,
+    Counted,
+}
+
 /// One call about an idempotency key.
 #[derive(Debug, Clone)]
 enum KeyCall {
     Begin(&'static str, &'static str, u8),
     Renew(u64, u8),
-    Finish(u64, bool),
+    Finish(u64, Body),
     Release(u64),
     Prune(u64, u32),
 }
@@ -197,7 +205,7 @@ fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
             KeyCall::Begin(dice.pick(&["f", "f", "f", "g"]), dice.pick(&WORKERS), dice.below(9))
         }
         5 => KeyCall::Renew(attempt, dice.below(9)),
-        6 => KeyCall::Finish(attempt, dice.below(2) == 0),
+        6 => KeyCall::Finish(attempt, dice.pick(&[Body::None, Body::Kept, Body::Counted])),
         7 => KeyCall::Release(attempt),
         _ => {
             KeyCall::Prune(now.saturating_sub(u64::from(dice.below(40))), u32::from(dice.below(3)))
@@ -220,10 +228,13 @@ async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Times
         KeyCall::Renew(attempt, number) => {
             format!("{:?}", store.renew_key(id, attempt, &format!("n{number}")).await)
         }
-        KeyCall::Finish(attempt, has_body) => {
+        KeyCall::Finish(attempt, body) => {
             let answer = super::idempotency::answer("{}");
-            let body = answer.body.filter(|_| has_body);
-            format!("{:?}", store.finish_key(id, attempt, Answer { body, ..answer }).await)
+            let kept = answer.body.filter(|_| !matches!(body, Body::None));
+            let answer = Answer { body: kept, ..answer };
+            let allowance = Allowance { caller: "ann".to_owned(), bytes: 3 };
+            let allowance = matches!(body, Body::Counted).then_some(allowance);
+            format!("{:?}", store.finish_key(id, attempt, answer, allowance).await)
         }
         KeyCall::Release(attempt) => format!("{:?}", store.release_key(id, attempt).await),
         KeyCall::Prune(before, limit) => {

@@ -115,6 +115,7 @@ macro_rules! store_contract {
                 a_turn_goes_on_with_its_resource_at_its_holder_or_when_its_time_is_over
                 a_released_turn_is_free_at_once
                 a_kept_answer_is_given_back_and_never_changes
+                bodies_of_one_caller_take_no_more_than_its_allowance
                 only_the_last_turn_says_how_it_went
                 a_renewed_key_has_its_new_resource_from_then_on
                 one_of_sixteen_holders_gets_a_new_key
