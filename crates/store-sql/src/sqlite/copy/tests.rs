@@ -237,8 +237,8 @@ async fn damage_is_told_and_not_copied() {
     let path = place.path("stacyvm.db");
     let mut bytes = fs::read(&path).unwrap();
     // Rows and indexes alike: a copy makes indexes anew.
-    let pages = bytes.len() / 4096;
-    bytes[pages / 4 * 4096..pages * 3 / 4 * 4096].fill(0xa5);
+    let pages = bytes.len() / 2048;
+    bytes[pages / 4 * 2048..pages * 3 / 4 * 2048].fill(0xa5);
     fs::write(&path, bytes).unwrap();
     let report = check(&path).unwrap();
     assert!(report.problems.iter().any(|problem| problem.contains("damaged")), "{report:?}");

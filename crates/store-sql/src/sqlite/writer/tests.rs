@@ -415,10 +415,9 @@ async fn no_row_of_a_commit_that_failed_is_known() {
 
 #[tokio::test]
 async fn a_long_log_is_written_from_its_beginning_again() {
-    const PAGE: u64 = 4096 + 24;
     let fixture = fresh();
     let mut written = 0;
-    while written < 3 * LONG_LOG.unsigned_abs() * PAGE {
+    while written < 3 * LONG_LOG.unsigned_abs() {
         let text = "x".repeat(1 << 20);
         written += text.len() as u64;
         let put = fixture.writer.run(move |tx| {
@@ -431,6 +430,7 @@ async fn a_long_log_is_written_from_its_beginning_again() {
         });
         put.await.unwrap();
     }
-    let longest = (LONG_LOG.unsigned_abs() + 600) * PAGE;
+    // Each page has a header there, and the last commit may have made it longer by what it wrote.
+    let longest = (LONG_LOG.unsigned_abs() + (2 << 20)) * 41 / 40;
     assert!(fixture.log() < longest, "{} bytes", fixture.log());
 }
