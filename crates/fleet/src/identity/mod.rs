@@ -9,12 +9,23 @@
 //!   What is missing, unknown or misspelt opens nothing.
 //! - Nothing that is shown to a caller, logged or printed holds a secret.
 
+mod keys;
 mod scope;
+mod secret;
+mod sides;
+pub mod tls;
+pub mod token;
+mod watched;
 
 use http::HeaderMap;
 use stacyvm_types::WorkerId;
 
+pub use keys::{KeyRing, Keys};
 pub use scope::{Scope, Scopes, scope_of};
+pub use secret::Secret;
+pub use sides::{Checked, Shown};
+pub use token::Audience;
+pub use watched::Load;
 
 /// The header that names the worker of a call.
 pub const WORKER_ID: &str = "x-worker-id";
@@ -74,6 +85,12 @@ pub enum Refusal {
     /// The worker that the headers name is not the one that the call is about.
     #[error("the call names another worker")]
     OtherWorker,
+    /// The token is no static one of this side.
+    #[error("the token is not the one that is configured here for the worker")]
+    Unknown,
+    /// The signed token is not good.
+    #[error("the signed token is refused")]
+    Token(#[source] token::Invalid),
     /// The credential is valid and does not open this.
     #[error("the credential does not hold the scope {0}")]
     Scope(Scope),
