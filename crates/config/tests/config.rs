@@ -522,6 +522,33 @@ fn the_production_example_passes_every_check() {
     }
 }
 
+/// R6.7: what stands between the hosts of a fleet can pass too.
+#[test]
+fn the_production_examples_of_a_fleet_pass_the_checks_of_workers() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/howto/worker-identity.md");
+    let page = fs::read_to_string(page).unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let key = secrets.path().join("signing.key");
+    fs::write(&key, "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&key, mode).unwrap();
+    for who in ["control plane", "worker"] {
+        let mark = format!("<!-- {who} -->\n```yaml\n");
+        let example = page.split(&mark).nth(1).unwrap().split("```").next().unwrap();
+        let file = file(&example.replace("/etc/stacyvm", secrets.path().to_str().unwrap()));
+        let loaded = load(&file.sources());
+        let checks = lint(&loaded, Verdict::Fail);
+        let of_workers: Vec<_> = checks
+            .iter()
+            .filter(|check| check.name.contains("worker") || check.name == "config")
+            .collect();
+        assert!(2 < of_workers.len(), "{who}: {checks:?}");
+        for check in of_workers {
+            assert_eq!(check.verdict, Verdict::Pass, "{who}: {check:?}");
+        }
+    }
+}
+
 /// `UPDATE_GOLDEN=1` writes both anew.
 #[test]
 fn the_committed_documents_are_made_from_the_keys() {

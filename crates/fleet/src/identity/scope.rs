@@ -21,8 +21,6 @@ pub enum Scope {
     Logs,
     /// Renewing leases.
     Lease,
-    /// Importing and removing images.
-    Images,
     /// Draining the worker, and ending that.
     Drain,
 }
@@ -38,7 +36,6 @@ impl Scope {
         Self::Files,
         Self::Logs,
         Self::Lease,
-        Self::Images,
         Self::Drain,
     ];
 
@@ -53,7 +50,6 @@ impl Scope {
             Self::Files => "worker:files",
             Self::Logs => "worker:logs",
             Self::Lease => "worker:lease",
-            Self::Images => "worker:images",
             Self::Drain => "worker:drain",
         }
     }
@@ -108,6 +104,7 @@ impl FromIterator<Scope> for Scopes {
 const METHODS: &[(&str, Scope)] = &[
     ("worker.heartbeat", Scope::Heartbeat),
     ("worker.renew_lease", Scope::Lease),
+    ("worker.set_deadline", Scope::Lease),
     ("worker.spawn", Scope::Spawn),
     ("worker.expect", Scope::Spawn),
     ("worker.destroy", Scope::Destroy),
@@ -117,6 +114,7 @@ const METHODS: &[(&str, Scope)] = &[
     ("worker.stats", Scope::Status),
     ("worker.exec", Scope::Exec),
     ("worker.exec_stream", Scope::Exec),
+    ("worker.exec_attach", Scope::Exec),
     ("worker.dial", Scope::Exec),
     ("worker.file_write", Scope::Files),
     ("worker.file_read", Scope::Files),
@@ -127,11 +125,8 @@ const METHODS: &[(&str, Scope)] = &[
     ("worker.file_stat", Scope::Files),
     ("worker.file_glob", Scope::Files),
     ("worker.logs", Scope::Logs),
-    ("worker.image_list", Scope::Status),
-    ("worker.image_import", Scope::Images),
-    ("worker.image_remove", Scope::Images),
+    ("worker.images", Scope::Status),
     ("worker.shutdown", Scope::Drain),
-    ("worker.drain", Scope::Drain),
     ("worker.undrain", Scope::Drain),
 ];
 
