@@ -4,6 +4,7 @@
 //! whether a worker is remote. Every call that changes a runtime, or reaches into one, carries the
 //! sandbox's lease generation; a worker refuses one that is older than the newest it has seen.
 
+pub mod identity;
 mod registry;
 
 use std::sync::Arc;
