@@ -1,6 +1,6 @@
 //! The end of a sandbox: decided in the row first, then made true, then written down.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use stacyvm_fleet::Worker;
 use stacyvm_provider::{ErrorKind, failpoint};
@@ -157,8 +157,8 @@ impl Control {
     }
 
     /// The worker that holds a sandbox.
-    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<&dyn Worker> {
-        self.0.parts.fleet.worker(&row.spec.worker).map(|worker| &**worker)
+    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<Arc<dyn Worker>> {
+        self.0.parts.fleet.worker(&row.spec.worker)
     }
 
     /// Writes down that a provider could not destroy a runtime, whoever asked it to.

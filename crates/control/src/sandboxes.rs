@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
+use stacyvm_provider::{self as provider, ErrorKind, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{
     Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition,
@@ -99,6 +99,7 @@ impl Control {
             generation: row.generation,
             image: row.spec.image.clone(),
             limits: row.spec.limits,
+            ttl: Some(row.spec.expires_at.saturating_since(self.now())),
         };
         let launched = match self.worker_of(row) {
             Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
@@ -428,6 +429,8 @@ impl Control {
         if expires_at < asked && expires_at <= row.spec.expires_at {
             return Err(validate::above_max_ttl(max.unwrap_or_default()));
         }
+        // First, so that no answer promises more time than the worker gives.
+        self.tell_deadline(&row, expires_at).await?;
         failpoint!(failpoints::EXTEND_CHECKED);
         let data = [("expires_at", expires_at.to_string())];
         let event = events::about(&row, EventKind::SandboxExtended, data);
@@ -445,6 +448,21 @@ impl Control {
         self.0.reaper.expects(after.spec.expires_at);
         failpoint!(failpoints::EXTEND_STORED);
         Ok(after)
+    }
+
+    /// Tells a sandbox's worker, which ends it by itself, that it may live until then.
+    async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
+        let remaining = until.saturating_since(self.now());
+        let (provider, id) = (&row.spec.provider, &row.spec.id);
+        let told = match self.worker_of(row) {
+            Ok(worker) => worker.set_deadline(provider, id, row.generation, remaining).await,
+            Err(error) => Err(error),
+        };
+        match told {
+            // There is nothing that would end early; what becomes of the row is the reconciler's.
+            Err(error) if error.kind == ErrorKind::NoSandbox => Ok(()),
+            told => told.map_err(|error| Error::from_provider(error, None)),
+        }
     }
 
     /// Runs a template's lines, one after the other; a sentence says which one failed. Ends early

@@ -144,10 +144,10 @@ impl Control {
             providers: providers
                 .iter()
                 .filter(|_| known(id))
-                .map(|report| report.name.to_owned())
+                .map(|report| report.name.to_string())
                 .collect(),
         };
-        self.0.parts.fleet.workers().map(|worker| report(worker.id())).collect()
+        self.0.parts.fleet.workers().iter().map(|worker| report(worker.id())).collect()
     }
 }
 
