@@ -7,6 +7,7 @@
 //! A worker of the same process is called; one in another process is a [`remote::RemoteWorker`],
 //! whose calls are what [`wire`] describes.
 
+pub mod identity;
 pub mod idle;
 mod registry;
 pub mod remote;

@@ -180,9 +180,7 @@ fn rewritten(path: &Path, by_id: &HashMap<SandboxId, Deadline>) -> io::Result<Fi
     let fresh = path.with_extension("new");
     let text: String = by_id
         .iter()
-        .map(|(id, deadline)| {
-            format!("+ {id} {} {}\n", deadline.provider, deadline.at.as_micros())
-        })
+        .map(|(id, deadline)| format!("+ {id} {} {}\n", deadline.provider, deadline.at.as_micros()))
         .collect();
     fs::write(&fresh, text)?;
     fs::rename(&fresh, path)?;

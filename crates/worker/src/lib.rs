@@ -13,6 +13,7 @@ mod deadlines;
 mod guest;
 mod journal;
 mod local;
+pub mod rpc;
 
 pub use journal::OpenError;
 pub use local::LocalWorker;

@@ -59,7 +59,8 @@ impl Link {
     ) -> Result<R> {
         let work = async {
             let body = call.body()?;
-            let outgoing = Outgoing { method: call.method, turn: Turn::Call, headers: json(), body };
+            let outgoing =
+                Outgoing { method: call.method, turn: Turn::Call, headers: json(), body };
             let Answer { response, lent } = self.send(outgoing).await?;
             let (head, body) = response.into_parts();
             let text = self.whole(body).await?;
@@ -153,8 +154,7 @@ impl Call {
     pub(crate) fn line(&self) -> Result<Bytes> {
         let mut text = serde_json::to_vec(&self.envelope).map_err(unwritable)?;
         if wire::MAX_ENVELOPE <= text.len() {
-            let message =
-                format!("the request is larger than {} MiB", wire::MAX_ENVELOPE >> 20);
+            let message = format!("the request is larger than {} MiB", wire::MAX_ENVELOPE >> 20);
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         text.push(b'\n');
@@ -178,4 +178,3 @@ fn unwritable(error: serde_json::Error) -> Error {
 pub(crate) fn json() -> Vec<(HeaderName, HeaderValue)> {
     vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]
 }
-

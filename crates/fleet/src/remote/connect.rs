@@ -1,15 +1,15 @@
-//! How a worker is reached: plainly now, through TLS behind the same trait.
+//! How a worker is reached: plainly or through TLS.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use http::{HeaderName, HeaderValue};
+use stacyvm_types::WorkerId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use crate::wire;
+use crate::identity::tls::ClientTls;
 
 /// A connection to a worker.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -18,8 +18,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Opens connections. The caller bounds the time.
 #[async_trait]
 pub trait Connect: Send + Sync {
-    /// Connects to a host, a name or an address, and a port.
-    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>>;
+    /// Connects to a worker at a host, which is a name or an address, and a port.
+    async fn connect(
+        &self,
+        worker: &WorkerId,
+        host: &str,
+        port: u16,
+    ) -> io::Result<Box<dyn Stream>>;
 }
 
 /// Connections without encryption.
@@ -28,7 +33,7 @@ pub struct Tcp;
 
 #[async_trait]
 impl Connect for Tcp {
-    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
+    async fn connect(&self, _: &WorkerId, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(tcp(host, port).await?))
     }
 }
@@ -48,28 +53,19 @@ pub async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Says who calls.
-pub trait Credentials: Send + Sync {
-    /// The headers that prove it for one call of a method. Called for each, so that what expires
-    /// can be made anew.
-    fn headers(&self, method: &str) -> Vec<(HeaderName, HeaderValue)>;
-}
+/// Connections that rustls protects, with the name that a worker's certificate must have.
+pub struct Tls(pub Arc<ClientTls>);
 
-/// One token that never changes.
-#[derive(Clone)]
-pub struct StaticToken(HeaderValue);
-
-impl StaticToken {
-    /// A token; `None` where it is no text that a header can hold.
-    pub fn new(token: &str) -> Option<Self> {
-        let mut value = HeaderValue::from_str(token).ok()?;
-        value.set_sensitive(true);
-        Some(Self(value))
-    }
-}
-
-impl Credentials for StaticToken {
-    fn headers(&self, _: &str) -> Vec<(HeaderName, HeaderValue)> {
-        vec![(wire::WORKER_TOKEN, self.0.clone())]
+#[async_trait]
+impl Connect for Tls {
+    async fn connect(
+        &self,
+        worker: &WorkerId,
+        host: &str,
+        port: u16,
+    ) -> io::Result<Box<dyn Stream>> {
+        let (connector, name) = self.0.connector_for(worker).map_err(io::Error::other)?;
+        let stream = tcp(host, port).await?;
+        Ok(Box::new(connector.connect(name, stream).await?))
     }
 }

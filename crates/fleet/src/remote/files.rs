@@ -106,7 +106,8 @@ impl Pieces {
     }
 
     fn told(&self, link: &Link, reply: &HeaderValue) -> Error {
-        let told = wire::from_header::<Reply>(reply).map_err(|error| link.nonsense().because(error));
+        let told =
+            wire::from_header::<Reply>(reply).map_err(|error| link.nonsense().because(error));
         let read = told.and_then(|reply| {
             let failed = Fault::error(&reply, StatusCode::INTERNAL_SERVER_ERROR);
             link.result::<()>(&self.call, StatusCode::OK, reply)?;

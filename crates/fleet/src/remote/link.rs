@@ -27,8 +27,11 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Connect, Credentials};
-use crate::wire;
+use super::Connect;
+use crate::{
+    identity::{Credentials, scope_of},
+    wire,
+};
 
 /// How long a connection may take to be there.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -191,10 +194,7 @@ impl Link {
         *request.uri_mut() = Uri::from_static(wire::PATH);
         let head = request.headers_mut();
         head.insert(header::HOST, self.authority.clone());
-        if let Ok(id) = HeaderValue::from_str(self.worker.as_str()) {
-            head.insert(wire::WORKER_ID, id);
-        }
-        head.extend(self.credentials.headers(method));
+        head.extend(self.shown(method)?);
         head.extend(headers);
         loop {
             let (mut connection, is_fresh) = match self.kept().await {
@@ -214,6 +214,15 @@ impl Link {
                 },
             }
         }
+    }
+
+    /// What proves to the worker who calls.
+    fn shown(&self, method: &str) -> Result<http::HeaderMap> {
+        let headers = scope_of(method).map(|scope| self.credentials.headers(&self.worker, scope));
+        headers.transpose().map(Option::unwrap_or_default).map_err(|error| {
+            let message = format!("there is no credential for worker {}", self.worker);
+            Error::new(ErrorKind::Unavailable, message).because(error)
+        })
     }
 
     async fn turn(&self, turn: Turn) -> Result<OwnedSemaphorePermit> {
@@ -249,7 +258,8 @@ impl Link {
     }
 
     async fn open(&self) -> Result<Connection> {
-        let connected = timeout(CONNECT, self.connect.connect(&self.host, self.port)).await;
+        let connected =
+            timeout(CONNECT, self.connect.connect(&self.worker, &self.host, self.port)).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(self.unreachable().because(error)),
@@ -282,8 +292,7 @@ impl Link {
 
     /// Nothing is known of what was sent.
     pub(crate) fn silent(&self, limit: Duration) -> Error {
-        let message =
-            format!("worker {} did not answer within {} s", self.worker, limit.as_secs());
+        let message = format!("worker {} did not answer within {} s", self.worker, limit.as_secs());
         Error::unknown(ErrorKind::Unavailable, message)
     }
 

@@ -21,10 +21,11 @@ use stacyvm_provider::{
 };
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 
-pub use connect::{Connect, Credentials, StaticToken, Stream, Tcp, tcp};
+pub use connect::{Connect, Stream, Tcp, Tls, tcp};
 
 use crate::{
     Dial, ProviderReport, Worker,
+    identity::Credentials,
     wire::{
         DeadlineParams, ExpectParams, ProviderList, RuntimeList, SpawnParams, Status, Target,
         method,

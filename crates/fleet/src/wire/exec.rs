@@ -287,10 +287,7 @@ impl InputLine {
         match input {
             ExecInput::Data(data) => data
                 .chunks(MAX_PIECE)
-                .map(|piece| Self {
-                    stdin: Some(BASE64_STANDARD.encode(piece)),
-                    ..Self::default()
-                })
+                .map(|piece| Self { stdin: Some(BASE64_STANDARD.encode(piece)), ..Self::default() })
                 .collect(),
             ExecInput::Eof => vec![Self { eof: true, ..Self::default() }],
             ExecInput::Signal(signal) => vec![Self { signal: Some(signal), ..Self::default() }],
@@ -347,8 +344,7 @@ mod tests {
     fn long_output_is_cut_between_characters() {
         let text = "€".repeat(MAX_PIECE);
         let data = Bytes::from(text.clone());
-        let events =
-            there_and_back(ExecEvent::Output { offset: 5, stream: Output::Stderr, data });
+        let events = there_and_back(ExecEvent::Output { offset: 5, stream: Output::Stderr, data });
         let mut whole = String::new();
         for event in events {
             let ExecEvent::Output { offset, stream: Output::Stderr, data } = event else {

@@ -54,6 +54,12 @@ impl Lines {
             }
         }
     }
+
+    /// What is held after the last end of a line, when nothing more comes.
+    pub fn last(&mut self) -> Result<Option<Bytes>, LineTooLong> {
+        self.push(b"\n");
+        self.next()
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub mod method {
     /// The state of every provider.
     pub const PROVIDERS: &str = "worker.providers";
     /// The imported images of a provider.
-    pub const IMAGES: &str = "worker.images";
+    pub const IMAGES: &str = "worker.image_list";
     /// Moves a deadline away.
     pub const SET_DEADLINE: &str = "worker.set_deadline";
     /// A command, answered when it has ended.
@@ -84,10 +84,6 @@ pub mod method {
 pub const PATH: &str = "/rpc";
 /// The path that says whether a worker lives.
 pub const HEALTH: &str = "/health";
-/// Which worker a request is for.
-pub const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
-/// The credential of a request.
-pub const WORKER_TOKEN: HeaderName = HeaderName::from_static("x-worker-token");
 /// `ndjson` or `raw`: how the caller wants a long answer.
 pub const STREAM: HeaderName = HeaderName::from_static("x-worker-stream");
 /// An envelope beside a raw body, as base64url without padding.
