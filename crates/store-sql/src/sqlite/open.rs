@@ -54,6 +54,16 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "exec_ids",
         sql: include_str!("../../migrations/sqlite/0006_exec_ids.sql"),
     },
+    Migration {
+        number: 7,
+        name: "workers",
+        sql: include_str!("../../migrations/sqlite/0007_workers.sql"),
+    },
+    Migration {
+        number: 8,
+        name: "idempotency_bodies",
+        sql: include_str!("../../migrations/sqlite/0008_idempotency_bodies.sql"),
+    },
 ];
 
 /// One step of the schema.

@@ -364,11 +364,11 @@ async fn a_log_that_cannot_be_relied_on_takes_no_commit_while_somebody_reads_it(
 
 fn admit(tx: &mut Tx<'_>) -> Result<Sandbox> {
     let at = contract::at;
+    crate::workers::beat(tx, contract::beat("w1"), None, at(0))?;
     sandboxes::admit(
         tx,
         &stacyvm_admission::Policy::default(),
         contract::new_sandbox(1, at(100)),
-        at(50),
         at(0),
     )
 }
