@@ -269,7 +269,7 @@ impl Control {
             let new = NewKey {
                 id: key.id.clone(),
                 fingerprint: key.fingerprint.clone(),
-                resource: fresh_resource(),
+                resource: self.fresh_resource(),
                 holder: self.settings().worker.clone(),
                 held_until: now.saturating_add(HOLD),
             };
@@ -287,6 +287,12 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// What the ids of a sandbox or a command are made of.
+    fn fresh_resource(&self) -> String {
+        let id = SandboxId::from_entropy(self.0.entropy.id()).to_string();
+        id.trim_start_matches("sb-").to_owned()
     }
 
     async fn settle_key(&self, id: &str, attempt: u64, verdict: Verdict) {
@@ -319,7 +325,7 @@ impl Control {
                 }
                 Found::Nothing => {}
                 Found::Failed => {
-                    let resource = fresh_resource();
+                    let resource = self.fresh_resource();
                     self.store()
                         .renew_key(&turn.key, turn.stored.attempt, &resource)
                         .await
@@ -435,10 +441,4 @@ impl Key {
     pub fn of_spawn(self) -> Self {
         Self { durability: Durability::Kernel, ..self }
     }
-}
-
-/// What the ids of a sandbox or a command are made of.
-fn fresh_resource() -> String {
-    let id = SandboxId::from_entropy(rand::random()).to_string();
-    id.trim_start_matches("sb-").to_owned()
 }

@@ -1,11 +1,13 @@
 //! The words of the system: ids, times, durations, sandbox phases and their transitions, limits,
 //! leases, events and causes.
 //!
-//! Nothing here does I/O, reads a clock or rolls a die: time and randomness arrive as arguments.
+//! Nothing here does I/O, reads a clock or rolls a die, except [`time::SystemClock`] and
+//! [`entropy::SystemEntropy`]: time and randomness arrive as arguments.
 //! Domain types do not derive serde; the wire, row and config types that do convert to and from
 //! these.
 
 pub mod access;
+pub mod entropy;
 pub mod event;
 pub mod go_duration;
 pub mod histogram;

@@ -10,7 +10,9 @@ mod bounded;
 mod guest;
 mod idle;
 mod journal;
+mod ledger;
 mod local;
 
 pub use journal::OpenError;
+pub use ledger::Ledger;
 pub use local::LocalWorker;

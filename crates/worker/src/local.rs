@@ -1,7 +1,7 @@
 //! The worker of this process.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     bounded::{Bounded, PROBE},
     journal::{Journal, OpenError},
+    ledger::{FileLedger, Ledger},
 };
 
 /// How long a look at the providers stays good.
@@ -42,7 +43,7 @@ pub struct LocalWorker {
 }
 
 #[derive(Default)]
-struct Busy(Mutex<HashSet<SandboxId>>);
+struct Busy(Mutex<BTreeSet<SandboxId>>);
 
 struct BusyWith<'a>(&'a Busy, SandboxId);
 
@@ -73,6 +74,17 @@ impl LocalWorker {
         dir: &Path,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
+        Self::with_ledger(id, providers, default, Box::new(FileLedger::in_dir(dir)), clock)
+    }
+
+    /// The same, with its fencing journal kept by a ledger of the caller's.
+    pub fn with_ledger(
+        id: WorkerId,
+        providers: impl IntoIterator<Item = Arc<dyn Provider>>,
+        default: impl Into<String>,
+        ledger: Box<dyn Ledger>,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, OpenError> {
         let providers = providers
             .into_iter()
             .map(|provider| (provider.name(), Arc::new(Bounded::new(provider))))
@@ -81,7 +93,7 @@ impl LocalWorker {
             id,
             providers,
             default: default.into(),
-            journal: Journal::open(dir)?,
+            journal: Journal::open(ledger)?,
             clock,
             busy: Busy::default(),
             looked: AsyncMutex::new(None),
@@ -112,8 +124,8 @@ impl LocalWorker {
 
     /// Forgets sandboxes that no provider has, when every provider has answered. `before` is what
     /// was remembered before they were asked.
-    fn forget_absent(&self, before: HashSet<SandboxId>, runtimes: &[(&'static str, Runtime)]) {
-        let present: HashSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
+    fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(&'static str, Runtime)]) {
+        let present: BTreeSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
         for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
             self.journal.bury(id);
         }
