@@ -26,7 +26,7 @@ pub use go_duration::{format_duration, parse_duration};
 pub use histogram::{Histogram, Tally};
 pub use id::{AuditId, ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
 pub use image::is_image_name;
-pub use lease::{Generation, Lease};
+pub use lease::{Generation, Lease, Seen, Verdict};
 pub use limits::Limits;
 pub use network::Network;
 pub use operation::Operation;

@@ -12,12 +12,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use stacyvm_provider::{Error, ErrorKind, Result};
-use stacyvm_types::{Generation, SandboxId};
+use stacyvm_types::{Generation, SandboxId, Seen, Verdict};
 use tokio::time::Instant;
 
 use crate::ledger::Ledger;
@@ -62,15 +62,55 @@ impl Journal {
 
     /// Refuses a generation below the highest seen; remembers a higher one before it returns.
     pub(crate) fn admit(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = state.seen(id);
-        match seen {
-            Some(seen) if generation < seen => {
-                let message = format!("sandbox {id} has a newer owner");
-                Err(Error::new(ErrorKind::Fenced, message))
-            }
-            Some(seen) if seen == generation => Ok(()),
-            _ => state.raise(id, generation).map_err(|error| {
+        self.lock().admit(id, generation, Seen::judge)
+    }
+
+    /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
+    /// that was late or sent twice.
+    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
+        self.lock().admit(id, generation, Seen::judge_launch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest generation seen for a sandbox.
+    pub(crate) fn highest(&self, id: &SandboxId) -> Option<Generation> {
+        self.lock().seen(id).highest()
+    }
+
+    /// The runtime is gone.
+    pub(crate) fn bury(&self, id: &SandboxId) {
+        if let Err(error) = self.lock().bury(id) {
+            // Only a line of history is missing: the next start remembers one sandbox too many.
+            tracing::warn!(sandbox.id = %id, %error, "the fencing journal could not be shortened");
+        }
+    }
+
+    /// Everything that is remembered as living.
+    pub(crate) fn living(&self) -> BTreeSet<SandboxId> {
+        self.lock().live.keys().cloned().collect()
+    }
+}
+
+impl State {
+    fn seen(&self, id: &SandboxId) -> Seen {
+        Seen { live: self.live.get(id).copied(), gone: self.graves.get(id).copied() }
+    }
+
+    fn admit(
+        &mut self,
+        id: &SandboxId,
+        generation: Generation,
+        judge: fn(Seen, Generation) -> Verdict,
+    ) -> Result<()> {
+        let fenced = |why| Err(Error::new(ErrorKind::Fenced, format!("sandbox {id} {why}")));
+        match judge(self.seen(id), generation) {
+            Verdict::Stale => fenced("has a newer owner"),
+            Verdict::Ended => fenced("has ended on this worker"),
+            Verdict::Known => Ok(()),
+            Verdict::Newer => self.raise(id, generation).map_err(|error| {
                 let kind = match error.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         ErrorKind::DiskFull
@@ -80,45 +120,6 @@ impl Journal {
                 Error::new(kind, "the worker cannot record who owns the sandbox").because(error)
             }),
         }
-    }
-
-    /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
-    /// that was late or sent twice.
-    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_gone = state.graves.get(id).is_some_and(|grave| generation <= *grave);
-        drop(state);
-        if is_gone {
-            let message = format!("sandbox {id} has ended on this worker");
-            return Err(Error::new(ErrorKind::Fenced, message));
-        }
-        self.admit(id, generation)
-    }
-
-    /// The highest generation seen for a sandbox.
-    pub(crate) fn highest(&self, id: &SandboxId) -> Option<Generation> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).seen(id)
-    }
-
-    /// The runtime is gone.
-    pub(crate) fn bury(&self, id: &SandboxId) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = state.bury(id) {
-            // Only a line of history is missing: the next start remembers one sandbox too many.
-            tracing::warn!(sandbox.id = %id, %error, "the fencing journal could not be shortened");
-        }
-    }
-
-    /// Everything that is remembered as living.
-    pub(crate) fn living(&self) -> BTreeSet<SandboxId> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.live.keys().cloned().collect()
-    }
-}
-
-impl State {
-    fn seen(&self, id: &SandboxId) -> Option<Generation> {
-        self.live.get(id).max(self.graves.get(id)).copied()
     }
 
     fn raise(&mut self, id: &SandboxId, generation: Generation) -> io::Result<()> {
@@ -248,7 +249,7 @@ mod tests {
         for _ in 0..3 * SLACK {
             journal.admit(&id(1), Generation(1)).unwrap();
             journal.bury(&id(1));
-            journal.0.lock().unwrap().graves.clear();
+            journal.lock().graves.clear();
         }
         let path = dir.path().join("generations.log");
         let lines = fs::read_to_string(&path).unwrap().lines().count();
