@@ -246,6 +246,7 @@ impl Error {
             E::Unavailable(_) => {
                 Self::Unavailable(Failure::because("the store does not answer; try again", error))
             }
+            E::Unfit(_) => Self::unavailable("no worker can take the sandbox now; try again"),
             E::NotFound => Self::NotFound("not found".to_owned()),
             E::Conflict => Self::Conflict("it exists already".to_owned()),
             E::Refused(refused) => Self::Conflict(refused.to_string()),

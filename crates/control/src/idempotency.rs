@@ -339,22 +339,31 @@ impl Control {
                     return Err(Error::NoSandbox(id));
                 }
                 Found::Nothing => {}
-                Found::Failed => {
-                    let resource = fresh_resource();
-                    self.store()
-                        .renew_key(&turn.key, turn.stored.attempt, &resource)
-                        .await
-                        .map_err(|error| match error {
-                            store::Error::LeaseLost => Error::KeyInUse,
-                            error => Error::from_store(error),
-                        })?;
-                    let stored = store::Turn { resource, ..turn.stored.clone() };
-                    id = Turn { stored, ..turn.clone() }.sandbox()?;
-                }
+                Found::Failed => id = self.renewed(turn).await?,
             }
         }
         request.id = Some(id);
-        self.spawn(request).await
+        match self.spawn(request.clone()).await {
+            // A worker remembers the sandbox although its host lost the row that was admitted
+            // first: that sandbox is over, and this is another try.
+            Err(Error::Fenced) if turn.stage != Stage::First => {
+                request.id = Some(self.renewed(turn).await?);
+                self.spawn(request).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Lets the key stand for another sandbox from now on.
+    async fn renewed(&self, turn: &Turn) -> Result<SandboxId> {
+        let resource = fresh_resource();
+        let renewed = self.store().renew_key(&turn.key, turn.stored.attempt, &resource).await;
+        renewed.map_err(|error| match error {
+            store::Error::LeaseLost => Error::KeyInUse,
+            error => Error::from_store(error),
+        })?;
+        let stored = store::Turn { resource, ..turn.stored.clone() };
+        Turn { stored, ..turn.clone() }.sandbox()
     }
 
     /// Looks for the sandbox of an earlier turn, and waits while it is being started.

@@ -169,7 +169,7 @@ impl OperationMetrics {
     }
 
     fn is_known(&self, provider: &str) -> bool {
-        self.fleet.workers().any(|worker| worker.capabilities(provider).is_ok())
+        self.fleet.workers().iter().any(|worker| worker.capabilities(provider).is_ok())
     }
 }
 

@@ -190,7 +190,7 @@ impl Control {
                 .map(|report| report.name.to_owned())
                 .collect(),
         };
-        self.0.parts.fleet.workers().map(|worker| report(worker.id())).collect()
+        self.0.parts.fleet.workers().iter().map(|worker| report(worker.id())).collect()
     }
 }
 

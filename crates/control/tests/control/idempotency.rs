@@ -107,7 +107,9 @@ async fn a_host_that_dies_at_any_effect_leaves_at_most_one_sandbox_that_counted(
         world.assert_agrees().await;
         let rows = world.rows().await;
         let counted = rows.iter().filter(|row| match &row.phase {
-            Phase::Ended(cause) => cause.kind != CauseKind::LaunchInterrupted,
+            Phase::Ended(cause) => {
+                !matches!(cause.kind, CauseKind::LaunchInterrupted | CauseKind::LaunchFailed)
+            }
             _ => true,
         });
         assert_eq!(counted.map(|row| row.spec.id.as_str()).collect::<Vec<_>>(), [again.as_str()]);

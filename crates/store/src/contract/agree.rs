@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use stacyvm_admission::{Policy, Weight};
-use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
+use stacyvm_types::{Beat, CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{
     at,
     audit::operation,
-    cause, event, exec_id, id,
+    beat, cause, event, exec_id, id,
     keys::{key_id, new_key},
     map, new_sandbox, new_template, owner, worker,
 };
@@ -46,14 +46,17 @@ impl Dice {
 /// One call, chosen so that calls meet: few ids, few holders, times close together.
 #[derive(Debug, Clone)]
 enum Call {
-    Admit(u8, Timestamp, Timestamp, Durability),
+    Admit(u8, Timestamp, Durability),
     AdmitWithin(u8, Timestamp, Policy),
     PutQuota(&'static str, QuotaFields),
     DeleteQuota(&'static str),
     Sync,
     Transition(u8, Generation, Transition, Durability),
-    Extend(u8, Timestamp, Timestamp),
-    Acquire(u8, &'static str, Timestamp),
+    Extend(u8, Timestamp),
+    Acquire(u8, &'static str, Duration),
+    Beat(Box<Beat>, Option<Duration>),
+    Cordon(&'static str, bool),
+    RemoveWorker(&'static str),
     Release(u8, &'static str, Generation),
     Append(Vec<EventKind>, u8),
     Log(u8, u8),
@@ -102,14 +105,17 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(28) {
+    match dice.below(31) {
+        28 => Call::Cordon(dice.pick(&WORKERS), dice.below(2) == 0),
+        29 => Call::RemoveWorker(dice.pick(&WORKERS)),
+        30 => worker_call(dice),
         25 => Call::Record(dice.below(9), past),
         26 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
         27 => match dice.below(2) {
             0 => Call::PruneLogs(past, u32::from(dice.below(3))),
             _ => Call::PruneEvents(past, u32::from(dice.below(9))),
         },
-        0..=2 => Call::Admit(sandbox, soon, later, durability),
+        0..=2 => Call::Admit(sandbox, soon, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
             let transition = dice.pick(&[
@@ -124,8 +130,10 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             ]);
             Call::Transition(sandbox, generation, transition, durability)
         }
-        8 | 9 => Call::Extend(sandbox, later, soon),
-        10 => Call::Acquire(sandbox, dice.pick(&WORKERS), soon),
+        8 | 9 => Call::Extend(sandbox, later),
+        10 => {
+            Call::Acquire(sandbox, dice.pick(&WORKERS), Duration::from_secs(dice.below(9).into()))
+        }
         11 => Call::Release(sandbox, dice.pick(&WORKERS), generation),
         12 => {
             let kinds = (0..dice.below(4)).map(|_| dice.pick(EventKind::ALL)).collect();
@@ -138,7 +146,6 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             let policy = Policy {
                 max_sandboxes: u64::from(dice.below(5)),
                 max_per_owner: u64::from(dice.below(4)),
-                max_per_worker: u64::from(dice.below(5)),
                 max_ttl: dice.maybe(Duration::from_secs(10)),
             };
             Call::AdmitWithin(sandbox, soon, policy)
@@ -179,6 +186,16 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             }
         }
     }
+}
+
+fn worker_call(dice: &mut Dice) -> Call {
+    let mut one = beat(dice.pick(&WORKERS));
+    one.instance = dice.pick(&["a", "a", "a", "b"]).to_owned();
+    one.draining = dice.below(4) == 0;
+    one.capacity.sandboxes = u64::from(dice.below(4));
+    one.capacity.memory_mb = u64::from(dice.below(4)) * 11;
+    let term = Duration::from_secs(dice.below(30).into());
+    Call::Beat(Box::new(one), dice.maybe(term))
 }
 
 fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
@@ -230,20 +247,17 @@ async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Times
 async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
     match call {
         Call::Sync => format!("{:?}", store.sync().await),
-        Call::Admit(number, expires_at, lease_until, durability) => {
+        Call::Admit(number, expires_at, durability) => {
             let mut new = new_sandbox(number, expires_at);
             if number % 2 == 0 {
                 new.owner = None;
             }
-            format!(
-                "{:?}",
-                store.admit(&Policy::default(), new, lease_until, durability, now).await
-            )
+            format!("{:?}", store.admit(&Policy::default(), new, durability, now).await)
         }
         Call::AdmitWithin(number, expires_at, policy) => {
             let mut new = new_sandbox(number, expires_at);
             new.worker = worker(WORKERS[usize::from(number % 2)]);
-            format!("{:?}", store.admit(&policy, new, expires_at, Durability::Disk, now).await)
+            format!("{:?}", store.admit(&policy, new, Durability::Disk, now).await)
         }
         Call::PutQuota(name, fields) => {
             let events = vec![event(EventKind::QuotaSaved, 0)];
@@ -260,14 +274,19 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
                 .await;
             format!("{answer:?}")
         }
-        Call::Extend(number, expires_at, lease_until) => {
+        Call::Extend(number, expires_at) => {
             let events = vec![event(EventKind::SandboxExtended, number)];
-            let answer = store.extend(&id(number), expires_at, lease_until, events, now).await;
+            let answer = store.extend(&id(number), expires_at, events, now).await;
             format!("{answer:?}")
         }
-        Call::Acquire(number, holder, until) => {
-            format!("{:?}", store.acquire_lease(&id(number), &worker(holder), until, now).await)
+        Call::Acquire(number, holder, fence) => {
+            format!("{:?}", store.acquire_lease(&id(number), &worker(holder), fence, now).await)
         }
+        Call::Beat(beat, term) => format!("{:?}", store.beat(*beat, term, now).await),
+        Call::Cordon(name, cordoned) => {
+            format!("{:?}", store.cordon(&worker(name), cordoned, now).await)
+        }
+        Call::RemoveWorker(name) => format!("{:?}", store.remove_worker(&worker(name)).await),
         Call::Release(number, holder, generation) => {
             let answer = store.release_lease(&id(number), &worker(holder), generation).await;
             format!("{answer:?}")
@@ -353,6 +372,10 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.quota_counts().await),
         format!("{:?}", store.standing(Some(&owner("ann")), &worker("w1")).await),
         format!("{:?}", store.standing(None, &worker("w2")).await),
+        format!("{:?}", store.workers().await),
+        format!("{:?}", store.worker(&worker("w1")).await),
+        format!("{:?}", store.sandboxes_of(&worker("w1"), None, 3).await),
+        format!("{:?}", store.sandboxes_of(&worker("w1"), Some((at(9), id(2))), 9).await),
     ];
     for number in 0..SANDBOXES {
         all.push(format!("{:?}", store.sandbox(&id(number)).await));
@@ -367,6 +390,9 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
 pub async fn agree(oracle: Arc<dyn Store>, subject: Arc<dyn Store>, seed: u64, calls: u64) {
     let mut dice = Dice(seed);
     let mut now = 0;
+    for store in [&oracle, &subject] {
+        super::register(store).await;
+    }
     for number in 0..calls {
         now += u64::from(dice.below(4));
         let call = call(&mut dice, now);

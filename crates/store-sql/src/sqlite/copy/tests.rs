@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::Connection;
 use stacyvm_admission::Policy;
-use stacyvm_store::{Durability, EventFilter, Include, Store, contract};
+use stacyvm_store::{Durability, EventFilter, Include, Store, WorkerStore as _, contract};
 use stacyvm_types::SandboxId;
 
 use super::{CopyError, Existing, OpenError, backup, check, open, restore, with_suffix};
@@ -62,8 +62,8 @@ async fn admit(store: &SqliteStore, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let mut new = contract::new_sandbox(0, contract::at(1000));
         new.id = id(number);
-        let (policy, until) = (Policy::default(), contract::at(50));
-        store.admit(&policy, new, until, Durability::Disk, contract::at(0)).await.unwrap();
+        store.beat(contract::beat("w1"), None, contract::at(0)).await.unwrap();
+        store.admit(&Policy::default(), new, Durability::Disk, contract::at(0)).await.unwrap();
     }
 }
 
@@ -237,8 +237,8 @@ async fn damage_is_told_and_not_copied() {
     let path = place.path("stacyvm.db");
     let mut bytes = fs::read(&path).unwrap();
     // Rows and indexes alike: a copy makes indexes anew.
-    let pages = bytes.len() / 4096;
-    bytes[pages / 4 * 4096..pages * 3 / 4 * 4096].fill(0xa5);
+    let pages = bytes.len() / 2048;
+    bytes[pages / 4 * 2048..pages * 3 / 4 * 2048].fill(0xa5);
     fs::write(&path, bytes).unwrap();
     let report = check(&path).unwrap();
     assert!(report.problems.iter().any(|problem| problem.contains("damaged")), "{report:?}");
