@@ -15,7 +15,9 @@ mod idempotency;
 mod invariants;
 mod keys;
 mod leases;
+mod migrations;
 mod observe;
+mod postgres;
 mod quotas;
 mod retention;
 mod sandboxes;
@@ -23,6 +25,12 @@ mod sql;
 mod sqlite;
 mod templates;
 
+/// All statements with their names, for tests that prepare them on a database.
+pub const STATEMENTS: &[(&str, &str)] = sql::ALL;
+
+pub use postgres::{
+    DsnError, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
+};
 pub use sqlite::{
     CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,
 };

@@ -8,7 +8,6 @@ macro_rules! statements {
         $($(#[$doc])* pub(crate) const $name: &str = concat!($($text),+);)+
 
         /// All statements with their names.
-        #[cfg(test)]
         pub(crate) const ALL: &[(&str, &str)] = &[$((stringify!($name), $name),)+];
     };
 }
@@ -110,7 +109,8 @@ statements! {
         version = version + 1, updated_at_us = $4, ended_at_us = $4, lease_holder = NULL, \
         lease_until_us = NULL WHERE id = $5 AND version = $6";
     SET_DEADLINE = "UPDATE sandboxes SET expires_at_us = $1, version = version + 1, \
-        updated_at_us = $2, lease_until_us = CASE WHEN lease_holder IS NULL THEN NULL ELSE $3 END \
+        updated_at_us = $2, lease_until_us = CASE WHEN lease_holder IS NULL THEN NULL \
+        ELSE CAST($3 AS BIGINT) END \
         WHERE id = $4 AND version = $5";
 
     TAKE_LEASE = "UPDATE sandboxes SET generation = $1, lease_holder = $2, lease_until_us = $3, \
@@ -196,6 +196,8 @@ statements! {
     SANDBOXES_BY_AGE = "SELECT created_at_us, id, updated_at_us, ended_at_us, lease_holder \
         FROM sandboxes WHERE (created_at_us, id) > ($1, $2) AND created_at_us < $3 \
         ORDER BY created_at_us, id LIMIT $4";
+    AGED_SANDBOX = "SELECT created_at_us, id, updated_at_us, ended_at_us, lease_holder \
+        FROM sandboxes WHERE created_at_us = $1 AND id = $2";
     DELETE_SANDBOX = "DELETE FROM sandboxes WHERE id = $1";
     OLDEST_LOGS_OF = "SELECT at_us, id FROM exec_logs WHERE sandbox = $1 \
         ORDER BY at_us, id LIMIT $2";
