@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     config::{Auth, Config},
+    database,
     secret::{Secret, fit_for_a_header},
     values::Password,
 };
@@ -23,6 +24,8 @@ pub struct Credentials {
     pub api_key: Option<Secret>,
     /// `auth.admin_api_key`, or what its file holds.
     pub admin_api_key: Option<Secret>,
+    /// `database.dsn`, or what its file holds.
+    pub database_dsn: Option<Secret>,
 }
 
 /// What is said about a file of a secret.
@@ -66,15 +69,8 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
             None
         }
         Some(path) => match secret(path) {
-            Ok((secret, exposed)) => {
-                if exposed {
-                    let message = format!(
-                        "every user of this machine can read {}; take the right from them, such \
-                         as with chmod 600",
-                        path.display()
-                    );
-                    notes.push(Note::Warning(pair.file_key, message));
-                }
+            Ok((secret, is_exposed)) => {
+                notes.extend(is_exposed.then(|| Note::Warning(pair.file_key, exposed(path))));
                 Some(secret)
             }
             Err(why) => {
@@ -83,11 +79,32 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
             }
         },
     });
-    (Credentials { api_key, admin_api_key }, notes)
+    let (database_dsn, others) = database::read(&config.database);
+    notes.extend(others);
+    (Credentials { api_key, admin_api_key, database_dsn }, notes)
+}
+
+/// What is said about a file that everybody can read.
+pub(crate) fn exposed(path: &Path) -> String {
+    format!(
+        "every user of this machine can read {}; take the right from them, such as with chmod 600",
+        path.display()
+    )
 }
 
 /// The secret in a file, and whether everybody can read it.
 fn secret(path: &Path) -> Result<(Secret, bool), String> {
+    let (text, is_exposed) = text(path, MAX_SIZE)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it holds no key".to_owned());
+    }
+    fit_for_a_header(text)?;
+    Ok((Secret::new(text), is_exposed))
+}
+
+/// The text of a file of at most this many bytes, and whether everybody can read it.
+pub(crate) fn text(path: &Path, max: u64) -> Result<(String, bool), String> {
     if !path.is_absolute() {
         return Err("an absolute path is needed".to_owned());
     }
@@ -98,17 +115,12 @@ fn secret(path: &Path) -> Result<(Secret, bool), String> {
         return Err("it is not a file".to_owned());
     }
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if MAX_SIZE < bytes.len() as u64 {
-        return Err(format!("it is larger than {MAX_SIZE} bytes, which no key is"));
+    File::open(path).map_err(cannot)?.take(max + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if max < bytes.len() as u64 {
+        return Err(format!("it is larger than {max} bytes, which no key is"));
     }
-    let text = String::from_utf8(bytes).unwrap_or_default();
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("it holds no key".to_owned());
-    }
-    fit_for_a_header(text)?;
-    Ok((Secret::new(text), metadata.permissions().mode() & 0o004 != 0))
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    Ok((text, metadata.permissions().mode() & 0o004 != 0))
 }
 
 #[cfg(test)]

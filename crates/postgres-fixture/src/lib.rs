@@ -234,6 +234,14 @@ impl Server {
 
     /// The texts of the first column of what statements find, as the superuser.
     pub fn query(&self, database: &str, sql: &str) -> Result<Vec<String>> {
+        // The caller's thread may run tasks, and then cannot run others.
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| self.query_here(database, sql));
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn query_here(&self, database: &str, sql: &str) -> Result<Vec<String>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let socket = self.path("socket");

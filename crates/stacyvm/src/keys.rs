@@ -10,16 +10,15 @@ use stacyvm_cli::{
     keys::{CreateArgs, KeysCommand, find, over_server, show_all, show_made, show_revoked},
     say,
 };
-use stacyvm_config::Driver;
+use stacyvm_config::{Credentials, Database, Driver};
 use stacyvm_control::{IssuedKey, NewKey, name_taken};
-use stacyvm_store::{self as store, KeyStore};
-use stacyvm_store_sql::SqliteStore;
+use stacyvm_store::{self as store, Store};
 use stacyvm_types::{
     KeyId, Role, Timestamp,
     time::{Clock, SystemClock},
 };
 
-use crate::{chain, data_dir, failed, settings};
+use crate::{chain, data_dir, failed, serve, settings};
 
 /// `keys`
 #[derive(Debug, Args)]
@@ -62,9 +61,8 @@ pub(crate) fn keys(global: &Global, args: KeysArgs) -> Result<ExitStatus, Failur
 /// The store of a server that does not run.
 struct Place {
     data_dir: PathBuf,
-    file: PathBuf,
-    /// Whether the settings hold an admin key.
-    has_admin_key: bool,
+    database: Database,
+    credentials: Credentials,
 }
 
 impl Place {
@@ -74,8 +72,7 @@ impl Place {
             sources.flags.push(settings::data_dir_flag(dir));
         }
         let loaded = settings::loaded(&sources)?;
-        let database = &loaded.config.database;
-        if database.driver == Driver::Memory {
+        if loaded.config.database.driver == Driver::Memory {
             return Err(failed(
                 "these settings keep state in memory, where a running server has its keys: ask it \
                  with --server and --api-key",
@@ -83,27 +80,23 @@ impl Place {
         }
         let data_dir = loaded.config.data_dir.clone().map_or_else(data_dir::default, Ok)?;
         let data_dir = data_dir::prepare(&data_dir)?;
-        Ok(Self {
-            file: data_dir.join(&database.path),
-            data_dir,
-            has_admin_key: loaded.credentials.admin_api_key.is_some(),
-        })
+        Ok(Self { database: loaded.config.database, data_dir, credentials: loaded.credentials })
     }
 }
 
 async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Result<(), Failure> {
-    let store = SqliteStore::open(&place.file)
-        .map_err(|e| failed(format!("the store cannot be opened: {}", chain(&e))))?;
+    let store = serve::store(&place.database, &place.credentials, &place.data_dir)?;
+    let store = &*store;
     let now = SystemClock.now();
     match command {
-        KeysCommand::Create(args) => create(global, place, &store, args, now).await,
+        KeysCommand::Create(args) => create(global, place, store, args, now).await,
         KeysCommand::List => {
-            let keys = all(&store, now).await?;
+            let keys = all(store, now).await?;
             let json = serde_json::to_vec(&keys).map_err(|e| failed(e.to_string()))?;
             show_all(global, &keys, &json)
         }
         KeysCommand::Revoke { keys } => {
-            let known = all(&store, now).await?;
+            let known = all(store, now).await?;
             for shown in keys {
                 let key = find(&known, &shown)?;
                 let id = KeyId::parse(&key.id).map_err(|e| failed(e.to_string()))?;
@@ -118,14 +111,14 @@ async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Resul
 async fn create(
     global: &Global,
     place: &Place,
-    store: &SqliteStore,
+    store: &dyn Store,
     args: CreateArgs,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let role = Role::parse(args.role.word())
         .ok_or_else(|| failed("this version does not know the role"))?;
     let has_keys = store.has_keys().await.map_err(|e| failed(chain(&e)))?;
-    if !has_keys && role != Role::Admin && !place.has_admin_key {
+    if !has_keys && role != Role::Admin && place.credentials.admin_api_key.is_none() {
         return Err(Failure::new(
             ExitStatus::REFUSED,
             "the first key must have the role admin: once there is a key, every request needs one, \
@@ -153,12 +146,16 @@ async fn create(
     let json = serde_json::to_vec(&made).map_err(|e| failed(e.to_string()))?;
     show_made(global, &made, &json)?;
     if global.output == stacyvm_cli::Format::Table {
-        say(&format!("It is in the store of {}", place.data_dir.display()));
+        let place = match place.database.driver {
+            Driver::Postgres => "the Postgres database".to_owned(),
+            Driver::Sqlite | Driver::Memory => place.data_dir.display().to_string(),
+        };
+        say(&format!("It is in the store of {place}"));
     }
     Ok(())
 }
 
-async fn all(store: &SqliteStore, now: Timestamp) -> Result<Vec<Key>, Failure> {
+async fn all(store: &dyn Store, now: Timestamp) -> Result<Vec<Key>, Failure> {
     let keys = store.keys().await.map_err(|e| failed(chain(&e)))?;
     Ok(keys.into_iter().map(|key| view(key, now)).collect())
 }

@@ -32,6 +32,10 @@ enum On<'c> {
 /// no key of a row ever changes. SQLite has one writer at a time, who has locked everything already.
 const FOR_UPDATE: &str = " FOR NO KEY UPDATE";
 
+/// The same for whoever holds other rows already, in no order that others keep: rows that are locked
+/// are not found.
+const FOR_UPDATE_UNLESS_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
 /// The instant at which it is asked, and not the one at which the transaction began: what it is
 /// compared with was read after waiting for a lock.
 const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
@@ -114,6 +118,15 @@ impl<'t> Query<'t> {
         self.suffix = match self.tx.0 {
             On::Postgres(session) if session.locks() => FOR_UPDATE,
             On::Postgres(_) | On::Sqlite(_) => "",
+        };
+        self
+    }
+
+    /// Locks the rows that this SELECT finds, and finds none that somebody else has locked.
+    pub(crate) fn for_update_unless_locked(mut self) -> Self {
+        self.suffix = match self.tx.0 {
+            On::Postgres(_) => FOR_UPDATE_UNLESS_LOCKED,
+            On::Sqlite(_) => "",
         };
         self
     }

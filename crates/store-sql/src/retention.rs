@@ -59,10 +59,11 @@ pub(crate) fn sandboxes(
 }
 
 /// Whether nothing became of the sandbox since the walk saw it. Holds it from then on: somebody may
-/// be about to take its lease.
+/// be about to take its lease, or has begun to, and then it is left to the next walk. To wait for
+/// them while others wait for what was removed already could close a circle.
 fn is_still_over(tx: &Tx<'_>, row: &Aged, before: Timestamp) -> Result<bool> {
     let query = tx.query(sql::AGED_SANDBOX).bind(row.at.created_at).bind(row.at.id.as_str());
-    Ok(query.for_update().first(read_aged)?.is_some_and(|row| row.is_over(before)))
+    Ok(query.for_update_unless_locked().first(read_aged)?.is_some_and(|row| row.is_over(before)))
 }
 
 fn read_aged(row: &mut Row<'_>) -> Result<Aged> {

@@ -18,13 +18,15 @@ const TABLES: &str = "SELECT CAST(table_name AS TEXT) FROM information_schema.ta
     WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' \
     AND table_name <> 'stacyvm_migrations' ORDER BY 1";
 
-/// Looks at the database of a DSN, beside running servers or without one, and changes nothing. All
+/// The database of a DSN and its hosts, and what it holds. Looks at it beside running servers or without one, and changes nothing. All
 /// of it is one state, that of the beginning. Blocks as long as reading all tables takes.
-pub fn check(dsn: &str) -> Result<Report, OpenError> {
+pub fn check(dsn: &str) -> Result<(String, Report), OpenError> {
     let settings = Arc::new(Settings::parse(dsn)?);
     on_own_thread(|| {
         let session = connect(&settings, Purpose::Migrate, PATIENCE)?;
-        look(&session, &settings.to_string())
+        let place = settings.to_string();
+        let report = look(&session, &place)?;
+        Ok((place, report))
     })
 }
 

@@ -4,8 +4,7 @@
 //! transaction at READ COMMITTED. Transactions of several connections meet in rows, and what each
 //! method relies on is held by locks, always taken in this order:
 //!
-//! 1. the rows of sandboxes: one for each call, and a walk that forgets takes one after the other
-//!    and holds nothing of 2 and 3,
+//! 1. the row of a sandbox: one for each call; a walk that forgets takes several and waits for none,
 //! 2. the counts of places: that of all first, then the owner's, then the worker's,
 //! 3. other rows of their own: a quota, a template, a key, a turn,
 //! 4. the counter of events, which orders appends by commit.

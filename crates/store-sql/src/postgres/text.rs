@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn every_text_is_read_as_it_was_written_and_none_is_kept_with_a_nul() {
         for text in
-            ["", "plain", "\0", "a\0b\0", "\u{10ffff}", "\u{10ffff}0", "\0\u{10ffff}\00", "0"]
+            ["", "plain", "\0", "a\0b\0", "\u{10ffff}", "\u{10ffff}0", "\0\u{10ffff}\0", "0"]
         {
             let kept = encode(text);
             assert!(!kept.contains('\0'));

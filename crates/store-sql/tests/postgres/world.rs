@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use stacyvm_admission::Policy;
 use stacyvm_postgres_fixture::{Disk, Server};
-use stacyvm_store::Store;
+use stacyvm_store::{Durability, NewSandbox, Result, Sandbox, Store, contract};
 use stacyvm_store_sql::PostgresStore;
+use stacyvm_types::OwnerId;
 use tokio::runtime::{Builder, Runtime};
 
 /// The server that most tests share.
@@ -70,6 +72,24 @@ impl Drop for Database<'_> {
         // A server that a test has stopped takes its databases along.
         let _dropped = self.server.drop_database(&self.name);
     }
+}
+
+/// Admits a sandbox that ends at second 100, with a lease until second 50.
+pub(crate) async fn admit(store: &dyn Store, number: u8) -> Sandbox {
+    let policy = Policy::default();
+    admit_within(store, &policy, number, &contract::owner("ann")).await.unwrap()
+}
+
+/// The same within limits, for an owner.
+pub(crate) async fn admit_within(
+    store: &dyn Store,
+    policy: &Policy,
+    number: u8,
+    owner: &OwnerId,
+) -> Result<Sandbox> {
+    let new = contract::new_sandbox(number, contract::at(100));
+    let new = NewSandbox { owner: Some(owner.clone()), ..new };
+    store.admit(policy, new, contract::at(50), Durability::Disk, contract::at(0)).await
 }
 
 pub(crate) fn runtime() -> Runtime {
