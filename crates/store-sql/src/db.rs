@@ -60,6 +60,14 @@ impl<'c> Tx<'c> {
         Self(On::Postgres(session))
     }
 
+    /// Whether others may change rows at the same time.
+    pub(crate) const fn is_shared(&self) -> bool {
+        match self.0 {
+            On::Sqlite(_) => false,
+            On::Postgres(_) => true,
+        }
+    }
+
     /// Runs reads that must see one instant. A transaction that is open already is one.
     pub(crate) fn snapshot<T>(&self, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         match self.0 {

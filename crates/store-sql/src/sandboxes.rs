@@ -20,6 +20,11 @@ pub(crate) fn admit(
     lease_until: Timestamp,
     now: Timestamp,
 ) -> Result<Sandbox> {
+    // An insert waits for whoever is changing the row that it finds. That is its sandbox's own call,
+    // which may be about to give a place back: nothing of the places is to be held meanwhile.
+    if tx.is_shared() && one(tx, &new.id)?.is_some() {
+        return Err(Error::Conflict);
+    }
     if let Err(denied) = quotas::decide(tx, policy, &new, now) {
         // A known id is one whatever the limits say.
         return Err(if one(tx, &new.id)?.is_some() { Error::Conflict } else { denied });

@@ -11,8 +11,8 @@
 //!
 //! So whoever waits for a row holds only rows before it, and no circle can close; where a delete
 //! takes rows in an order that only the database knows, one of two is undone by the database and run
-//! again. An admission inserts its sandbox while it holds the counts, which waits for nobody: ids are
-//! new, and nobody else can insert one while the count of all is held. Which row is locked says the
+//! again. An admission inserts its sandbox while it holds the counts, which waits for nobody: the id is
+//! new, which it has looked up before, and nobody else inserts while the count of all is held. Which row is locked says the
 //! body, with `for_update`; a row that may not be there is held by the insert that finds it missing.
 //!
 //! Everything that is answered has reached the disk: other hosts may hold runtimes that outlive this

@@ -14,7 +14,7 @@ pub(crate) fn a_server_hears_of_events_and_places_of_another(world: Arc<World>) 
         let mut hints = other.hints().unwrap();
         // Once for having begun to listen.
         hints.events.changed().await.unwrap();
-        hints.places.mark_unchanged();
+        hints.places.changed().await.unwrap();
 
         one.append_events(vec![contract::event(EventKind::ExecStarted, 1)], contract::at(0))
             .await
@@ -40,7 +40,7 @@ pub(crate) fn a_listener_that_was_cut_off_wakes_everybody_once_it_is_back(world:
     runtime().block_on(async {
         let mut hints = store.hints().unwrap();
         hints.places.changed().await.unwrap();
-        hints.events.mark_unchanged();
+        hints.events.changed().await.unwrap();
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE datname = current_database() AND pid <> pg_backend_pid()",

@@ -76,7 +76,7 @@ pub(crate) fn changes_of_every_kind_meet_and_everything_adds_up(world: Arc<World
     });
     drop(stores);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(database.query(deadlocks), ["0"], "the order of locks is kept");
+    assert_eq!(database.query(deadlocks), ["0"], "{}", world.server.log());
     assert_eq!(check_postgres(&database.dsn()).unwrap().1.problems, Vec::<String>::new());
 }
 
