@@ -11,7 +11,7 @@ use stacyvm_config::{
     Written,
 };
 use stacyvm_control::{Overflow, Retention, Rules, Settings};
-use stacyvm_types::{Limits, WorkerId};
+use stacyvm_types::{Limits, Resources, WorkerId};
 
 use crate::{data_dir, failed};
 
@@ -150,8 +150,11 @@ pub(crate) fn rules(config: &Config) -> Rules {
         policy: Policy {
             max_sandboxes: defaults.max_sandboxes.0.into(),
             max_per_owner: defaults.max_sandboxes_per_owner.0.into(),
-            max_per_worker: config.worker.max_sandboxes.0.into(),
             max_ttl: defaults.max_ttl.0,
+        },
+        capacity: Resources {
+            sandboxes: config.worker.max_sandboxes.0.into(),
+            ..Resources::default()
         },
         overflow: match defaults.spawn_overflow {
             config::Overflow::Reject => Overflow::Reject,

@@ -10,10 +10,7 @@ use rusqlite::{
     types::{ToSqlOutput, Value as SqliteValue, ValueRef},
 };
 use stacyvm_store::{Error, Result};
-use stacyvm_types::{
-    Timestamp,
-    time::{Clock as _, SystemClock},
-};
+use stacyvm_types::Timestamp;
 
 use crate::postgres::{Found, Session};
 
@@ -40,6 +37,8 @@ const FOR_UPDATE_UNLESS_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// compared with was read after waiting for a lock.
 const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
 
+const POSTGRES_ALONE: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+
 /// Something that other servers on the same database wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
@@ -60,14 +59,6 @@ impl<'c> Tx<'c> {
         Self(On::Postgres(session))
     }
 
-    /// Whether others may change rows at the same time.
-    pub(crate) const fn is_shared(&self) -> bool {
-        match self.0 {
-            On::Sqlite(_) => false,
-            On::Postgres(_) => true,
-        }
-    }
-
     /// Runs reads that must see one instant. A transaction that is open already is one.
     pub(crate) fn snapshot<T>(&self, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         match self.0 {
@@ -81,12 +72,24 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// The instant by the database's clock: one for all servers that share it.
-    pub(crate) fn now(&self) -> Result<Timestamp> {
+    /// The instant by the clock that leases are judged by: `now`, where there is none but the
+    /// caller's. It is asked for after what it is compared with was locked.
+    pub(crate) fn time(&self, now: Timestamp) -> Result<Timestamp> {
         match self.0 {
-            On::Sqlite(_) => Ok(SystemClock.now()),
-            On::Postgres(_) => {
+            On::Postgres(session) if session.has_clock() => {
                 self.query(POSTGRES_NOW).first(|row| row.instant())?.ok_or_else(unknown_word)
+            }
+            On::Postgres(_) | On::Sqlite(_) => Ok(now),
+        }
+    }
+
+    /// Waits until no other transaction has asked for the same, and keeps others that do waiting
+    /// until this one ends. For rows that may not be there yet and so cannot be locked.
+    pub(crate) fn alone_about(&self, what: &'static str, which: &str) -> Result<()> {
+        match self.0 {
+            On::Sqlite(_) => Ok(()),
+            On::Postgres(_) => {
+                self.query(POSTGRES_ALONE).bind(format!("{what} {which}")).execute().map(drop)
             }
         }
     }

@@ -24,12 +24,13 @@ mod sandboxes;
 mod sql;
 mod sqlite;
 mod templates;
+mod workers;
 
 /// All statements with their names, for tests that prepare them on a database.
 pub const STATEMENTS: &[(&str, &str)] = sql::ALL;
 
 pub use postgres::{
-    DsnError, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
+    DsnError, LeaseClock, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
 };
 pub use sqlite::{
     CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,

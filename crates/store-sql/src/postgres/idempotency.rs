@@ -1,7 +1,7 @@
 //! Idempotency keys in Postgres.
 
 use async_trait::async_trait;
-use stacyvm_store::{Answer, Begun, Durability, IdempotencyStore, NewKey, Result};
+use stacyvm_store::{Allowance, Answer, Begun, Durability, IdempotencyStore, NewKey, Result};
 use stacyvm_types::Timestamp;
 
 use super::PostgresStore;
@@ -23,9 +23,16 @@ impl IdempotencyStore for PostgresStore {
         self.change(move |tx| keys::renew(tx, &id, attempt, &resource)).await
     }
 
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
         let id = id.to_owned();
-        self.change(move |tx| keys::finish(tx, &id, attempt, &answer)).await
+        self.change(move |tx| keys::finish(tx, &id, attempt, answer.clone(), allowance.as_ref()))
+            .await
     }
 
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {

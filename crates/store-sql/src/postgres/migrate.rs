@@ -41,6 +41,16 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "exec_ids",
         sql: include_str!("../../migrations/postgres/0006_exec_ids.sql"),
     },
+    Migration {
+        number: 7,
+        name: "workers",
+        sql: include_str!("../../migrations/postgres/0007_workers.sql"),
+    },
+    Migration {
+        number: 8,
+        name: "idempotency_bodies",
+        sql: include_str!("../../migrations/postgres/0008_idempotency_bodies.sql"),
+    },
 ];
 
 /// The key of the lock is "SVM1", as the mark of a SQLite file.

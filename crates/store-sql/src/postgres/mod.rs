@@ -4,16 +4,18 @@
 //! transaction at READ COMMITTED. Transactions of several connections meet in rows, and what each
 //! method relies on is held by locks, always taken in this order:
 //!
-//! 1. the row of a sandbox: one for each call; a walk that forgets takes several and waits for none,
-//! 2. the counts of places: that of all first, then the owner's, then the worker's,
-//! 3. other rows of their own: a quota, a template, a key, a turn,
-//! 4. the counter of events, which orders appends by commit.
+//! 1. the row of a sandbox: one for each call; a walk that forgets takes several and waits for none.
+//!    An admission inserts it before anything else,
+//! 2. the row of a worker: that of the old holder, where a lease changes hands,
+//! 3. the counts of places: that of all first, then the owner's, then the worker's,
+//! 4. other rows of their own: a quota, a template, a key, a turn,
+//! 5. the counter of events, which orders appends by commit.
 //!
 //! So whoever waits for a row holds only rows before it, and no circle can close; where a delete
 //! takes rows in an order that only the database knows, one of two is undone by the database and run
-//! again. An admission inserts its sandbox while it holds the counts, which waits for nobody: the id is
-//! new, which it has looked up before, and nobody else inserts while the count of all is held. Which row is locked says the
-//! body, with `for_update`; a row that may not be there is held by the insert that finds it missing.
+//! again. Which row is locked says the body, with `for_update`; a row that may not be there is held
+//! by the insert that finds it missing, or by a lock on its name (`alone_about`), which comes before
+//! all rows.
 //!
 //! Everything that is answered has reached the disk: other hosts may hold runtimes that outlive this
 //! one, so [`Durability::Kernel`](stacyvm_store::Durability::Kernel) is `Disk` here.
@@ -32,6 +34,7 @@ mod session;
 mod settings;
 mod text;
 mod tls;
+mod workers;
 
 use std::{
     io,
@@ -73,6 +76,15 @@ const START: Duration = Duration::from_secs(10);
 /// How far apart clocks may be without a word.
 const MOST_APART: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// By which clock leases are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseClock {
+    /// The database's, which is one for all servers.
+    Database,
+    /// That of each caller, for tests that turn its hands.
+    Callers,
+}
 
 /// Why the store could not be opened. Each is a sentence for the person who started it.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +184,14 @@ impl PostgresStore {
     /// Opens the store in the database of the DSN, bringing its schema up to date. Blocks for as
     /// long as that takes; meant for the start of the program.
     pub fn open(dsn: &str) -> Result<Self, OpenError> {
-        let settings = Arc::new(Settings::parse(dsn)?);
+        Self::open_with(dsn, LeaseClock::Database)
+    }
+
+    /// As [`Self::open`], with another clock to judge leases by.
+    pub fn open_with(dsn: &str, clock: LeaseClock) -> Result<Self, OpenError> {
+        let mut settings = Settings::parse(dsn)?;
+        settings.clock = clock;
+        let settings = Arc::new(settings);
         on_own_thread(|| {
             let session = connect(&settings, Purpose::Migrate, START)?;
             migrate::migrate(&session, &settings.to_string(), migrate::MIGRATIONS)?;
@@ -252,8 +271,8 @@ fn connect(
 /// Says so when this host's clock is not the database's: what is compared with one is not always
 /// written down by the other.
 fn compare_clocks(session: &Session) {
-    let Ok(theirs) = Tx::postgres(session).now() else { return };
     let ours = SystemClock.now();
+    let Ok(theirs) = Tx::postgres(session).time(ours) else { return };
     let apart = ours.saturating_since(theirs).max(theirs.saturating_since(ours));
     if MOST_APART < apart {
         let apart = apart.as_secs();
@@ -271,12 +290,11 @@ impl Store for PostgresStore {
         &self,
         policy: &Policy,
         new: NewSandbox,
-        lease_until: Timestamp,
         _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let policy = policy.clone();
-        self.change(move |tx| sandboxes::admit(tx, &policy, new.clone(), lease_until, now)).await
+        self.change(move |tx| sandboxes::admit(tx, &policy, new.clone(), now)).await
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
@@ -317,26 +335,22 @@ impl Store for PostgresStore {
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let id = id.clone();
-        self.change(move |tx| {
-            sandboxes::extend(tx, &id, expires_at, lease_until, events.clone(), now)
-        })
-        .await
+        self.change(move |tx| sandboxes::extend(tx, &id, expires_at, events.clone(), now)).await
     }
 
     async fn acquire_lease(
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
         let (id, holder) = (id.clone(), holder.clone());
-        self.change(move |tx| leases::acquire(tx, &id, holder.clone(), until, now)).await
+        self.change(move |tx| leases::acquire(tx, &id, holder.clone(), fence, now)).await
     }
 
     async fn release_lease(

@@ -26,6 +26,7 @@ use tokio_postgres::{
 };
 
 use super::{
+    LeaseClock,
     settings::Settings,
     text::{self, Found},
     tls::Encrypted,
@@ -152,6 +153,11 @@ impl Session {
     /// Whether rows that are read to be changed are to be locked.
     pub(crate) fn locks(&self) -> bool {
         self.purpose == Purpose::Write
+    }
+
+    /// Whether leases are judged by the database's clock.
+    pub(crate) fn has_clock(&self) -> bool {
+        self.settings.clock == LeaseClock::Database
     }
 
     /// Sees to it that there is a connection. Tries once, within that time.

@@ -16,6 +16,7 @@ use tokio_postgres::{
 };
 
 use super::{
+    LeaseClock,
     session::Failure,
     tls::{self, Check, Encrypted, Files, Tls},
 };
@@ -54,6 +55,7 @@ pub enum DsnError {
 pub(super) struct Settings {
     config: Config,
     tls: Tls,
+    pub(super) clock: LeaseClock,
     away_since: Mutex<Option<Instant>>,
 }
 
@@ -160,7 +162,7 @@ impl Settings {
             .keepalives_interval(VANISHED / 6)
             .keepalives_retries(3)
             .tcp_user_timeout(VANISHED);
-        Ok(Self { config, tls, away_since: Mutex::new(None) })
+        Ok(Self { config, tls, clock: LeaseClock::Database, away_since: Mutex::new(None) })
     }
 
     /// Connects, and notes how that went.

@@ -9,7 +9,7 @@ use crate::world::{World, runtime};
 
 pub(crate) fn a_server_hears_of_events_and_places_of_another(world: Arc<World>) {
     let database = world.fresh();
-    let (one, other) = (database.open(), database.open());
+    let (one, other) = (Arc::new(database.open_by_callers_clock()), database.open());
     runtime().block_on(async {
         let mut hints = other.hints().unwrap();
         // Once for having begun to listen.
@@ -22,7 +22,8 @@ pub(crate) fn a_server_hears_of_events_and_places_of_another(world: Arc<World>) 
         hints.events.changed().await.unwrap();
         assert!(!hints.places.has_changed().unwrap());
 
-        crate::world::admit(&one, 1).await;
+        contract::register(&(one.clone() as Arc<dyn Store>)).await;
+        crate::world::admit(&*one, 1).await;
         hints.events.changed().await.unwrap();
         assert!(!hints.places.has_changed().unwrap(), "a place was taken, and none was freed");
         for step in [Transition::Stop(contract::cause(CauseKind::Requested)), Transition::Gone] {

@@ -42,7 +42,15 @@ fn main() -> ExitCode {
         trials.push(trial.with_ignored_flag(ignored));
     };
     for (name, case) in contract::cases() {
-        add(format!("contract::{name}"), Box::new(move |world| world.on_fresh(case)));
+        add(
+            format!("contract::{name}"),
+            Box::new(move |world| {
+                world.on_fresh(|store| async move {
+                    contract::register(&store).await;
+                    case(store).await;
+                });
+            }),
+        );
     }
     macro_rules! tests {
         ($($($path:ident)::+),+ $(,)?) => {
@@ -58,6 +66,9 @@ fn main() -> ExitCode {
         schema::a_step_that_fails_is_undone_and_tried_again_at_the_next_start,
         schema::a_filled_database_is_brought_up_to_date,
         schema::the_check_names_what_does_not_add_up,
+        races::a_free_lease_has_one_winner_each_time,
+        races::a_lapsed_lease_has_one_winner_each_time,
+        races::leases_are_judged_by_the_databases_clock,
         races::changes_of_every_kind_meet_and_everything_adds_up,
         races::a_follower_on_another_server_sees_every_event_once_in_order,
         races::one_of_many_servers_gets_the_turn_of_a_key,

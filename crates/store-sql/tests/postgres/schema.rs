@@ -138,10 +138,10 @@ pub(crate) fn a_filled_database_is_brought_up_to_date(world: Arc<World>) {
     // Of three in a row one has ended; one in five is nobody's; ten workers.
     database.execute(
         "INSERT INTO sandboxes (id, owner, provider, worker, image, memory_mb, vcpus, pids, disk_mb, \
-            metadata, env, expires_at_us, phase, cause_kind, cause_detail, generation, version, \
+            metadata, env, expires_at_us, latest_end_us, phase, cause_kind, cause_detail, generation, version, \
             created_at_us, updated_at_us, stopping_at_us, ended_at_us) \
          SELECT 'sb-' || LPAD(TO_HEX(n), 20, '0'), CASE WHEN n % 5 = 0 THEN NULL ELSE 'o' || n % 70 END, \
-            'mock', 'w' || n % 10, 'host', 1, 1, 1, 1, '{}', '{}', 1000000 + n, \
+            'mock', 'w' || n % 10, 'host', 1, 1, 1, 1, '{}', '{}', 1000000 + n, 1000000 + n, \
             CASE WHEN n % 3 = 0 THEN 'ended' ELSE 'running' END, \
             CASE WHEN n % 3 = 0 THEN 'requested' END, CASE WHEN n % 3 = 0 THEN 'x' END, \
             1, 1, n, n, CASE WHEN n % 3 = 0 THEN n END, CASE WHEN n % 3 = 0 THEN n END \

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stacyvm_admission::Policy;
 use stacyvm_postgres_fixture::{Disk, Server};
 use stacyvm_store::{Durability, NewSandbox, Result, Sandbox, Store, contract};
-use stacyvm_store_sql::PostgresStore;
+use stacyvm_store_sql::{LeaseClock, PostgresStore};
 use stacyvm_types::OwnerId;
 use tokio::runtime::{Builder, Runtime};
 
@@ -44,7 +44,7 @@ impl World {
     /// Runs a test on a store in a database of its own.
     pub(crate) fn on_fresh<F: Future<Output = ()>>(&self, test: impl FnOnce(Arc<dyn Store>) -> F) {
         let database = self.fresh();
-        let store: Arc<dyn Store> = Arc::new(database.open());
+        let store: Arc<dyn Store> = Arc::new(database.open_by_callers_clock());
         runtime().block_on(test(store));
     }
 }
@@ -54,8 +54,14 @@ impl Database<'_> {
         self.server.dsn(&self.name)
     }
 
+    /// A store as a server opens it.
     pub(crate) fn open(&self) -> PostgresStore {
         PostgresStore::open(&self.dsn()).unwrap()
+    }
+
+    /// A store that judges leases by the time that the test says.
+    pub(crate) fn open_by_callers_clock(&self) -> PostgresStore {
+        PostgresStore::open_with(&self.dsn(), LeaseClock::Callers).unwrap()
     }
 
     pub(crate) fn execute(&self, sql: &str) {
@@ -74,7 +80,7 @@ impl Drop for Database<'_> {
     }
 }
 
-/// Admits a sandbox that ends at second 100, with a lease until second 50.
+/// Admits a sandbox of `w1` that ends at second 100.
 pub(crate) async fn admit(store: &dyn Store, number: u8) -> Sandbox {
     let policy = Policy::default();
     admit_within(store, &policy, number, &contract::owner("ann")).await.unwrap()
@@ -89,7 +95,7 @@ pub(crate) async fn admit_within(
 ) -> Result<Sandbox> {
     let new = contract::new_sandbox(number, contract::at(100));
     let new = NewSandbox { owner: Some(owner.clone()), ..new };
-    store.admit(policy, new, contract::at(50), Durability::Disk, contract::at(0)).await
+    store.admit(policy, new, Durability::Disk, contract::at(0)).await
 }
 
 pub(crate) fn runtime() -> Runtime {
