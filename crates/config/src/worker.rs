@@ -210,7 +210,7 @@ macro_rules! optional {
     )+ };
 }
 
-optional!(WorkerName, RpcAddress);
+optional!(WorkerName, RpcAddress, ControlPlane);
 
 /// Secrets without an order of their own, such as keys that are accepted besides another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -67,6 +67,8 @@ pub struct ClientFiles {
 pub enum Trust {
     /// Those that these authorities vouch for; the file is PEM.
     Authorities(PathBuf),
+    /// Those that the authorities of this system vouch for.
+    System,
     /// All that answer. Whoever is on the way can be one: for trying out.
     Anyone,
 }
@@ -162,7 +164,7 @@ fn clients(ca: &Path, names: &[String]) -> Result<Arc<dyn ClientCertVerifier>, S
 fn client(files: ClientFiles) -> Load<ClientConfig> {
     let mut paths: Vec<_> = match &files.trust {
         Trust::Authorities(ca) => vec![ca.clone()],
-        Trust::Anyone => Vec::new(),
+        Trust::System | Trust::Anyone => Vec::new(),
     };
     if let Some(own) = &files.own {
         paths.extend([own.cert.clone(), own.key.clone()]);
@@ -177,6 +179,15 @@ fn read_client(files: &ClientFiles) -> Result<ClientConfig, String> {
         .map_err(|e| e.to_string())?;
     let builder = match &files.trust {
         Trust::Authorities(ca) => builder.with_root_certificates(authorities(ca)?),
+        Trust::System => {
+            let mut roots = RootCertStore::empty();
+            // A system's store may hold one that is of no use here; the others still count.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("this system has no certificates of authorities".to_owned());
+            }
+            builder.with_root_certificates(roots)
+        }
         Trust::Anyone => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verify::Anyone::new(provider))),
