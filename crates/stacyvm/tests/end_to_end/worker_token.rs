@@ -59,11 +59,15 @@ fn a_token_is_issued_inspected_and_verified_without_a_server() {
     assert!(words.err.contains("The signature was not checked"), "{words:?}");
 
     for (key, args, why) in [
-        (&next, &["verify", &signed][..], "no key that is configured here made its signature"),
-        (&key, &["verify", &signed, "--worker-id", "w2"], "it is for another worker"),
+        (
+            &next,
+            &["verify", &signed][..],
+            "no key that is configured here made the token's signature",
+        ),
+        (&key, &["verify", &signed, "--worker-id", "w2"], "the token is for another worker"),
         (&key, &["verify", &signed, "--audience", "worker:control-plane"], "not for the audience"),
-        (&key, &["verify", "hunter2"], "it is not a worker token"),
-        (&key, &["inspect", "hunter2"], "it is not a worker token"),
+        (&key, &["verify", "hunter2"], "this is not a worker token"),
+        (&key, &["inspect", "hunter2"], "this is not a worker token"),
     ] {
         let said = token(key, args);
         assert_eq!((said.code, said.out.as_str()), (4, ""), "{said:?}");
@@ -76,7 +80,7 @@ fn a_token_is_issued_inspected_and_verified_without_a_server() {
         .output()
         .unwrap();
     let revoked = Said::from(revoked);
-    assert!(revoked.code == 4 && revoked.err.contains("it was revoked"), "{revoked:?}");
+    assert!(revoked.code == 4 && revoked.err.contains("the token was revoked"), "{revoked:?}");
 
     let mut piped = command(["worker", "token", "verify", "-"]);
     piped.env("STACYVM_AUTH_WORKER_SIGNING_KEY_FILE", &key);
@@ -95,6 +99,7 @@ fn a_token_that_cannot_be_made_is_refused_with_a_reason() {
         (&["--scope", "worker:everything"], "worker:heartbeat"),
         (&["--audience", "worker:rpc"], "at least one --scope"),
         (&["--audience", "api"], "worker:rpc"),
+        (&["--token-id", "a,b"], "1 to 128"),
     ] {
         let said = token(&key, &[&["issue", "--worker-id", "w1"], args].concat());
         assert_eq!(said.code, 2, "{said:?}");
