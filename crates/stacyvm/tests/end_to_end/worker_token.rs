@@ -8,6 +8,7 @@ use std::{
     process::Stdio,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::world::{Said, World, command, port, serve_with, wait_for};
@@ -137,6 +138,27 @@ fn from_server(world: &World) -> String {
     stream.read_to_string(&mut reply).unwrap();
     let json: Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     json["token"].as_str().unwrap().to_owned()
+}
+
+/// R6.5: keys of the settings are read again on SIGHUP.
+#[test]
+fn a_running_server_signs_with_the_key_of_the_settings_that_it_was_told_to_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, next) = (key_file(dir.path(), "first", KEY), key_file(dir.path(), "next", NEXT));
+    let settings = dir.path().join("stacyvm.yaml");
+    let write = |auth: &str| fs::write(&settings, format!("auth: {{{auth}}}\n")).unwrap();
+    write(&format!("worker_signing_key: {KEY}"));
+    let server = serve_with(dir.path(), &["--provider", "mock", "--store", "memory"], &[]);
+    let url = format!("http://127.0.0.1:{}", port(dir.path()));
+    let world = World { server, url, dir };
+    let is_good = |token_text: &str, key: &Path| token(key, &["verify", token_text]).code == 0;
+    assert!(is_good(&from_server(&world), &first));
+
+    write(&format!("worker_signing_key_file: {}, worker_signing_keys: [{KEY}]", next.display()));
+    kill_process(Pid::from_child(&world.server), Signal::HUP).unwrap();
+    wait_for("the new key", || is_good(&from_server(&world), &next).then_some(()));
+    let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
+    assert!(![KEY, NEXT].iter().any(|secret| log.contains(secret)), "{log}");
 }
 
 /// R6.5: files of secrets are read again when they change, without a signal.
