@@ -5,15 +5,15 @@
 //! sandbox's lease generation; a worker refuses one that is older than the newest it has seen.
 
 pub mod identity;
-mod local;
+mod registry;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use stacyvm_provider::{Capabilities, Guest, Images, LaunchSpec, Probe, Result, Runtime};
-use stacyvm_types::{Generation, Limits, SandboxId, WorkerId};
+use stacyvm_types::{Generation, Limits, Offer, SandboxId, WorkerId};
 
-pub use local::Fleet;
+pub use registry::{Dial, Fleet};
 
 /// What a worker says about one of its providers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub struct ProviderReport {
 pub trait Worker: Send + Sync {
     /// Its id in the registry.
     fn id(&self) -> &WorkerId;
+
+    /// What it said of its providers with its last heartbeat. One at a distance answers
+    /// [`Worker::capabilities`] from it.
+    fn learn(&self, _offers: &[Offer]) {}
 
     /// What the named provider can do, or [`stacyvm_provider::ErrorKind::Unsupported`] when this
     /// worker does not have it. Answers from memory: admission asks on every request.

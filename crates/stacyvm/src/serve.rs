@@ -258,6 +258,7 @@ fn control(
     Ok(Control::new(Parts {
         store,
         fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        dial: None,
         clock,
         settings: settings::control(config, id),
         tasks: tasks.clone(),

@@ -12,7 +12,7 @@ use stacyvm_config::{
 };
 use stacyvm_control::{Overflow, Retention, Rules, Settings};
 use stacyvm_fleet::identity::{self, Keys, Load};
-use stacyvm_types::{Limits, WorkerId};
+use stacyvm_types::{Limits, Resources, WorkerId};
 
 use crate::data_dir;
 
@@ -151,8 +151,11 @@ pub(crate) fn rules(config: &Config) -> Rules {
         policy: Policy {
             max_sandboxes: defaults.max_sandboxes.0.into(),
             max_per_owner: defaults.max_sandboxes_per_owner.0.into(),
-            max_per_worker: config.worker.max_sandboxes.0.into(),
             max_ttl: defaults.max_ttl.0,
+        },
+        capacity: Resources {
+            sandboxes: config.worker.max_sandboxes.0.into(),
+            ..Resources::default()
         },
         overflow: match defaults.spawn_overflow {
             config::Overflow::Reject => Overflow::Reject,

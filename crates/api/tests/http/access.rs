@@ -468,12 +468,12 @@ async fn what_all_owners_share_is_not_changed_by_a_key_of_one() {
 #[tokio::test]
 async fn wrong_keys_from_one_address_are_soon_not_even_looked_at() {
     let world = closed().await;
-    let show = |key: &'static str, from: &'static str| {
-        let world = &world;
-        async move {
-            let headers = [("x-api-key", key), ("x-forwarded-for", from)];
-            world.send(Method::GET, "/sandboxes", &headers, "").await
-        }
+    let revoked = world.control.create_key(new_key("gone", Role::Api)).await.unwrap();
+    world.control.revoke_key(&revoked.key.id).await.unwrap();
+    let old = key(&world, new_key("old", Role::Api)).await;
+    let show = async |key: &str, from: &str| {
+        let headers = [("x-api-key", key), ("x-forwarded-for", from)];
+        world.send(Method::GET, "/sandboxes", &headers, "").await
     };
     let mut refused = 0;
     let limited = loop {
@@ -488,7 +488,19 @@ async fn wrong_keys_from_one_address_are_soon_not_even_looked_at() {
     assert_eq!(limited.code(), "RESOURCE_LIMIT");
     assert!(limited.text().contains("rate limit exceeded; retry after"), "{}", limited.text());
     assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
-    assert_eq!(show(API, "203.0.113.9").await.status, 429, "the right one is not told apart");
+    let new = key(&world, new_key("new", Role::Api)).await;
+    for right in [API, &old, &new] {
+        assert_eq!(
+            show(right, "203.0.113.9").await.status,
+            200,
+            "who has a key is in nobody's way"
+        );
+    }
+    let mut other_secret = old.clone();
+    other_secret.pop();
+    for wrong in ["wrong", &revoked.text, &format!("{other_secret}x")] {
+        assert_eq!(show(wrong, "203.0.113.9").await.status, 429, "how it is wrong is not told");
+    }
     assert_eq!(show(API, "203.0.113.10").await.status, 200, "others are not in its way");
     let none = [("x-forwarded-for", "203.0.113.9")];
     assert_eq!(world.send(Method::GET, "/live", &none, "").await.status, 200);
