@@ -25,7 +25,6 @@ mod origin;
 mod problem;
 mod routes;
 mod scope;
-mod serve;
 mod text;
 mod views;
 
@@ -42,7 +41,7 @@ pub use access::{
 };
 pub use routes::{Listed, demanded, list as routes};
 pub use scope::Scope;
-pub use serve::{Limits, serve, serve_with};
+pub use stacyvm_listen::{Limits, serve, serve_with};
 pub use views::key as key_view;
 
 /// What the operator decides about the HTTP surface.

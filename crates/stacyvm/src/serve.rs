@@ -255,9 +255,12 @@ fn control(
     let worker =
         LocalWorker::new(id.clone(), providers, name, &data_dir.join("worker"), clock.clone())
             .map_err(|e| failed(chain(&e)))?;
+    let worker = Arc::new(worker);
+    let (timed, until) = (worker.clone(), stopping.clone());
+    tasks.spawn(async move { timed.keep_time(until).await });
     Ok(Control::new(Parts {
         store,
-        fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        fleet: Fleet::new([worker as Arc<dyn Worker>]),
         dial: None,
         clock,
         settings: settings::control(config, id),

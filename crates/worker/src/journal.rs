@@ -28,13 +28,19 @@ const SLACK: usize = 4096;
 /// How long a sandbox that is gone is remembered.
 const GRAVE: Duration = Duration::from_secs(180);
 
-/// Why the journal cannot be opened.
+/// Why a record of the worker cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the fencing journal {path} cannot be opened")]
+#[error("the worker's record {path} cannot be opened")]
 pub struct OpenError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+impl OpenError {
+    pub(crate) fn new(path: PathBuf, source: io::Error) -> Self {
+        Self { path, source }
+    }
 }
 
 /// The journal.
