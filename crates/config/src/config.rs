@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    database::Dsn,
     names::{Domain, HostName, Image, LogFilter, Origin, Proxy},
     telemetry::{Collector, Headers, Share},
     values::{
@@ -175,6 +176,8 @@ pub struct Retention {
 pub struct Database {
     pub driver: Driver,
     pub path: PathBuf,
+    pub dsn: Dsn,
+    pub dsn_file: Option<PathBuf>,
 }
 
 /// What the server says about itself.
@@ -329,7 +332,12 @@ impl Auth {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { driver: Driver::Sqlite, path: PathBuf::from("stacyvm.db") }
+        Self {
+            driver: Driver::Sqlite,
+            path: PathBuf::from("stacyvm.db"),
+            dsn: Dsn::default(),
+            dsn_file: None,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     config::{Auth, Config},
+    database,
     secret::{Secret, fit_for_a_header},
     values::Password,
     worker_credentials::{self, WorkerCredentials},
@@ -26,6 +27,8 @@ pub struct Credentials {
     pub admin_api_key: Option<Secret>,
     /// What lets workers and control planes in at each other.
     pub workers: WorkerCredentials,
+    /// `database.dsn`, or what its file holds.
+    pub database_dsn: Option<Secret>,
 }
 
 /// What is said about a file of a secret.
@@ -81,7 +84,9 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
     });
     let (workers, others) = worker_credentials::read(&config.auth);
     notes.extend(others);
-    (Credentials { api_key, admin_api_key, workers }, notes)
+    let (database_dsn, others) = database::read(&config.database);
+    notes.extend(others);
+    (Credentials { api_key, admin_api_key, workers, database_dsn }, notes)
 }
 
 /// What is said about a file that everybody can read.

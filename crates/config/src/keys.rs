@@ -527,7 +527,8 @@ static KEYS: &[Key] = &[
         Restart,
         Some("STACYVM_STORE"),
         Some("--store"),
-        "Where state is kept: `sqlite`, or `memory`, which is forgotten at the end"
+        "Where state is kept: `sqlite`, a file of one server; `postgres`, a database that servers \
+         share; or `memory`, which is forgotten at the end"
     ),
     key!(
         database.path,
@@ -536,6 +537,15 @@ static KEYS: &[Key] = &[
         None,
         "The file of `sqlite`; a relative path begins in the data directory"
     ),
+    key!(
+        database.dsn,
+        Restart,
+        None,
+        None,
+        "The database of `postgres`, as a URL or as pairs, with libpq's words, `sslmode` and \
+         `sslrootcert` among them; a secret"
+    ),
+    key!(database.dsn_file, Restart, None, None, "A file that holds `database.dsn`"),
     key!(
         logging.level,
         Reload,

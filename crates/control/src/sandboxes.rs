@@ -261,7 +261,7 @@ impl Control {
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
         self.known_provider(&provider)?;
         let new = NewSandbox {
-            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
+            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(self.0.entropy.id())),
             owner: self.owner_of_new(request.owner)?,
             provider,
             worker: settings.worker.clone(),

@@ -18,7 +18,7 @@ use stacyvm_fleet::{Fleet, Worker, identity::KeyRing};
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::Spawner;
 use stacyvm_store::{Store, memory::MemoryStore};
-use stacyvm_store_sql::SqliteStore;
+use stacyvm_store_sql::{PostgresStore, SqliteStore};
 use stacyvm_types::{WorkerId, format_duration, time::SystemClock};
 use stacyvm_worker::LocalWorker;
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::Instant};
@@ -103,7 +103,7 @@ async fn wired(
 
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
     let providers = providers(config, data_dir, spawner, &tasks, &stopping).await?;
-    let store = store(&config.database, data_dir)?;
+    let store = store(&config.database, credentials, data_dir)?;
     let control = control(config, providers, store, data_dir, &tasks, &stopping)?;
     control.recover().await.map_err(|e| failed(format!("recovery failed: {}", chain(&e))))?;
     control.start_jobs();
@@ -231,13 +231,25 @@ async fn providers(
     Ok(providers)
 }
 
-fn store(database: &config::Database, data_dir: &Path) -> Result<Arc<dyn Store>, Failure> {
+/// Opens the store that these settings name.
+pub(crate) fn store(
+    database: &config::Database,
+    credentials: &Credentials,
+    data_dir: &Path,
+) -> Result<Arc<dyn Store>, Failure> {
+    let refused = |error: &dyn std::error::Error| {
+        failed(format!("the store cannot be opened: {}", chain(error)))
+    };
     Ok(match database.driver {
         config::Driver::Memory => Arc::new(MemoryStore::new()),
-        config::Driver::Sqlite => Arc::new(
-            SqliteStore::open(data_dir.join(&database.path))
-                .map_err(|e| failed(format!("the store cannot be opened: {}", chain(&e))))?,
-        ),
+        config::Driver::Sqlite => {
+            let file = data_dir.join(&database.path);
+            Arc::new(SqliteStore::open(file).map_err(|e| refused(&e))?)
+        }
+        config::Driver::Postgres => {
+            let dsn = settings::dsn(credentials)?;
+            Arc::new(PostgresStore::open(dsn).map_err(|e| refused(&e))?)
+        }
     })
 }
 

@@ -14,7 +14,7 @@ use stacyvm_control::{Overflow, Retention, Rules, Settings};
 use stacyvm_fleet::identity::{self, Keys, Load};
 use stacyvm_types::{Limits, Resources, WorkerId};
 
-use crate::data_dir;
+use crate::{data_dir, failed};
 
 /// The settings that flags can give, and the file that gives the others.
 #[derive(Debug, Clone, Args)]
@@ -45,9 +45,9 @@ pub(crate) struct SettingArgs {
     /// times [env: STACYVM_ALLOW_ORIGIN]
     #[arg(long, value_delimiter = ',')]
     allow_origin: Vec<String>,
-    /// Where state is kept: in a file, or in memory, which is forgotten at the end
-    /// [default: sqlite] [env: STACYVM_STORE]
-    #[arg(long, value_parser = PossibleValuesParser::new(["sqlite", "memory"]))]
+    /// Where state is kept: in a file, in the database of database.dsn, or in memory, which is
+    /// forgotten at the end [default: sqlite] [env: STACYVM_STORE]
+    #[arg(long, value_parser = PossibleValuesParser::new(["sqlite", "postgres", "memory"]))]
     store: Option<String>,
     /// How long what is in flight may take to finish when the server stops [default: 10s]
     /// [env: STACYVM_SHUTDOWN_TIMEOUT]
@@ -240,6 +240,12 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
         default_limits: limits(defaults),
         ..Settings::new(worker, config.providers.default.word())
     }
+}
+
+/// How to reach the database of `postgres`.
+pub(crate) fn dsn(credentials: &Credentials) -> Result<&str, Failure> {
+    let dsn = credentials.database_dsn.as_ref().map(Secret::expose);
+    dsn.ok_or_else(|| failed("database.driver is postgres, and there is no database.dsn"))
 }
 
 #[cfg(test)]
