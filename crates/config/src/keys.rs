@@ -420,7 +420,8 @@ static KEYS: &[Key] = &[
         Reload,
         None,
         None,
-        "A file that holds `auth.worker_tokens`, one `id=token` a line"
+        "A file that holds `auth.worker_tokens`, one `id=token` a line; of several for one worker, \
+         the first is shown and all are accepted"
     ),
     key!(
         auth.worker_signing_key,

@@ -112,7 +112,7 @@ fn connect(tls: &RpcTls) -> Result<Arc<dyn Connect>, Failure> {
     let trust = match &tls.ca_file {
         _ if tls.insecure_skip_verify => Trust::Anyone,
         Some(ca) => Trust::Authorities(ca.clone()),
-        None => Trust::System,
+        None => Trust::Host,
     };
     client_tls(tls, trust, tls.server_name.as_str().to_owned())
 }
@@ -123,7 +123,7 @@ pub(crate) fn to_control_plane(config: &Config) -> Result<Arc<dyn Connect>, Fail
     let Some(authority) = url.strip_prefix("https://") else { return Ok(Arc::new(Tcp)) };
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    client_tls(&config.worker.rpc_tls, Trust::System, host)
+    client_tls(&config.worker.rpc_tls, Trust::Host, host)
 }
 
 fn client_tls(

@@ -211,7 +211,11 @@ pub(crate) fn keys_of(found: &WorkerCredentials) -> Keys {
     let secret = |secret: &Secret| identity::Secret::new(secret.expose());
     Keys {
         shared: found.token.as_ref().map(secret),
-        tokens: found.tokens.iter().map(|(id, token)| (id.clone(), secret(token))).collect(),
+        tokens: found
+            .tokens
+            .iter()
+            .map(|(id, own)| (id.clone(), own.iter().map(secret).collect()))
+            .collect(),
         signing: found.signing_key.as_ref().map(secret),
         also: found.signing_keys.iter().map(secret).collect(),
         revoked: found.revoked.clone(),
