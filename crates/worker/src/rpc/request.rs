@@ -143,7 +143,7 @@ impl Rest {
     /// The next line; `None` when there are no more. A last line needs no end.
     pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, Cut> {
         loop {
-            if let Some(line) = self.lines.next().map_err(|_| Cut)? {
+            if let Some(line) = self.lines.take_line().map_err(|_| Cut)? {
                 return Ok(Some(line));
             }
             match self.body.next().await {
