@@ -64,6 +64,7 @@ fn scrape() -> Result<String> {
         let control = Control::new(Parts {
             store: Arc::new(SqliteStore::open(dir.path().join("stacyvm.db"))?),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: Settings::new(id, "mock"),
             tasks: TaskTracker::new(),

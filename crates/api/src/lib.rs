@@ -32,6 +32,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use stacyvm_control::Control;
+use stacyvm_fleet::identity::{KeyRing, Keys};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -54,6 +55,8 @@ pub struct ApiConfig {
     pub version: String,
     /// Who may call.
     pub access: Arc<Access>,
+    /// What worker credentials are made and checked with.
+    pub worker_keys: Arc<KeyRing>,
     /// The largest JSON body in bytes.
     pub max_json_body: usize,
     /// The largest uploaded file or image archive in bytes.
@@ -117,6 +120,7 @@ impl Default for ApiConfig {
             allowed_origins: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             access: Arc::new(Access::open()),
+            worker_keys: Arc::new(KeyRing::of(Keys::default())),
             max_json_body: 2 << 20,
             max_upload: 4 << 30,
             preview_domain: "localhost".to_owned(),

@@ -6,7 +6,6 @@ use http::StatusCode;
 use stacyvm_api_types::{Code, Provider, ProviderConfig, ProviderDetail};
 use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
-use stacyvm_store::Include;
 
 use super::{
     doc::{doc, text},
@@ -86,12 +85,12 @@ pub(super) async fn show(api: Api, path: PathText) -> Result<Json<ProviderDetail
     let reports = api.control.providers().await;
     let report = reports.iter().find(|report| *report.name == *name);
     let health = view(report.ok_or_else(|| Error::NoProvider(echo(name)))?);
-    let live = api.control.list(Include::Live).await?;
+    let count = api.control.sandboxes_of_provider(name).await?;
     Ok(ok(ProviderDetail {
         name: health.name.clone(),
         healthy: health.healthy,
         default: health.default,
-        sandbox_count: live.iter().filter(|row| row.spec.provider == name).count(),
+        sandbox_count: usize::try_from(count).unwrap_or(usize::MAX),
         config: ProviderConfig { kind: health.name.clone() },
         health,
     }))

@@ -25,8 +25,8 @@ impl AsProvider {
     async fn generation(&self, id: &SandboxId) -> Generation {
         match self.worker.status(self.name, id).await {
             Ok(runtime) => runtime.generation,
-            // It is not there, so whatever commands it ends nothing.
-            Err(_) => Generation(1),
+            // It is not there, or comes later; then it is not wanted any more.
+            Err(_) => Generation(u64::from(u32::MAX)),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Keys {
     }
 
     /// The keys whose signatures are accepted.
-    pub(super) fn verifying(&self) -> impl Iterator<Item = &Secret> {
+    pub fn verifying(&self) -> impl Iterator<Item = &Secret> {
         self.signing.iter().chain(&self.also)
     }
 }

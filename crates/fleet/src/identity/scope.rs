@@ -21,8 +21,6 @@ pub enum Scope {
     Logs,
     /// Renewing leases.
     Lease,
-    /// Importing and removing images.
-    Images,
     /// Draining the worker, and ending that.
     Drain,
 }
@@ -38,7 +36,6 @@ impl Scope {
         Self::Files,
         Self::Logs,
         Self::Lease,
-        Self::Images,
         Self::Drain,
     ];
 
@@ -53,7 +50,6 @@ impl Scope {
             Self::Files => "worker:files",
             Self::Logs => "worker:logs",
             Self::Lease => "worker:lease",
-            Self::Images => "worker:images",
             Self::Drain => "worker:drain",
         }
     }
@@ -129,11 +125,8 @@ const METHODS: &[(&str, Scope)] = &[
     ("worker.file_stat", Scope::Files),
     ("worker.file_glob", Scope::Files),
     ("worker.logs", Scope::Logs),
-    ("worker.image_list", Scope::Status),
-    ("worker.image_import", Scope::Images),
-    ("worker.image_remove", Scope::Images),
+    ("worker.images", Scope::Status),
     ("worker.shutdown", Scope::Drain),
-    ("worker.drain", Scope::Drain),
     ("worker.undrain", Scope::Drain),
 ];
 

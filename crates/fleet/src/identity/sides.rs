@@ -1,7 +1,7 @@
 //! The two sides: what shows a credential, and what finds out about one. Control plane and worker
 //! use both, each for the other's audience.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use stacyvm_types::{WorkerId, time::Clock};
@@ -12,10 +12,6 @@ use super::{
     scope::{Scope, Scopes},
     token::{self, Audience, Order},
 };
-
-/// How long a token is good that is made for one call. It bounds how far the other side's clock
-/// may be ahead, so it is more than a call needs.
-const CALL: Duration = Duration::from_secs(5 * 60);
 
 /// Shows the other side the credential that the settings give: the worker's own token, else the
 /// shared one, else one that is signed for the call and opens nothing besides it. A static token
@@ -42,7 +38,9 @@ impl Credentials for Shown {
             None => {
                 let scopes = [scope].into_iter().collect();
                 let (worker, audience) = (worker.clone(), self.audience);
-                let order = Order { worker, audience, scopes, ttl: CALL, id: None };
+                // The life of a token bounds how far the other side's clock may be ahead, so it
+                // is more than a call needs.
+                let order = Order { worker, audience, scopes, ttl: token::USUAL, id: None };
                 token::sign(&keys, &order, self.clock.now()).map_err(|_| NoCredential)?.token
             }
         };

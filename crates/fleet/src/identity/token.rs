@@ -21,6 +21,8 @@ use super::{
 pub const VERSION: &str = "stacyvm-worker-v1";
 /// The longest life of a token.
 pub const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// The life of a token for which nobody asks for another.
+pub const USUAL: Duration = Duration::from_secs(5 * 60);
 /// How far the clock of who signs may be ahead of that of who checks.
 const SKEW: i64 = 30;
 /// No token of ours is longer, and nobody makes us decode more.
@@ -41,6 +43,15 @@ impl Audience {
         match self {
             Self::ControlPlane => "worker:control-plane",
             Self::Rpc => "worker:rpc",
+        }
+    }
+
+    /// What a token for it opens whose maker names nothing: what a worker needs at its control
+    /// plane, and nothing at a worker, where each call needs a right of its own.
+    pub fn usual_scopes(self) -> Scopes {
+        match self {
+            Self::ControlPlane => [Scope::Heartbeat, Scope::Lease].into_iter().collect(),
+            Self::Rpc => Scopes::NONE,
         }
     }
 
@@ -73,6 +84,23 @@ pub struct Claims {
     /// When it begins, in seconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<i64>,
+}
+
+impl Claims {
+    /// When it ends.
+    pub const fn expires_at(&self) -> Timestamp {
+        instant(self.exp)
+    }
+
+    /// When it was signed, if it says so.
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        self.iat.map(instant)
+    }
+
+    /// When it begins, if it says so.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.nbf.map(instant)
+    }
 }
 
 /// What a token is to say.
@@ -145,10 +173,10 @@ pub enum Invalid {
 
 /// Signs a token with the first key.
 pub fn sign(keys: &Keys, order: &Order, now: Timestamp) -> Result<Signed, Unsigned> {
-    let key = keys.signing.as_ref().ok_or(Unsigned::NoKey)?;
     if order.ttl < Duration::from_secs(1) || LONGEST < order.ttl {
         return Err(Unsigned::Ttl);
     }
+    let key = keys.signing.as_ref().ok_or(Unsigned::NoKey)?;
     let now = seconds(now);
     let claims = Claims {
         worker_id: order.worker.to_string(),
@@ -252,6 +280,10 @@ pub(super) fn is_signed(text: &str) -> bool {
 
 fn random_id() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 12]>())
+}
+
+const fn instant(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds.saturating_mul(1_000_000))
 }
 
 fn seconds(at: Timestamp) -> i64 {

@@ -72,7 +72,7 @@ fn each_kind_of_wrong_token_is_refused_on_both_sides() {
             worker: worker(id),
             audience,
             scopes: [Scope::Heartbeat].into_iter().collect(),
-            ttl: CALL,
+            ttl: token::USUAL,
             id: Some("t1".to_owned()),
         };
         let made = |key: &str, id: &str, audience, at: i64| {
@@ -181,7 +181,7 @@ fn a_signed_token_that_is_configured_is_shown_and_opens_nothing_by_itself() {
         worker: worker("w1"),
         audience: Audience::ControlPlane,
         scopes: [Scope::Heartbeat].into_iter().collect(),
-        ttl: CALL,
+        ttl: token::USUAL,
         id: None,
     };
     let token = token::sign(&signing("k"), &order, NOW).unwrap().token;
