@@ -11,7 +11,7 @@ use stacyvm_provider::{
 use stacyvm_types::{ExecId, parse_duration};
 
 use super::{
-    MAX_PIECE,
+    MAX_INPUT, MAX_PIECE,
     params::{invalid, micros},
 };
 
@@ -286,7 +286,7 @@ impl InputLine {
     pub fn of(input: ExecInput) -> Vec<Self> {
         match input {
             ExecInput::Data(data) => data
-                .chunks(MAX_PIECE)
+                .chunks(MAX_INPUT)
                 .map(|piece| Self { stdin: Some(BASE64_STANDARD.encode(piece)), ..Self::default() })
                 .collect(),
             ExecInput::Eof => vec![Self { eof: true, ..Self::default() }],
