@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Candidate, Placement, Rejection, Wanted};
-use stacyvm_provider::{Error as ProviderError, ErrorKind};
+use stacyvm_provider::{Capabilities, Error as ProviderError, ErrorKind};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
     Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
@@ -406,7 +406,11 @@ impl Control {
                 }
             }
             if let Ok(worker) = fleet.worker(id) {
-                worker.learn(&row.beat.offers);
+                let offer = |offer: &Offer| {
+                    let names = offer.capabilities.iter().map(String::as_str);
+                    (Arc::from(offer.provider.as_str()), Capabilities::from_names(names))
+                };
+                worker.set_offers(row.beat.offers.iter().map(offer).collect());
             }
         }
     }

@@ -291,7 +291,11 @@ impl Control {
                 };
                 let reason = cause.detail.clone();
                 let event = action_event(&row, action, reason.clone());
-                let stopping = self.stop(&row, cause, vec![event], Durability::Disk).await?;
+                let stopping = match self.stop(&row, cause, vec![event], Durability::Disk).await {
+                    // Its deadline was moved since the row was read.
+                    Err(Error::WrongState { .. }) => return Ok(()),
+                    stopping => stopping?,
+                };
                 self.audit_reconciled(&row, action, reason).await;
                 return self.destroy_runtime(&stopping).await.map(|_| ());
             }

@@ -123,7 +123,7 @@ impl Control {
             };
             self.note_answer(&row.spec.worker, launched.as_ref().err());
             let Err(error) = launched else { return Ok(row) };
-            let is_away = error.kind == provider::ErrorKind::Unavailable;
+            let is_away = error.kind == ErrorKind::Unavailable;
             if is_away && error.outcome == Outcome::NotDone && refused.len() < MOVES {
                 refused.insert(row.spec.worker.clone());
                 if let Some(moved) = self.moved(&row, &refused).await {
@@ -261,7 +261,7 @@ impl Control {
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
         self.known_provider(&provider)?;
         let new = NewSandbox {
-            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
+            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(self.0.entropy.id())),
             owner: self.owner_of_new(request.owner)?,
             provider,
             worker: settings.worker.clone(),
@@ -459,8 +459,6 @@ impl Control {
         if expires_at < asked && expires_at <= row.spec.expires_at {
             return Err(validate::above_max_ttl(max.unwrap_or_default()));
         }
-        // First, so that no answer promises more time than the worker gives.
-        self.tell_deadline(&row, expires_at).await?;
         failpoint!(failpoints::EXTEND_CHECKED);
         let data = [("expires_at", expires_at.to_string())];
         let event = events::about(&row, EventKind::SandboxExtended, data);
@@ -476,6 +474,9 @@ impl Control {
         self.0.recorder.appended();
         self.0.reaper.expects(after.spec.expires_at);
         failpoint!(failpoints::EXTEND_STORED);
+        // After the row, which so never says an earlier end than any that its worker was told; and
+        // before the answer, which so never promises more time than the worker gives.
+        self.tell_deadline(&after, expires_at).await?;
         Ok(after)
     }
 

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stacyvm_provider::{Capabilities, Guest, Images, LaunchSpec, Probe, Result, Runtime};
-use stacyvm_types::{Generation, Limits, Offer, SandboxId, Timestamp, WorkerId};
+use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 
 pub use registry::{Dial, Fleet};
 
@@ -58,13 +58,13 @@ pub trait Worker: Send + Sync {
     /// Its id in the registry.
     fn id(&self) -> &WorkerId;
 
-    /// What it said of its providers with its last heartbeat. One at a distance answers
-    /// [`Worker::capabilities`] from it.
-    fn learn(&self, _offers: &[Offer]) {}
-
     /// What the named provider can do, or [`stacyvm_provider::ErrorKind::Unsupported`] when this
     /// worker does not have it. Answers from memory: admission asks on every request.
     fn capabilities(&self, provider: &str) -> Result<Capabilities>;
+
+    /// What the registry knows of the worker's providers, in place of what was told before. One of
+    /// this process knows it by itself.
+    fn set_offers(&self, _offers: Vec<(Arc<str>, Capabilities)>) {}
 
     /// Says that a spawn like this will probably follow in a moment: see [`Provider::expect`].
     ///

@@ -6,10 +6,8 @@
 //! forgets it. It is compacted when it is mostly history.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet},
+    io,
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -18,9 +16,8 @@ use stacyvm_provider::{Error, ErrorKind, Result};
 use stacyvm_types::{SandboxId, Timestamp};
 use tokio::sync::Notify;
 
-use crate::OpenError;
+use crate::{OpenError, ledger::Ledger};
 
-const NAME: &str = "deadlines.log";
 /// Lines of history that are not worth a compaction.
 const SLACK: usize = 4096;
 
@@ -37,32 +34,25 @@ struct Deadline {
 }
 
 struct State {
-    path: PathBuf,
-    file: File,
+    ledger: Box<dyn Ledger>,
     lines: usize,
-    by_id: HashMap<SandboxId, Deadline>,
+    by_id: BTreeMap<SandboxId, Deadline>,
     by_time: BTreeSet<(Timestamp, SandboxId)>,
 }
 
 impl Deadlines {
-    /// Opens the file in a directory, which is made if it is not there.
-    pub(crate) fn open(dir: &Path) -> std::result::Result<Self, OpenError> {
-        let path = dir.join(NAME);
-        let open = || {
-            fs::create_dir_all(dir)?;
-            let by_id = match fs::read(&path) {
-                Ok(bytes) => replay(&String::from_utf8_lossy(&bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
-                Err(error) => return Err(error),
-            };
-            let file = rewritten(&path, &by_id)?;
-            let by_time = by_id.iter().map(|(id, deadline)| (deadline.at, id.clone())).collect();
-            let lines = by_id.len();
-            Ok(State { path: path.clone(), file, lines, by_id, by_time })
-        };
-        match open() {
-            Ok(state) => Ok(Self { state: Mutex::new(state), added: Notify::new() }),
-            Err(source) => Err(OpenError::new(path, source)),
+    /// Opens the record that a ledger keeps.
+    pub(crate) fn open(mut ledger: Box<dyn Ledger>) -> std::result::Result<Self, OpenError> {
+        let by_id = ledger.read().map(|text| replay(&text));
+        match by_id.and_then(|by_id| ledger.replace(&shortest(&by_id)).map(|()| by_id)) {
+            Ok(by_id) => {
+                let by_time =
+                    by_id.iter().map(|(id, deadline)| (deadline.at, id.clone())).collect();
+                let lines = by_id.len();
+                let state = Mutex::new(State { ledger, lines, by_id, by_time });
+                Ok(Self { state, added: Notify::new() })
+            }
+            Err(source) => Err(OpenError::new(&*ledger, source)),
         }
     }
 
@@ -146,19 +136,19 @@ impl State {
 
     fn append(&mut self, line: &str) -> io::Result<()> {
         self.lines += 1;
-        self.file.write_all(line.as_bytes())
+        self.ledger.append(line)
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        self.file = rewritten(&self.path, &self.by_id)?;
+        self.ledger.replace(&shortest(&self.by_id))?;
         self.lines = self.by_id.len();
         Ok(())
     }
 }
 
 /// The state after all lines. A line that is not whole belongs to a call that never went on.
-fn replay(text: &str) -> HashMap<SandboxId, Deadline> {
-    let mut by_id = HashMap::new();
+fn replay(text: &str) -> BTreeMap<SandboxId, Deadline> {
+    let mut by_id = BTreeMap::new();
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let words: Vec<_> = line.split(' ').collect();
         match (&words[..], words.get(1).and_then(|id| SandboxId::parse(id).ok())) {
@@ -175,24 +165,30 @@ fn replay(text: &str) -> HashMap<SandboxId, Deadline> {
     by_id
 }
 
-/// Replaces the file by the shortest one that says the same, and opens it for appending.
-fn rewritten(path: &Path, by_id: &HashMap<SandboxId, Deadline>) -> io::Result<File> {
-    let fresh = path.with_extension("new");
-    let text: String = by_id
-        .iter()
-        .map(|(id, deadline)| format!("+ {id} {} {}\n", deadline.provider, deadline.at.as_micros()))
-        .collect();
-    fs::write(&fresh, text)?;
-    fs::rename(&fresh, path)?;
-    OpenOptions::new().append(true).open(path)
+/// The shortest text that says the same.
+fn shortest(by_id: &BTreeMap<SandboxId, Deadline>) -> String {
+    let line = |(id, deadline): (&SandboxId, &Deadline)| {
+        format!("+ {id} {} {}\n", deadline.provider, deadline.at.as_micros())
+    };
+    by_id.iter().map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::{self, OpenOptions},
+        io::Write as _,
+    };
+
     use super::*;
+    use crate::ledger::Ledgers;
 
     fn id(n: u8) -> SandboxId {
         SandboxId::from_entropy([n; 10])
+    }
+
+    fn opened(dir: &tempfile::TempDir) -> Deadlines {
+        Deadlines::open(Ledgers::in_dir(dir.path()).deadlines).unwrap()
     }
 
     fn at(micros: i64) -> Timestamp {
@@ -206,14 +202,14 @@ mod tests {
     #[test]
     fn the_earliest_are_due_first_and_a_restart_forgets_none() {
         let dir = tempfile::tempdir().unwrap();
-        let deadlines = Deadlines::open(dir.path()).unwrap();
+        let deadlines = opened(&dir);
         for (n, micros) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
             deadlines.set(&id(n), "mock", at(micros)).unwrap();
         }
         deadlines.forget(&id(3));
         assert_eq!(due(&deadlines, 30), [id(2), id(1)]);
         drop(deadlines);
-        let deadlines = Deadlines::open(dir.path()).unwrap();
+        let deadlines = opened(&dir);
         assert_eq!(due(&deadlines, 30), [id(2), id(1)]);
         assert!(due(&deadlines, 9).is_empty());
         assert_eq!(deadlines.due("mock", at(40), 1), [id(2)]);
@@ -223,7 +219,7 @@ mod tests {
     #[test]
     fn a_deadline_only_moves_away() {
         let dir = tempfile::tempdir().unwrap();
-        let deadlines = Deadlines::open(dir.path()).unwrap();
+        let deadlines = opened(&dir);
         for micros in [20, 50, 30] {
             deadlines.set(&id(1), "mock", at(micros)).unwrap();
         }
@@ -234,18 +230,18 @@ mod tests {
     #[test]
     fn the_file_stays_short_and_a_torn_line_is_no_deadline() {
         let dir = tempfile::tempdir().unwrap();
-        let deadlines = Deadlines::open(dir.path()).unwrap();
+        let deadlines = opened(&dir);
         deadlines.set(&id(9), "mock", at(7)).unwrap();
         for _ in 0..3 * SLACK {
             deadlines.set(&id(1), "mock", at(1)).unwrap();
             deadlines.forget(&id(1));
         }
-        let path = dir.path().join(NAME);
+        let path = dir.path().join("deadlines.log");
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= SLACK + 3, "{lines}");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(format!("+ {} mock 1", id(2)).as_bytes()).unwrap();
-        let deadlines = Deadlines::open(dir.path()).unwrap();
+        let deadlines = opened(&dir);
         assert_eq!(due(&deadlines, 100), [id(9)]);
     }
 }

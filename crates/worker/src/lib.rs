@@ -12,8 +12,10 @@ mod bounded;
 mod deadlines;
 mod guest;
 mod journal;
+mod ledger;
 mod local;
 pub mod rpc;
 
 pub use journal::OpenError;
+pub use ledger::{Ledger, Ledgers};
 pub use local::LocalWorker;

@@ -1,7 +1,7 @@
 //! The worker of this process.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,6 +27,7 @@ use crate::{
     bounded::{Bounded, PROBE},
     deadlines::Deadlines,
     journal::{Journal, OpenError},
+    ledger::Ledgers,
 };
 
 /// How long a look at the providers stays good.
@@ -55,7 +56,7 @@ pub struct LocalWorker {
 }
 
 #[derive(Default)]
-struct Busy(Mutex<HashSet<SandboxId>>);
+struct Busy(Mutex<BTreeSet<SandboxId>>);
 
 struct BusyWith<'a>(&'a Busy, SandboxId);
 
@@ -86,6 +87,17 @@ impl LocalWorker {
         dir: &Path,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
+        Self::with_ledgers(id, providers, default, Ledgers::in_dir(dir), clock)
+    }
+
+    /// The same, with its records kept by ledgers of the caller's.
+    pub fn with_ledgers(
+        id: WorkerId,
+        providers: impl IntoIterator<Item = Arc<dyn Provider>>,
+        default: impl Into<String>,
+        ledgers: Ledgers,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, OpenError> {
         let providers = providers
             .into_iter()
             .map(|provider| (provider.name(), Arc::new(Bounded::new(provider))))
@@ -94,8 +106,8 @@ impl LocalWorker {
             id,
             providers,
             default: default.into(),
-            journal: Journal::open(dir)?,
-            deadlines: Deadlines::open(dir)?,
+            journal: Journal::open(ledgers.generations)?,
+            deadlines: Deadlines::open(ledgers.deadlines)?,
             draining: AtomicBool::new(false),
             clock,
             busy: Busy::default(),
@@ -173,8 +185,8 @@ impl LocalWorker {
 
     /// Forgets sandboxes that no provider has, when every provider has answered. `before` is what
     /// was remembered before they were asked.
-    fn forget_absent(&self, before: HashSet<SandboxId>, runtimes: &[(Arc<str>, Runtime)]) {
-        let present: HashSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
+    fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(Arc<str>, Runtime)]) {
+        let present: BTreeSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
         for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
             self.gone(id);
         }

@@ -5,7 +5,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use libtest_mimic::Arguments;
-use stacyvm_fleet::contract::AsProvider;
+use stacyvm_fleet::{Worker as _, contract::AsProvider};
 use stacyvm_provider::{
     Provider,
     mock::MockProvider,
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     let provider: Arc<dyn Provider> = Arc::new(AsProvider::new(world.remote.clone(), "mock"));
     let outcome = suite::run(&runtime, &arguments, &[Subject::new("mock over http", Ok(provider))]);
     runtime.block_on(async {
+        let (left, _) = world.local.runtimes().await;
+        assert!(left.is_empty(), "the worker at {} has {left:?}", world.at);
         world.stopping.cancel();
         world.tasks.close();
         world.tasks.wait().await;

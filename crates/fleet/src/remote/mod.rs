@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use stacyvm_provider::{
     Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Probe, Result, Runtime,
 };
-use stacyvm_types::{Generation, Limits, Offer, SandboxId, Timestamp, WorkerId};
+use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 
 pub use connect::{Connect, Stream, Tcp, Tls, tcp};
 
@@ -42,7 +42,7 @@ const DESTROY: Duration = Duration::from_secs(50);
 
 /// A worker in another process.
 ///
-/// Which providers it has, and what they can do, is what [`Worker::learn`] was told
+/// Which providers it has, and what they can do, is what [`Worker::set_offers`] was told
 /// last; a worker of which nothing was told has none.
 pub struct RemoteWorker {
     id: WorkerId,
@@ -100,12 +100,8 @@ impl Worker for RemoteWorker {
         })
     }
 
-    fn learn(&self, offers: &[Offer]) {
-        let can = |offer: &Offer| {
-            let words = offer.capabilities.iter().map(String::as_str);
-            (Arc::from(&*offer.provider), Capabilities::from_names(words))
-        };
-        let offers = offers.iter().map(can).collect();
+    fn set_offers(&self, offers: Vec<(Arc<str>, Capabilities)>) {
+        let offers = offers.into_iter().collect();
         *self.offers.write().unwrap_or_else(PoisonError::into_inner) = offers;
     }
 

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     raw::world,
-    world::{TOKEN, id, offer, remote, ring},
+    world::{TOKEN, id, remote, ring},
 };
 
 /// A worker that does as it is told with every connection.
@@ -81,7 +81,7 @@ async fn a_worker_that_breaks_off_may_have_done_it() {
     is(&error.unwrap_err(), ErrorKind::Unavailable, Outcome::Unknown);
     let (runtimes, _) = worker.runtimes().await;
     assert!(runtimes.is_empty());
-    worker.learn(&[offer("mock", Default::default())]);
+    worker.set_offers(vec![(Arc::from("mock"), Default::default())]);
     assert_eq!(worker.runtimes().await.1, [Arc::from("mock")], "its silence is no absence");
     let reports = worker.providers().await;
     assert_eq!((reports.len(), reports[0].probe.usable), (1, false));

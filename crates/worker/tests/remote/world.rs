@@ -8,7 +8,7 @@ use stacyvm_fleet::{
     remote::{RemoteWorker, Tcp},
 };
 use stacyvm_provider::{Capabilities, Provider};
-use stacyvm_types::{Offer, WorkerId, time::SystemClock};
+use stacyvm_types::{WorkerId, time::SystemClock};
 use stacyvm_worker::{
     LocalWorker,
     rpc::{LIMITS, Rpc},
@@ -43,12 +43,12 @@ pub(crate) const TOKEN: &str = "a-token-that-is-long-enough-for-a-test";
 impl World {
     pub(crate) async fn of(dir: &Path, provider: Arc<dyn Provider>) -> Self {
         let name = provider.name();
-        let offer = offer(name, provider.capabilities());
+        let offer = (Arc::from(name), provider.capabilities());
         let local = LocalWorker::new(id(), [provider], name, dir, Arc::new(SystemClock)).unwrap();
         Self::serve(Arc::new(local), offer).await
     }
 
-    async fn serve(local: Arc<LocalWorker>, offer: Offer) -> Self {
+    async fn serve(local: Arc<LocalWorker>, offer: (Arc<str>, Capabilities)) -> Self {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let clock = Arc::new(SystemClock);
         let access = Checked::at(Audience::Rpc, ring(TOKEN), clock.clone());
@@ -62,7 +62,7 @@ impl World {
             stacyvm_listen::serve_with(listener, router, until, drain, LIMITS).await;
         });
         let remote = Arc::new(remote(at, TOKEN));
-        remote.learn(&[offer]);
+        remote.set_offers(vec![offer]);
         Self { local, remote, at, tasks, _end: stopping.clone().drop_guard(), stopping }
     }
 }
@@ -71,15 +71,4 @@ impl World {
 pub(crate) fn remote(at: SocketAddr, token: &str) -> RemoteWorker {
     let shown = Shown::to(Audience::Rpc, ring(token), Arc::new(SystemClock));
     RemoteWorker::new(id(), &format!("http://{at}"), Arc::new(Tcp), Arc::new(shown)).unwrap()
-}
-
-/// What a worker says of a provider with its heartbeats.
-pub(crate) fn offer(provider: &str, can: Capabilities) -> Offer {
-    Offer {
-        provider: provider.to_owned(),
-        default: true,
-        ready: true,
-        capabilities: can.names().into_iter().map(str::to_owned).collect(),
-        images: Default::default(),
-    }
 }
