@@ -132,7 +132,7 @@ pub struct EventLine {
     /// The output, where it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// The output as base64, where it is not.
+    /// The output as base64, where it is not, or where that is much shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_base64: Option<String>,
     /// The offset of its first byte.
@@ -191,8 +191,8 @@ impl EventLine {
             Output::Stderr => "stderr",
         };
         let (text, encoded) = match std::str::from_utf8(data) {
-            Ok(text) => (Some(text.to_owned()), None),
-            Err(_) => (None, Some(BASE64_STANDARD.encode(data))),
+            Ok(text) if is_short_as_text(data) => (Some(text.to_owned()), None),
+            Ok(_) | Err(_) => (None, Some(BASE64_STANDARD.encode(data))),
         };
         Self {
             stream: Some(word.to_owned()),
@@ -246,6 +246,12 @@ impl EventLine {
             None => Err(broken("an offset without sense")),
         }
     }
+}
+
+/// Whether JSON's escapes cost less than base64 would: a control character is six bytes in JSON.
+fn is_short_as_text(data: &[u8]) -> bool {
+    let escaped = data.iter().filter(|b| **b < 0x20 && !b.is_ascii_whitespace()).count();
+    escaped <= data.len() / 15
 }
 
 /// Pieces that fit a line, none of which ends inside a UTF-8 sequence that the next completes.

@@ -12,7 +12,7 @@ async fn play(pick: impl Fn(&World) -> Scene) {
         let dir = tempfile::tempdir().unwrap();
         let mock = MockProvider::open(&dir.path().join("mock")).unwrap();
         let world = World::of(&dir.path().join("worker"), Arc::new(mock)).await;
-        println!("{}", case.name);
+        eprintln!("{}", case.name);
         (case.run)(pick(&world)).await;
     }
 }
