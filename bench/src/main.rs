@@ -1,7 +1,7 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics]` builds and runs it. Needs
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics] [--remote]` builds and runs it. Needs
 //! root, but for `--metrics`: it compares the root rung.
 
 mod admission;
@@ -11,6 +11,7 @@ mod http;
 mod live;
 mod metrics;
 mod ours;
+mod remote;
 mod stats;
 mod tree;
 
@@ -22,6 +23,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use external::Measured;
+use stacyvm_provider_native::Spawner;
 use stacyvm_tests::{Options, Server};
 use stats::{PAUSE, Samples, show};
 
@@ -35,6 +37,7 @@ struct Effort {
 }
 
 fn main() -> Result<()> {
+    stacyvm_provider_native::spawner::run_if_requested();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, rounds, program] = &args[..]
         && mode == "__floor"
@@ -50,6 +53,11 @@ fn main() -> Result<()> {
     if args == ["--metrics"] {
         return metrics::run();
     }
+    if args == ["--remote"] {
+        let spawner = Spawner::start().context("the spawner")?;
+        let program = StaticTrue::build()?;
+        return remote::run(spawner, &program.0.display().to_string());
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
@@ -61,8 +69,8 @@ fn main() -> Result<()> {
             "--admission" => only_admission = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --live N, --load N, --admission and \
-                 --metrics alone"
+                "unknown argument {other}; known are --quick, --live N, --load N, --admission, \
+                 and alone --metrics and --remote"
             ),
         }
     }
