@@ -1,8 +1,8 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics]` builds and runs it. Needs
-//! root, but for `--metrics`: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]` builds and runs it. Needs
+//! root, but for `--admission` and `--metrics`: it compares the root rung.
 
 mod admission;
 mod external;
@@ -11,6 +11,7 @@ mod http;
 mod live;
 mod metrics;
 mod ours;
+mod postgres;
 mod stats;
 mod tree;
 
@@ -53,18 +54,24 @@ fn main() -> Result<()> {
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
+    let mut on_postgres = false;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
             "--admission" => only_admission = true,
+            "--postgres" => on_postgres = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --live N, --load N, --admission and \
-                 --metrics alone"
+                "unknown argument {other}; known are --quick, --live N, --load N, --admission \
+                 [--postgres] and --metrics alone"
             ),
         }
+    }
+    if on_postgres {
+        ensure!(only_admission, "--postgres goes with --admission");
+        return postgres::run(effort.seconds);
     }
     if only_admission {
         return admission::run(effort.seconds);

@@ -264,12 +264,17 @@ fn control(
     let worker =
         LocalWorker::new(id.clone(), providers, name, &data_dir.join("worker"), clock.clone())
             .map_err(|e| failed(chain(&e)))?;
+    let mut settings = settings::control(config, id);
+    // Whoever shares a store can be cut off from it while others go on.
+    if config.database.driver == config::Driver::Postgres {
+        settings.membership.term = Some(settings.membership.lease_term);
+    }
     Ok(Control::new(Parts {
         store,
         fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
         dial: None,
         clock,
-        settings: settings::control(config, id),
+        settings,
         tasks: tasks.clone(),
         stopping: stopping.clone(),
     }))
