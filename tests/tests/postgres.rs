@@ -68,9 +68,9 @@ fn start(dir: &Path, settings: &str) -> Result<Server> {
     )
 }
 
-fn stop(mut server: Server) -> Result<()> {
-    server.stop()?;
-    Ok(())
+/// Asks the server to stop, and waits until it has.
+fn stop(server: Server) {
+    drop(server);
 }
 
 fn shows_no_password(dir: &Path) -> Result<()> {
@@ -87,12 +87,12 @@ fn remembers(database: &postgres::Server) -> Result<()> {
     ensure!(server.exec(&id, "echo kept")?["stdout"] == "kept\n");
     let diagnostics = server.get("/api/v1/diagnostics")?.json().to_string();
     ensure!(!diagnostics.contains("hunter2"), "{diagnostics}");
-    stop(server)?;
+    stop(server);
     let server = start(dir.path(), &settings)?;
     ensure!(server.live()? == [id.clone()], "the sandbox is forgotten");
     ensure!(!dir.path().join("data/stacyvm.db").exists(), "there is a file of SQLite");
     ensure!(server.delete(&format!("/api/v1/sandboxes/{id}"))?.status < 300);
-    stop(server)?;
+    stop(server);
     shows_no_password(dir.path())
 }
 
@@ -109,7 +109,7 @@ fn survives(_: &postgres::Server) -> Result<()> {
     for id in [id, new] {
         ensure!(server.delete(&format!("/api/v1/sandboxes/{id}"))?.status < 300);
     }
-    stop(server)?;
+    stop(server);
     shows_no_password(dir.path())
 }
 
@@ -127,7 +127,7 @@ fn commands(database: &postgres::Server) -> Result<()> {
     let settings = settings(database, dir.path())?;
     let (code, said) = run(&settings, &["db", "check"])?;
     ensure!(code == 1 && said.contains("not StacyVM's"), "of an empty database: {code} {said}");
-    stop(start(dir.path(), &settings)?)?;
+    stop(start(dir.path(), &settings)?);
     let (code, said) = run(&settings, &["db", "check", "-o", "json"])?;
     let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
     ensure!(code == 0 && report["problems"] == serde_json::json!([]), "{code} {said}");

@@ -12,6 +12,7 @@ use crate::{
     database,
     secret::{Secret, fit_for_a_header},
     values::Password,
+    worker_credentials::{self, WorkerCredentials},
 };
 
 /// The largest file of a secret in bytes.
@@ -26,6 +27,8 @@ pub struct Credentials {
     pub admin_api_key: Option<Secret>,
     /// `database.dsn`, or what its file holds.
     pub database_dsn: Option<Secret>,
+    /// What lets workers and control planes in at each other.
+    pub workers: WorkerCredentials,
 }
 
 /// What is said about a file of a secret.
@@ -79,9 +82,11 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
             }
         },
     });
+    let (workers, others) = worker_credentials::read(&config.auth);
+    notes.extend(others);
     let (database_dsn, others) = database::read(&config.database);
     notes.extend(others);
-    (Credentials { api_key, admin_api_key, database_dsn }, notes)
+    (Credentials { api_key, admin_api_key, database_dsn, workers }, notes)
 }
 
 /// What is said about a file that everybody can read.
@@ -93,7 +98,7 @@ pub(crate) fn exposed(path: &Path) -> String {
 }
 
 /// The secret in a file, and whether everybody can read it.
-fn secret(path: &Path) -> Result<(Secret, bool), String> {
+pub(crate) fn secret(path: &Path) -> Result<(Secret, bool), String> {
     let (text, is_exposed) = text(path, MAX_SIZE)?;
     let text = text.trim();
     if text.is_empty() {

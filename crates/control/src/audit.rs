@@ -65,7 +65,7 @@ impl Control {
     pub fn record_admin(&self, request: AdminRequest) {
         let AdminRequest { actor, method, path, status, .. } = request;
         let record = AdminRecord {
-            id: AuditId::from_entropy(rand::random()),
+            id: AuditId::from_entropy(self.0.entropy.id()),
             at: self.now(),
             actor,
             method,

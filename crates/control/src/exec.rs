@@ -131,7 +131,8 @@ impl Control {
         id: &SandboxId,
         mut request: ExecRequest,
     ) -> Result<(Arc<Meta>, Exec)> {
-        let exec_id = request.id.take().unwrap_or_else(|| ExecId::from_entropy(rand::random()));
+        let exec_id = request.id.take();
+        let exec_id = exec_id.unwrap_or_else(|| ExecId::from_entropy(self.0.entropy.id()));
         let command = shown(&request.program);
         let mut attempt = self.attempt(Act::Operation(operation), command).on(id);
         let stdin = request.stdin_data.take();
@@ -353,7 +354,7 @@ impl Control {
         let mut attempt = self.attempt(Act::Part(Operation::Exec), shown_line(line));
         attempt.concerns(row);
         let meta = Arc::new(Meta {
-            id: ExecId::from_entropy(rand::random()),
+            id: ExecId::from_entropy(self.0.entropy.id()),
             deadline: Some(deadline),
             row: row.clone(),
             attempt,

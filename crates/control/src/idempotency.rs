@@ -287,7 +287,7 @@ impl Control {
             let new = NewKey {
                 id: key.id.clone(),
                 fingerprint: key.fingerprint.clone(),
-                resource: fresh_resource(),
+                resource: self.fresh_resource(),
                 holder: self.settings().worker.clone(),
                 held_until: now.saturating_add(HOLD),
             };
@@ -305,6 +305,12 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// What the ids of a sandbox or a command are made of.
+    fn fresh_resource(&self) -> String {
+        let id = SandboxId::from_entropy(self.0.entropy.id()).to_string();
+        id.trim_start_matches("sb-").to_owned()
     }
 
     async fn settle_key(&self, key: &Key, attempt: u64, verdict: Verdict) {
@@ -356,7 +362,7 @@ impl Control {
 
     /// Lets the key stand for another sandbox from now on.
     async fn renewed(&self, turn: &Turn) -> Result<SandboxId> {
-        let resource = fresh_resource();
+        let resource = self.fresh_resource();
         let renewed = self.store().renew_key(&turn.key, turn.stored.attempt, &resource).await;
         renewed.map_err(|error| match error {
             store::Error::LeaseLost => Error::KeyInUse,
@@ -465,10 +471,4 @@ impl Key {
     pub fn of_spawn(self) -> Self {
         Self { durability: Durability::Kernel, ..self }
     }
-}
-
-/// What the ids of a sandbox or a command are made of.
-fn fresh_resource() -> String {
-    let id = SandboxId::from_entropy(rand::random()).to_string();
-    id.trim_start_matches("sb-").to_owned()
 }

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use stacyvm_fleet::Worker;
-use stacyvm_provider::{ByteStream, ImageRecord, Images};
+use stacyvm_provider::{ByteStream, ImageRecord};
 
 use crate::{Control, Error, Result, validate};
 
 impl Control {
     /// All imported images, by name.
     pub async fn images(&self) -> Result<Vec<ImageRecord>> {
-        let worker = self.image_worker()?;
-        self.images_of(&worker)?.list().await.map_err(|error| Error::from_provider(error, None))
+        self.image_store()?.list().await.map_err(|error| Error::from_provider(error, None))
     }
 
     /// Imports a tar archive as an image. An archive that breaks off leaves nothing.
@@ -22,8 +20,7 @@ impl Control {
             control.refuse_confined("images")?;
             validate::image(&own)?;
             control.refuse_built_in(&own)?;
-            let worker = control.image_worker()?;
-            let imported = control.images_of(&worker)?.import(&own, archive).await;
+            let imported = control.image_store()?.import(&own, archive).await;
             imported.map_err(|error| Error::from_provider(error, Some(&own)))
         })
         .await
@@ -36,8 +33,7 @@ impl Control {
             control.refuse_confined("images")?;
             validate::image(&own)?;
             control.refuse_built_in(&own)?;
-            let worker = control.image_worker()?;
-            let removed = control.images_of(&worker)?.remove(&own).await;
+            let removed = control.image_store()?.remove(&own).await;
             removed.map_err(|error| Error::from_provider(error, Some(&own)))
         })
         .await
@@ -50,14 +46,13 @@ impl Control {
         Ok(())
     }
 
-    /// This server's own worker.
-    fn image_worker(&self) -> Result<Arc<dyn Worker>> {
-        let worker = self.0.parts.fleet.worker(&self.settings().worker);
-        worker.map_err(|error| Error::from_provider(error, None))
-    }
-
-    fn images_of<'w>(&self, worker: &'w Arc<dyn Worker>) -> Result<&'w dyn Images> {
-        let images = worker.images(&self.settings().default_provider);
-        images.map_err(|error| Error::from_provider(error, None))
+    fn image_store(&self) -> Result<Arc<dyn stacyvm_provider::Images>> {
+        let settings = self.settings();
+        self.0
+            .parts
+            .fleet
+            .worker(&settings.worker)
+            .and_then(|worker| worker.images(&settings.default_provider))
+            .map_err(|error| Error::from_provider(error, None))
     }
 }

@@ -98,13 +98,16 @@ impl Control {
         });
         self.0.jobs.0.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
         let stopping = self.0.parts.stopping.clone();
+        let entropy = self.0.entropy.clone();
         let work = async move {
             loop {
                 let outcome = job.run_once().await;
                 let next = outcome.as_ref().ok().and_then(|progress| progress.next);
                 note(&status, outcome);
+                let pause = next.unwrap_or_else(|| entropy.jittered(J::PERIOD));
                 tokio::select! {
-                    () = sleep(next.unwrap_or_else(|| jittered(J::PERIOD))) => {}
+                    biased;
+                    () = sleep(pause) => {}
                     () = wake.0.notified() => if !J::GAP.is_zero() {
                         sleep(J::GAP).await;
                     },
@@ -113,6 +116,7 @@ impl Control {
         };
         self.0.parts.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = stopping.cancelled() => {}
                 () = work => {}
             }
@@ -138,8 +142,4 @@ fn note(status: &watch::Sender<JobStatus>, outcome: Result<Progress>) {
             }
         }
     });
-}
-
-fn jittered(period: Duration) -> Duration {
-    period.mul_f64(rand::random_range(0.8..1.2))
 }

@@ -48,7 +48,10 @@ use std::sync::Arc;
 
 use stacyvm_fleet::{Dial, Fleet};
 use stacyvm_store::Store;
-use stacyvm_types::time::Clock;
+use stacyvm_types::{
+    entropy::{Entropy, SystemEntropy},
+    time::Clock,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use audit::AdminRequest;
@@ -95,6 +98,7 @@ pub struct Control(Arc<Inner>, Arc<Caller>, Option<Arc<str>>);
 
 struct Inner {
     parts: Parts,
+    entropy: Arc<dyn Entropy>,
     spawning: claims::Claims,
     settling: claims::Claims,
     recorder: events::Recorder,
@@ -125,12 +129,18 @@ impl Control {
     /// A control plane of these parts. Must be called inside a tokio runtime: the task that writes
     /// events starts here, on `parts.tasks`.
     pub fn new(parts: Parts) -> Self {
+        Self::with_entropy(parts, Arc::new(SystemEntropy))
+    }
+
+    /// The same, with ids and delays from another source of chance than the system's.
+    pub fn with_entropy(parts: Parts, entropy: Arc<dyn Entropy>) -> Self {
         let recorder = events::Recorder::start(&parts);
         let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
             rules: rules::InForce::new(parts.settings.rules.clone()),
             queue: queue::Queue::default(),
             parts,
+            entropy,
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
             recorder,

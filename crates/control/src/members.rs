@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Candidate, Placement, Rejection, Wanted};
-use stacyvm_provider::{Error as ProviderError, ErrorKind};
+use stacyvm_provider::{Capabilities, Error as ProviderError, ErrorKind};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
     Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
@@ -325,15 +325,15 @@ impl Control {
         let worker = worker.map_err(|error| Error::from_provider(error, None))?;
         let mut offers = Vec::new();
         for report in worker.providers().await {
-            let images = match worker.images(report.name) {
+            let images = match worker.images(&report.name) {
                 Ok(images) if report.probe.usable => {
                     timeout(IMAGES_PATIENCE, images.list()).await.ok().and_then(|list| list.ok())
                 }
                 _ => None,
             };
             offers.push(Offer {
-                provider: report.name.to_owned(),
-                default: report.name == settings.default_provider,
+                provider: report.name.to_string(),
+                default: *report.name == *settings.default_provider,
                 ready: report.probe.usable,
                 capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
                 images: images.unwrap_or_default().into_iter().map(|image| image.name).collect(),
@@ -406,7 +406,11 @@ impl Control {
                 }
             }
             if let Ok(worker) = fleet.worker(id) {
-                worker.learn(&row.beat.offers);
+                let offer = |offer: &Offer| {
+                    let names = offer.capabilities.iter().map(String::as_str);
+                    (Arc::from(offer.provider.as_str()), Capabilities::from_names(names))
+                };
+                worker.set_offers(row.beat.offers.iter().map(offer).collect());
             }
         }
     }

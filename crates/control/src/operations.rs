@@ -233,7 +233,7 @@ impl Attempt {
 
     fn audit(&self, outcome: Outcome, detail: String) -> Record {
         Record::Operation(OperationRecord {
-            id: AuditId::from_entropy(rand::random()),
+            id: AuditId::from_entropy(self.control.0.entropy.id()),
             at: self.control.now(),
             actor: self.control.caller().actor.clone(),
             action: self.act.action().to_owned(),

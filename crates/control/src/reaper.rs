@@ -74,8 +74,13 @@ impl Reaper {
             let decided = control.stop(&row, expiry_of(&row), Vec::new(), Durability::Kernel);
             let stopping = match decided.await {
                 Ok(stopping) => stopping,
-                // Ended or taken over since it was read: no longer this run's business.
-                Err(Error::Fenced | Error::Conflict(_) | Error::NotFound(_)) => continue,
+                // Ended, extended or taken over since it was read: no longer this run's business.
+                Err(
+                    Error::Fenced
+                    | Error::Conflict(_)
+                    | Error::NotFound(_)
+                    | Error::WrongState { .. },
+                ) => continue,
                 Err(error) => return Err(error),
             };
             done += 1;

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -101,14 +101,14 @@ impl Retries {
 #[derive(Default)]
 struct Inventory {
     runtimes: BTreeMap<(SandboxId, WorkerId), Found>,
-    silent: BTreeSet<(WorkerId, &'static str)>,
+    silent: BTreeSet<(WorkerId, Arc<str>)>,
 }
 
 /// Where a runtime was found.
 #[derive(Clone)]
 struct Found {
     worker: WorkerId,
-    provider: &'static str,
+    provider: Arc<str>,
     runtime: Runtime,
 }
 
@@ -231,7 +231,7 @@ impl Control {
         let is_silent = inventory
             .silent
             .iter()
-            .any(|(id, provider)| *id == row.spec.worker && *provider == row.spec.provider);
+            .any(|(id, provider)| *id == row.spec.worker && **provider == *row.spec.provider);
         if is_silent || worker.capabilities(&row.spec.provider).is_err() {
             return Seen::Unknown;
         }
@@ -252,7 +252,7 @@ impl Control {
             (Some(row), _) if row.phase.is_live() => {
                 self.look(&row.spec.worker, &row.spec.provider, id).await
             }
-            (_, Some(found)) => self.look(&found.worker, found.provider, id).await,
+            (_, Some(found)) => self.look(&found.worker, &found.provider, id).await,
             (_, None) => Seen::Absent,
         };
         let step = decide(row.as_ref(), seen, pass, self.0.spawning.holds(id), self.now());
@@ -291,7 +291,11 @@ impl Control {
                 };
                 let reason = cause.detail.clone();
                 let event = action_event(&row, action, reason.clone());
-                let stopping = self.stop(&row, cause, vec![event], Durability::Disk).await?;
+                let stopping = match self.stop(&row, cause, vec![event], Durability::Disk).await {
+                    // Its deadline was moved since the row was read.
+                    Err(Error::WrongState { .. }) => return Ok(()),
+                    stopping => stopping?,
+                };
                 self.audit_reconciled(&row, action, reason).await;
                 return self.destroy_runtime(&stopping).await.map(|_| ());
             }
@@ -330,7 +334,7 @@ impl Control {
             None => runtime.generation,
         };
         let destroyed = match self.0.parts.fleet.worker(&worker) {
-            Ok(worker) => worker.destroy(provider, &runtime.id, generation).await,
+            Ok(worker) => worker.destroy(&provider, &runtime.id, generation).await,
             Err(error) => Err(error),
         };
         destroyed.map_err(|error| Error::from_provider(error, None))?;
@@ -339,16 +343,16 @@ impl Control {
             Some(_) => "its row had ended",
             None => "no row names it",
         };
-        tracing::info!(sandbox.id = %runtime.id, provider, reason, "a leftover runtime is destroyed");
+        tracing::info!(sandbox.id = %runtime.id, provider = &*provider, reason, "a leftover runtime is destroyed");
         let data = [
             ("action", "destroyed_orphan".to_owned()),
             ("reason", reason.to_owned()),
-            ("provider", provider.to_owned()),
+            ("provider", provider.to_string()),
         ];
         let mut event = events::general(EventKind::ReconcileAction, data);
         let attempt = self.attempt(Act::Change("reconcile.action"), "destroyed_orphan");
         let mut attempt = attempt.on(&runtime.id);
-        attempt.provider = Some(provider.to_owned());
+        attempt.provider = Some(provider.to_string());
         attempt.owner = row.and_then(|row| row.spec.owner);
         event.owner.clone_from(&attempt.owner);
         event.sandbox = Some(runtime.id);

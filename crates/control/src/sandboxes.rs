@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
+use stacyvm_provider::{self as provider, ErrorKind, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{
     Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition, WorkerId,
@@ -115,6 +115,7 @@ impl Control {
                 generation: row.generation,
                 image: row.spec.image.clone(),
                 limits: row.spec.limits,
+                ttl: Some(row.spec.expires_at.saturating_since(self.now())),
             };
             let launched = match self.worker_of(&row) {
                 Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
@@ -122,7 +123,7 @@ impl Control {
             };
             self.note_answer(&row.spec.worker, launched.as_ref().err());
             let Err(error) = launched else { return Ok(row) };
-            let is_away = error.kind == provider::ErrorKind::Unavailable;
+            let is_away = error.kind == ErrorKind::Unavailable;
             if is_away && error.outcome == Outcome::NotDone && refused.len() < MOVES {
                 refused.insert(row.spec.worker.clone());
                 if let Some(moved) = self.moved(&row, &refused).await {
@@ -260,7 +261,7 @@ impl Control {
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
         self.known_provider(&provider)?;
         let new = NewSandbox {
-            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(rand::random())),
+            id: request.id.unwrap_or_else(|| SandboxId::from_entropy(self.0.entropy.id())),
             owner: self.owner_of_new(request.owner)?,
             provider,
             worker: settings.worker.clone(),
@@ -473,7 +474,25 @@ impl Control {
         self.0.recorder.appended();
         self.0.reaper.expects(after.spec.expires_at);
         failpoint!(failpoints::EXTEND_STORED);
+        // After the row, which so never says an earlier end than any that its worker was told; and
+        // before the answer, which so never promises more time than the worker gives.
+        self.tell_deadline(&after, expires_at).await?;
         Ok(after)
+    }
+
+    /// Tells a sandbox's worker, which ends it by itself, that it may live until then.
+    async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
+        let remaining = until.saturating_since(self.now());
+        let (provider, id) = (&row.spec.provider, &row.spec.id);
+        let told = match self.worker_of(row) {
+            Ok(worker) => worker.set_deadline(provider, id, row.generation, remaining).await,
+            Err(error) => Err(error),
+        };
+        match told {
+            // There is nothing that would end early; what becomes of the row is the reconciler's.
+            Err(error) if error.kind == ErrorKind::NoSandbox => Ok(()),
+            told => told.map_err(|error| Error::from_provider(error, None)),
+        }
     }
 
     /// Runs a template's lines, one after the other; a sentence says which one failed. Ends early

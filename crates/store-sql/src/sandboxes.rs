@@ -77,6 +77,9 @@ pub(crate) fn transition(
     if row.generation != generation {
         return Err(Error::Fenced);
     }
+    if row.is_early(&transition, now) {
+        return Err(Error::WrongPhase(Box::new(row)));
+    }
     let phase = row.phase.clone().step(transition).map_err(Error::Refused)?;
     if phase == row.phase {
         return Ok(row);

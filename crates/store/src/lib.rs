@@ -95,7 +95,8 @@ pub trait Store:
     /// Applies `transition` to the sandbox's phase with [`stacyvm_types::Phase::step`] and appends
     /// `events`, both only if the phase changed. Reaching `Ended` releases the lease.
     /// Checked in this order: an unknown sandbox is [`Error::NotFound`]; a `generation` that is not
-    /// the sandbox's own, because a newer one exists, is [`Error::Fenced`]; a transition that the
+    /// the sandbox's own, because a newer one exists, is [`Error::Fenced`]; an end for its time
+    /// before its deadline, which was moved meanwhile, is [`Error::WrongPhase`]; a transition that the
     /// phase refuses is [`Error::Refused`]. Returns the row after, which is then as durable as
     /// `durability` says, also when nothing was left to change.
     async fn transition(

@@ -125,6 +125,9 @@ impl State {
         if row.generation != generation {
             return Err(Error::Fenced);
         }
+        if row.is_early(&transition, now) {
+            return Err(Error::WrongPhase(Box::new(row.clone())));
+        }
         let phase = row.phase.clone().step(transition).map_err(Error::Refused)?;
         if phase == row.phase {
             return Ok(row.clone());

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use stacyvm_admission::Request;
 use stacyvm_types::{
-    Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, Resources, SandboxId, Timestamp,
-    WorkerId,
+    CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, Resources, SandboxId,
+    Timestamp, Transition, WorkerId,
 };
 
 /// A sandbox to admit.
@@ -51,6 +51,17 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// When the row last changed.
     pub updated_at: Timestamp,
+}
+
+impl Sandbox {
+    /// Whether `transition` would end it for its time while that is not over: whoever decided so
+    /// read the row before its deadline was moved.
+    pub fn is_early(&self, transition: &Transition, now: Timestamp) -> bool {
+        let expires =
+            matches!(transition, Transition::Stop(cause) if cause.kind == CauseKind::Expired);
+        let is_open = !matches!(self.phase, Phase::Stopping(_) | Phase::Ended(_));
+        expires && is_open && now < self.spec.expires_at
+    }
 }
 
 /// Which sandboxes to list.

@@ -27,3 +27,49 @@ impl Lease {
         now < self.expires_at.saturating_add(fence) || self.expires_at == Timestamp::MAX
     }
 }
+
+/// What a worker remembers of one sandbox: the highest generations that it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seen {
+    /// While the sandbox lived there.
+    pub live: Option<Generation>,
+    /// When it was gone; forgotten after a while.
+    pub gone: Option<Generation>,
+}
+
+/// What a worker makes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A newer owner exists: it changes nothing.
+    Stale,
+    /// It would bring back what is gone: it changes nothing.
+    Ended,
+    /// It is the owner that is known.
+    Known,
+    /// It is a newer owner, which is to be remembered before the call goes on.
+    Newer,
+}
+
+impl Seen {
+    /// The highest generation of all.
+    pub fn highest(self) -> Option<Generation> {
+        self.live.max(self.gone)
+    }
+
+    /// Judges a call that reaches a runtime or ends it.
+    pub fn judge(self, call: Generation) -> Verdict {
+        match self.highest() {
+            Some(seen) if call < seen => Verdict::Stale,
+            Some(seen) if call == seen => Verdict::Known,
+            _ => Verdict::Newer,
+        }
+    }
+
+    /// Judges a launch, which may come late or twice.
+    pub fn judge_launch(self, call: Generation) -> Verdict {
+        match self.gone {
+            Some(gone) if call <= gone => Verdict::Ended,
+            _ => self.judge(call),
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! The fencing journal: the highest generation seen for each sandbox.
 //!
-//! An append-only text file, one line per change: `+ <sandbox> <generation>` when a higher one is
-//! seen, `- <sandbox>` when the runtime is gone. It is compacted when it is mostly history. Lines
-//! are written before the call that they guard goes on. They are not flushed to the disk: a file
+//! An append-only text (a file, see [`crate::ledger`]), one line per change: `+ <sandbox>
+//! <generation>` when a higher one is seen, `- <sandbox>` when the runtime is gone. It is compacted
+//! when it is mostly history. Lines are written before the call that they guard goes on. They are not flushed to the disk: a file
 //! that was written survives the death of the process, and a death of the whole host takes every
 //! runtime with it, so that there is nothing left to guard.
 //!
@@ -10,78 +10,113 @@
 //! a late call of an old owner cannot bring a sandbox back.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use stacyvm_provider::{Error, ErrorKind, Result};
-use stacyvm_types::{Generation, SandboxId};
+use stacyvm_types::{Generation, SandboxId, Seen, Verdict};
 use tokio::time::Instant;
 
-const NAME: &str = "generations.log";
+use crate::ledger::Ledger;
+
 /// Lines of history that are not worth a compaction.
 const SLACK: usize = 4096;
 /// How long a sandbox that is gone is remembered.
 const GRAVE: Duration = Duration::from_secs(180);
 
-/// Why the journal cannot be opened.
+/// Why a record of the worker cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the fencing journal {path} cannot be opened")]
+#[error("the worker's record {name} cannot be opened")]
 pub struct OpenError {
-    path: PathBuf,
+    name: String,
     #[source]
     source: io::Error,
+}
+
+impl OpenError {
+    pub(crate) fn new(ledger: &dyn Ledger, source: io::Error) -> Self {
+        Self { name: ledger.name(), source }
+    }
 }
 
 /// The journal.
 pub(crate) struct Journal(Mutex<State>);
 
 struct State {
-    path: PathBuf,
-    file: File,
+    ledger: Box<dyn Ledger>,
     lines: usize,
-    live: HashMap<SandboxId, Generation>,
-    graves: HashMap<SandboxId, Generation>,
+    live: BTreeMap<SandboxId, Generation>,
+    graves: BTreeMap<SandboxId, Generation>,
     dug: VecDeque<(Instant, SandboxId)>,
 }
 
 impl Journal {
-    /// Opens the journal in a directory, which is made if it is not there.
-    pub(crate) fn open(dir: &Path) -> std::result::Result<Self, OpenError> {
-        let path = dir.join(NAME);
-        let open = || {
-            fs::create_dir_all(dir)?;
-            let live = match fs::read(&path) {
-                Ok(bytes) => replay(&String::from_utf8_lossy(&bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
-                Err(error) => return Err(error),
-            };
-            let file = rewritten(&path, &live)?;
-            let lines = live.len();
-            let (graves, dug) = (HashMap::new(), VecDeque::new());
-            Ok(State { path: path.clone(), file, lines, live, graves, dug })
-        };
-        match open() {
-            Ok(state) => Ok(Self(Mutex::new(state))),
-            Err(source) => Err(OpenError { path: path.clone(), source }),
+    /// Opens the journal that a ledger keeps.
+    pub(crate) fn open(mut ledger: Box<dyn Ledger>) -> std::result::Result<Self, OpenError> {
+        let live = ledger.read().map(|text| replay(&text));
+        match live.and_then(|live| ledger.replace(&shortest(&live)).map(|()| live)) {
+            Ok(live) => {
+                let (lines, graves, dug) = (live.len(), BTreeMap::new(), VecDeque::new());
+                Ok(Self(Mutex::new(State { ledger, lines, live, graves, dug })))
+            }
+            Err(source) => Err(OpenError::new(&*ledger, source)),
         }
     }
 
     /// Refuses a generation below the highest seen; remembers a higher one before it returns.
     pub(crate) fn admit(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = state.seen(id);
-        match seen {
-            Some(seen) if generation < seen => {
-                let message = format!("sandbox {id} has a newer owner");
-                Err(Error::new(ErrorKind::Fenced, message))
-            }
-            Some(seen) if seen == generation => Ok(()),
-            _ => state.raise(id, generation).map_err(|error| {
+        self.lock().admit(id, generation, Seen::judge)
+    }
+
+    /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
+    /// that was late or sent twice.
+    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
+        self.lock().admit(id, generation, Seen::judge_launch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest generation seen for a sandbox.
+    pub(crate) fn highest(&self, id: &SandboxId) -> Option<Generation> {
+        self.lock().seen(id).highest()
+    }
+
+    /// The runtime is gone.
+    pub(crate) fn bury(&self, id: &SandboxId) {
+        if let Err(error) = self.lock().bury(id) {
+            // Only a line of history is missing: the next start remembers one sandbox too many.
+            tracing::warn!(sandbox.id = %id, %error, "the fencing journal could not be shortened");
+        }
+    }
+
+    /// Everything that is remembered as living.
+    pub(crate) fn living(&self) -> BTreeSet<SandboxId> {
+        self.lock().live.keys().cloned().collect()
+    }
+}
+
+impl State {
+    fn seen(&self, id: &SandboxId) -> Seen {
+        Seen { live: self.live.get(id).copied(), gone: self.graves.get(id).copied() }
+    }
+
+    fn admit(
+        &mut self,
+        id: &SandboxId,
+        generation: Generation,
+        judge: fn(Seen, Generation) -> Verdict,
+    ) -> Result<()> {
+        let fenced = |why| Err(Error::new(ErrorKind::Fenced, format!("sandbox {id} {why}")));
+        match judge(self.seen(id), generation) {
+            Verdict::Stale => fenced("has a newer owner"),
+            Verdict::Ended => fenced("has ended on this worker"),
+            Verdict::Known => Ok(()),
+            Verdict::Newer => self.raise(id, generation).map_err(|error| {
                 let kind = match error.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         ErrorKind::DiskFull
@@ -91,45 +126,6 @@ impl Journal {
                 Error::new(kind, "the worker cannot record who owns the sandbox").because(error)
             }),
         }
-    }
-
-    /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
-    /// that was late or sent twice.
-    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_gone = state.graves.get(id).is_some_and(|grave| generation <= *grave);
-        drop(state);
-        if is_gone {
-            let message = format!("sandbox {id} has ended on this worker");
-            return Err(Error::new(ErrorKind::Fenced, message));
-        }
-        self.admit(id, generation)
-    }
-
-    /// The highest generation seen for a sandbox.
-    pub(crate) fn highest(&self, id: &SandboxId) -> Option<Generation> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).seen(id)
-    }
-
-    /// The runtime is gone.
-    pub(crate) fn bury(&self, id: &SandboxId) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = state.bury(id) {
-            // Only a line of history is missing: the next start remembers one sandbox too many.
-            tracing::warn!(sandbox.id = %id, %error, "the fencing journal could not be shortened");
-        }
-    }
-
-    /// Everything that is remembered as living.
-    pub(crate) fn living(&self) -> HashSet<SandboxId> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.live.keys().cloned().collect()
-    }
-}
-
-impl State {
-    fn seen(&self, id: &SandboxId) -> Option<Generation> {
-        self.live.get(id).max(self.graves.get(id)).copied()
     }
 
     fn raise(&mut self, id: &SandboxId, generation: Generation) -> io::Result<()> {
@@ -160,11 +156,11 @@ impl State {
 
     fn append(&mut self, line: &str) -> io::Result<()> {
         self.lines += 1;
-        self.file.write_all(line.as_bytes())
+        self.ledger.append(line)
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        self.file = rewritten(&self.path, &self.live)?;
+        self.ledger.replace(&shortest(&self.live))?;
         self.lines = self.live.len();
         Ok(())
     }
@@ -172,8 +168,8 @@ impl State {
 
 /// The state after all lines. A line that is not whole was cut by the death of the process before
 /// its call went on, so it guards nothing.
-fn replay(text: &str) -> HashMap<SandboxId, Generation> {
-    let mut live = HashMap::new();
+fn replay(text: &str) -> BTreeMap<SandboxId, Generation> {
+    let mut live = BTreeMap::new();
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let mut words = line.split(' ');
         let (sign, id) = (words.next(), words.next().and_then(|id| SandboxId::parse(id).ok()));
@@ -192,19 +188,25 @@ fn replay(text: &str) -> HashMap<SandboxId, Generation> {
     live
 }
 
-/// Replaces the file by the shortest one that says the same, and opens it for appending.
-fn rewritten(path: &Path, live: &HashMap<SandboxId, Generation>) -> io::Result<File> {
-    let fresh = path.with_extension("new");
-    let text: String =
-        live.iter().map(|(id, generation)| format!("+ {id} {}\n", generation.0)).collect();
-    fs::write(&fresh, text)?;
-    fs::rename(&fresh, path)?;
-    OpenOptions::new().append(true).open(path)
+/// The shortest text that says the same.
+fn shortest(live: &BTreeMap<SandboxId, Generation>) -> String {
+    live.iter().map(|(id, generation)| format!("+ {id} {}\n", generation.0)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::{self, OpenOptions},
+        io::Write,
+        path::Path,
+    };
+
     use super::*;
+    use crate::ledger::Ledgers;
+
+    fn open(dir: &Path) -> std::result::Result<Journal, OpenError> {
+        Journal::open(Ledgers::in_dir(dir).generations)
+    }
 
     fn id(n: u8) -> SandboxId {
         SandboxId::from_entropy([n; 10])
@@ -217,13 +219,13 @@ mod tests {
     #[test]
     fn a_stale_generation_is_fenced_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = open(dir.path()).unwrap();
         for generation in [1, 1, 3, 3] {
             journal.admit(&id(1), Generation(generation)).unwrap();
         }
         assert!(is_fenced(&journal.admit(&id(1), Generation(2))));
         drop(journal);
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = open(dir.path()).unwrap();
         assert!(is_fenced(&journal.admit(&id(1), Generation(2))));
         assert_eq!(journal.highest(&id(1)), Some(Generation(3)));
         journal.admit(&id(2), Generation(1)).unwrap();
@@ -232,7 +234,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sandbox_that_is_gone_is_fenced_for_a_while_and_then_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = open(dir.path()).unwrap();
         journal.admit(&id(1), Generation(2)).unwrap();
         journal.bury(&id(1));
         assert!(is_fenced(&journal.admit(&id(1), Generation(1))));
@@ -242,26 +244,26 @@ mod tests {
         assert_eq!(journal.highest(&id(1)), None);
         assert!(journal.living().is_empty());
         drop(journal);
-        assert!(Journal::open(dir.path()).unwrap().living().is_empty());
+        assert!(open(dir.path()).unwrap().living().is_empty());
     }
 
     #[test]
     fn the_file_stays_short_and_a_torn_last_line_is_no_entry() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = open(dir.path()).unwrap();
         journal.admit(&id(9), Generation(7)).unwrap();
         for _ in 0..3 * SLACK {
             journal.admit(&id(1), Generation(1)).unwrap();
             journal.bury(&id(1));
-            journal.0.lock().unwrap().graves.clear();
+            journal.lock().graves.clear();
         }
-        let path = dir.path().join(NAME);
+        let path = dir.path().join("generations.log");
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= SLACK + 3, "{lines}");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(format!("+ {} 1", id(2)).as_bytes()).unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
-        assert_eq!(journal.living(), HashSet::from([id(9)]));
+        let journal = open(dir.path()).unwrap();
+        assert_eq!(journal.living(), BTreeSet::from([id(9)]));
     }
 
     #[test]
@@ -269,7 +271,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Journal::open(&file).err().unwrap();
+        let error = open(&file).err().unwrap();
         assert!(error.to_string().contains("generations.log"));
     }
 }

@@ -13,7 +13,7 @@ use stacyvm_api_types::Code;
 use tokio::time::Instant;
 
 use super::{
-    Identity, KeyBy, Peer, client,
+    Identity, KeyBy, client,
     identity::Credential,
     limiter::{Hashed, Verdict},
     shown,
@@ -54,7 +54,7 @@ pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
 
 /// Where a request comes from, if anybody saw it.
 pub(crate) fn address(api: &Api, request: &Request) -> Option<IpAddr> {
-    let peer = request.extensions().get::<Peer>()?.0;
+    let peer = request.extensions().get::<stacyvm_listen::Peer>()?.0;
     let trusted = &api.config.access.settings.trusted_proxies;
     Some(client::address(peer, request.headers(), trusted))
 }

@@ -37,7 +37,6 @@ pub use self::settings::{
     AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
 };
 pub(crate) use self::{
-    client::Peer,
     guard::{address, enter},
     identity::Identity,
 };

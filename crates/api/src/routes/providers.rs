@@ -59,7 +59,7 @@ pub(super) fn routes() -> Vec<Route> {
 pub(crate) fn view(report: &ProviderReport) -> Provider {
     let usable = report.probe.usable;
     Provider {
-        name: report.name.to_owned(),
+        name: report.name.to_string(),
         healthy: usable,
         default: report.default,
         latency_ms: views::millis(report.latency),
@@ -75,15 +75,15 @@ pub(super) async fn list(api: Api) -> Json<Vec<Provider>> {
     ok(api.control.providers().await.iter().map(view).collect())
 }
 
-pub(super) async fn test(api: Api) -> Json<BTreeMap<&'static str, bool>> {
+pub(super) async fn test(api: Api) -> Json<BTreeMap<String, bool>> {
     let reports = api.control.providers().await;
-    ok(reports.iter().map(|report| (report.name, report.probe.usable)).collect())
+    ok(reports.iter().map(|report| (report.name.to_string(), report.probe.usable)).collect())
 }
 
 pub(super) async fn show(api: Api, path: PathText) -> Result<Json<ProviderDetail>> {
     let name = path.get("name");
     let reports = api.control.providers().await;
-    let report = reports.iter().find(|report| report.name == name);
+    let report = reports.iter().find(|report| *report.name == *name);
     let health = view(report.ok_or_else(|| Error::NoProvider(echo(name)))?);
     let count = api.control.sandboxes_of_provider(name).await?;
     Ok(ok(ProviderDetail {

@@ -187,7 +187,7 @@ impl Control {
             providers: providers
                 .iter()
                 .filter(|_| known(id))
-                .map(|report| report.name.to_owned())
+                .map(|report| report.name.to_string())
                 .collect(),
         };
         self.0.parts.fleet.workers().iter().map(|worker| report(worker.id())).collect()

@@ -57,6 +57,7 @@ macro_rules! store_contract {
                 extending_moves_the_deadline_and_not_the_lease
                 only_a_creating_running_or_paused_sandbox_is_extended
                 an_expired_sandbox_is_not_extended
+                a_sandbox_does_not_expire_before_its_deadline
                 an_unknown_sandbox_is_not_found
                 expired_sandboxes_come_oldest_deadline_first_up_to_the_limit
                 sandboxes_that_stop_or_ended_do_not_expire

@@ -164,7 +164,7 @@ pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Ar
     let stop = |kind| Transition::Stop(cause(kind));
     for (once, again) in [
         (Transition::Started, Transition::Started),
-        (stop(CauseKind::Expired), stop(CauseKind::Requested)),
+        (stop(CauseKind::RuntimeDied), stop(CauseKind::Requested)),
         (Transition::Gone, Transition::Gone),
     ] {
         let events = vec![event(EventKind::SandboxRunning, 1)];
@@ -176,7 +176,7 @@ pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Ar
         assert_eq!(all_events(&store).await.len(), count);
     }
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
-    assert_eq!(row.phase, Phase::Ended(cause(CauseKind::Expired)), "the first cause stays");
+    assert_eq!(row.phase, Phase::Ended(cause(CauseKind::RuntimeDied)), "the first cause stays");
 }
 
 /// The generation is looked at before the phase.
@@ -226,7 +226,7 @@ pub async fn every_phase_and_cause_is_read_back_as_written(store: Arc<dyn Store>
             (vec![Transition::Stop(cause(*kind)), Transition::Gone], Phase::Ended(cause(*kind))),
         ] {
             number += 1;
-            admit(&store, number, at(100)).await;
+            admit(&store, number, at(1)).await;
             let row = steps(&store, number, &transitions).await;
             assert_eq!(row.phase, phase);
             assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
@@ -369,6 +369,25 @@ pub async fn an_expired_sandbox_is_not_extended(store: Arc<dyn Store>) {
     store.extend(&id(1), at(200), vec![], just_before).await.unwrap();
 }
 
+/// Whoever finds it due reads the row first, and its deadline may be moved before the decision.
+pub async fn a_sandbox_does_not_expire_before_its_deadline(store: Arc<dyn Store>) {
+    admit(&store, 1, at(100)).await;
+    let extended = store.extend(&id(1), at(200), vec![], at(99)).await.unwrap();
+    let expire = async |now| {
+        let transition = Transition::Stop(cause(CauseKind::Expired));
+        let events = vec![event(EventKind::SandboxExpired, 1)];
+        store.transition(&id(1), FIRST, transition, events, Disk, at(now)).await
+    };
+    let count = all_events(&store).await.len();
+    let refused = expire(199).await;
+    let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*shown, extended);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(extended));
+    assert_eq!(all_events(&store).await.len(), count);
+    let ended = expire(200).await.unwrap();
+    assert_eq!(expire(199).await.unwrap(), ended, "repeated");
+}
+
 /// Reads say `None`, changes say `NotFound`.
 pub async fn an_unknown_sandbox_is_not_found(store: Arc<dyn Store>) {
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), None);
@@ -424,9 +443,9 @@ pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn S
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(20)));
     store.extend(&id(2), at(40), vec![], at(1)).await.unwrap();
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(30)));
-    steps(&store, 1, &[Transition::Stop(cause(CauseKind::Expired))]).await;
+    steps(&store, 1, &[Transition::Stop(cause(CauseKind::Requested))]).await;
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(40)));
-    steps(&store, 2, &[Transition::Stop(cause(CauseKind::Expired)), Transition::Gone]).await;
+    steps(&store, 2, &[Transition::Stop(cause(CauseKind::Requested)), Transition::Gone]).await;
     assert_eq!(store.next_expiry().await.unwrap(), None);
 }
 

@@ -1,0 +1,268 @@
+//! What must hold, each a function over the truth and the rows.
+//!
+//! Those named `after_*` run at every step that changes something; they look at what changed. Those
+//! of [`at_rest`] run when faults have stopped and everything had time to settle.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use stacyvm_admission::Policy;
+use stacyvm_control::QueueCounts;
+use stacyvm_provider::RuntimeState;
+use stacyvm_store::{EventFilter, Include, Sandbox, Store};
+use stacyvm_types::{CauseKind, EventKind, ExecId, Generation, Phase, SandboxId};
+
+use crate::world::World;
+
+/// How much later than its deadline a sandbox may be found to have begun a command: the row was read
+/// before it, and the call was on its way.
+const ON_THE_WAY: Duration = Duration::from_secs(30);
+/// How far a clock that is right may be from the true time.
+const CLOCKS: Duration = Duration::from_millis(1);
+
+type Held = Result<(), String>;
+
+fn check(world: &World, name: &'static str, held: Held) {
+    if let Err(detail) = held {
+        world.violate(name, detail);
+    }
+}
+
+/// A runtime was changed by a call of this generation.
+pub(crate) fn after_effect(world: &World, id: &SandboxId, generation: Generation) {
+    check(world, "one_runtime_per_sandbox", one_runtime_per_sandbox(world, id));
+    check(world, "no_runtime_without_a_place", no_runtime_without_a_place(world, id));
+    check(world, "a_fenced_effect_is_never_seen", never_older(world, id, generation));
+}
+
+/// A command began.
+pub(crate) fn after_exec(world: &World, id: &SandboxId, exec: &ExecId) {
+    check(world, "an_ended_sandbox_takes_no_work", takes_work(world, id));
+    world.state().truth.history(id).execs.insert(exec.clone());
+}
+
+/// A row was inserted.
+pub(crate) fn after_admission(world: &World, policy: &Policy, row: &Sandbox) {
+    check(world, "no_limit_is_passed", no_limit_is_passed(world, policy, row));
+}
+
+/// A row has changed, or was to change and is as it was.
+pub(crate) fn after_change(world: &World, row: &Sandbox) {
+    check(world, "no_runtime_without_a_place", no_runtime_without_a_place(world, &row.spec.id));
+    check(world, "every_end_has_a_true_cause", every_end_has_a_true_cause(world, row));
+}
+
+/// Something was committed.
+pub(crate) fn after_commit(world: &World) {
+    check(world, "events_are_gap_free", events_are_gap_free(world));
+}
+
+/// A caller was told that a sandbox is gone.
+pub(crate) fn after_told_gone(world: &World, id: &SandboxId) {
+    world.state().truth.history(id).end_told = true;
+    let running = world.state().truth.acting(id).len();
+    let held = if running == 0 {
+        Ok(())
+    } else {
+        Err(format!("{id} was answered as destroyed and has {running} runtimes"))
+    };
+    check(world, "an_answered_end_is_true", held);
+}
+
+fn one_runtime_per_sandbox(world: &World, id: &SandboxId) -> Held {
+    let state = world.state();
+    match state.truth.acting(id).as_slice() {
+        [] | [_] => Ok(()),
+        hosts => Err(format!("{id} runs on {hosts:?}")),
+    }
+}
+
+/// A runtime is only ever there while a row holds a place for it.
+fn no_runtime_without_a_place(world: &World, id: &SandboxId) -> Held {
+    if world.state().truth.acting(id).is_empty() {
+        return Ok(());
+    }
+    match world.row(id) {
+        Some(row) if row.phase.is_live() => Ok(()),
+        Some(row) => Err(format!("{id} runs and its row is {}", row.phase.as_str())),
+        None => Err(format!("{id} runs and has no row")),
+    }
+}
+
+fn never_older(world: &World, id: &SandboxId, generation: Generation) -> Held {
+    let mut state = world.state();
+    let newest = &mut state.truth.history(id).newest;
+    let before = newest.replace(generation.max(newest.unwrap_or(generation)));
+    match before {
+        Some(before) if generation < before => {
+            Err(format!("generation {} changed {id} after {}", generation.0, before.0))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn takes_work(world: &World, id: &SandboxId) -> Held {
+    let Some(row) = world.row(id) else { return Err(format!("{id} has no row")) };
+    if matches!(row.phase, Phase::Ended(_)) {
+        return Err(format!("a command began in {id}, which has ended"));
+    }
+    let late = world.now().saturating_since(row.spec.expires_at);
+    if ON_THE_WAY < late {
+        return Err(format!("a command began in {id} {late:?} after its deadline"));
+    }
+    Ok(())
+}
+
+fn live_rows(world: &World) -> Vec<Sandbox> {
+    let rows = world.store().sandboxes(Include::Live).now_or_never();
+    rows.and_then(Result::ok).unwrap_or_default()
+}
+
+/// What was just admitted passes no limit, counted on the rows.
+fn no_limit_is_passed(world: &World, policy: &Policy, row: &Sandbox) -> Held {
+    let live = live_rows(world);
+    let within = |what: &str, max: u64, is: &dyn Fn(&Sandbox) -> bool| {
+        let taken = live.iter().filter(|row| is(row)).count() as u64;
+        if max == 0 || taken <= max {
+            Ok(())
+        } else {
+            Err(format!("{taken} sandboxes {what}, and {max} are allowed"))
+        }
+    };
+    within("live", policy.max_sandboxes, &|_| true)?;
+    let worker = stacyvm_store::WorkerStore::worker(&**world.store(), &row.spec.worker);
+    let worker = worker.now_or_never().and_then(Result::ok).flatten();
+    let capacity = worker.map(|worker| worker.beat.capacity).unwrap_or_default();
+    within("are on one worker", capacity.sandboxes, &|other| other.spec.worker == row.spec.worker)?;
+    let Some(owner) = &row.spec.owner else { return Ok(()) };
+    let quota = stacyvm_store::QuotaStore::quota(&**world.store(), owner).now_or_never();
+    let quota = quota.and_then(Result::ok).flatten();
+    let max = quota.and_then(|quota| quota.fields.max_sandboxes).map(u64::from);
+    within("are of one owner", max.unwrap_or(policy.max_per_owner), &|other| {
+        other.spec.owner.as_ref() == Some(owner)
+    })
+}
+
+/// What a row says about its end is what happened.
+fn every_end_has_a_true_cause(world: &World, row: &Sandbox) -> Held {
+    let Phase::Stopping(cause) = &row.phase else { return Ok(()) };
+    let id = &row.spec.id;
+    let calm = world.profile().is_calm();
+    let mut state = world.state();
+    let lives = !state.truth.acting(id).is_empty();
+    let history = state.truth.history(id);
+    let is_true = match cause.kind {
+        CauseKind::Requested => history.end_asked,
+        CauseKind::Expired => row.spec.expires_at <= world.now().saturating_add(CLOCKS),
+        CauseKind::LaunchFailed | CauseKind::LaunchInterrupted => !calm,
+        CauseKind::RuntimeDied => history.told_dead || !lives,
+        CauseKind::WorkerLost => !calm,
+    };
+    if is_true {
+        history.told_dead |= cause.kind == CauseKind::RuntimeDied;
+        return Ok(());
+    }
+    Err(format!("{id} ends with the cause {}: {cause}", cause.kind.as_str()))
+}
+
+fn events_are_gap_free(world: &World) -> Held {
+    let seen = world.state().truth.events;
+    let news = world.store().events(seen, u32::MAX, EventFilter::default()).now_or_never();
+    let Some(Ok(news)) = news else { return Err("the events cannot be read".to_owned()) };
+    for (id, event) in (seen + 1..).zip(&news) {
+        if event.id != id {
+            return Err(format!("event {id} is missing: {} follows", event.id));
+        }
+    }
+    world.state().truth.events = seen + news.len() as u64;
+    Ok(())
+}
+
+/// Everything that must hold when faults have stopped and time has passed.
+pub(crate) fn at_rest(world: &World) {
+    check(world, "every_row_is_settled", every_row_is_settled(world));
+    check(world, "runtimes_are_what_rows_say", runtimes_are_what_rows_say(world));
+    check(world, "every_end_is_told_once", every_end_is_told_once(world));
+}
+
+/// Everything that must hold when every sandbox was asked to end.
+pub(crate) fn at_the_end(world: &World) {
+    at_rest(world);
+    let left = live_rows(world).len();
+    let held = if left == 0 { Ok(()) } else { Err(format!("{left} places are still taken")) };
+    check(world, "every_place_is_given_back", held);
+}
+
+fn every_row_is_settled(world: &World) -> Held {
+    for row in live_rows(world) {
+        if !matches!(row.phase, Phase::Running | Phase::Paused) {
+            return Err(format!("{} is still {:?}", row.spec.id, row.phase));
+        }
+        if row.spec.expires_at.saturating_add(Duration::from_secs(5)) < world.now() {
+            return Err(format!("{} has outlived its deadline", row.spec.id));
+        }
+    }
+    Ok(())
+}
+
+fn runtimes_are_what_rows_say(world: &World) -> Held {
+    let live = live_rows(world);
+    let state = world.state();
+    for (host, runtime) in state.truth.runtimes() {
+        if !live.iter().any(|row| row.spec.id == runtime.id && row.spec.worker == *host) {
+            return Err(format!("{} is left on {host} and no row names it", runtime.id));
+        }
+        if runtime.state == RuntimeState::Dead {
+            return Err(format!("{} is dead on {host} and its row lives", runtime.id));
+        }
+    }
+    for row in &live {
+        if state.truth.acting(&row.spec.id).is_empty() {
+            return Err(format!("{} is {} and runs nowhere", row.spec.id, row.phase.as_str()));
+        }
+    }
+    Ok(())
+}
+
+fn every_end_is_told_once(world: &World) -> Held {
+    let rows = world.store().sandboxes(Include::Ended).now_or_never();
+    let events = world.store().events(0, u32::MAX, EventFilter::default()).now_or_never();
+    let (Some(Ok(rows)), Some(Ok(events))) = (rows, events) else {
+        return Err("the rows cannot be read".to_owned());
+    };
+    for row in rows.iter().filter(|row| !row.phase.is_live()) {
+        let of_row = |kind| {
+            events
+                .iter()
+                .filter(move |e| e.sandbox.as_ref() == Some(&row.spec.id) && e.kind == kind)
+        };
+        let (made, gone) = (
+            of_row(EventKind::SandboxCreated).count(),
+            of_row(EventKind::SandboxDestroyed).count(),
+        );
+        if (made, gone) != (1, 1) {
+            let id = &row.spec.id;
+            return Err(format!("{id} was made {made} times and ended {gone} times, as told"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody waits while there is a place for everybody: then nobody may wait for long.
+pub(crate) fn waits_for_nothing(world: &World, counts: QueueCounts) -> bool {
+    let QueueCounts { queued, admitted, timed_out, cancelled } = counts;
+    if queued <= admitted + timed_out + cancelled {
+        return false;
+    }
+    let limits = &world.profile().limits;
+    let only_all = limits.per_owner == 0 && limits.per_worker == 0;
+    let quotas = stacyvm_store::QuotaStore::quotas(&**world.store()).now_or_never();
+    let no_quotas = quotas.and_then(Result::ok).is_some_and(|quotas| quotas.is_empty());
+    let is_free = (live_rows(world).len() as u64) < limits.total;
+    only_all && no_quotas && is_free
+}
+
+/// The sandboxes that have a place.
+pub(crate) fn live(world: &World) -> Vec<SandboxId> {
+    live_rows(world).into_iter().map(|row| row.spec.id).collect()
+}
