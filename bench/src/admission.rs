@@ -50,6 +50,7 @@ fn plane(dir: &Path, rules: Rules) -> Result<Plane> {
     let control = Control::new(Parts {
         store: Arc::new(store),
         fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        dial: None,
         clock,
         settings: Settings { rules, ..Settings::new(id, "mock") },
         tasks: TaskTracker::new(),
@@ -81,7 +82,7 @@ async fn fill(store: &SqliteStore) -> Result<()> {
             env: [].into(),
             expires_at: Timestamp::from_micros(i64::MAX),
         };
-        let admit = store.admit(&Policy::default(), new, now, Durability::Kernel, now).await;
+        let admit = store.admit(&Policy::default(), new, Durability::Kernel, now).await;
         admit.context("a row of the filling")?;
     }
     Ok(())

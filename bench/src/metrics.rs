@@ -90,6 +90,7 @@ impl World {
         let control = Control::new(Parts {
             store: store.clone(),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: Settings::new(id, "mock"),
             tasks: TaskTracker::new(),
@@ -137,7 +138,7 @@ impl World {
                     expires_at: until,
                 };
                 let policy = Rules::default().policy;
-                let row = store.admit(&policy, new, until, Durability::Kernel, now).await?;
+                let row = store.admit(&policy, new, Durability::Kernel, now).await?;
                 let (generation, started) = (row.generation, Transition::Started);
                 let kernel = Durability::Kernel;
                 store.transition(&id, generation, started, Vec::new(), kernel, now).await?;

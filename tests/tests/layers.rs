@@ -21,9 +21,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("agent", &["agent-proto", "hostkit"]),
     ("provider-native", &["agent", "agent-client", "agent-proto", "hostkit", "provider", "types"]),
     ("fleet", &["provider", "types"]),
-    ("worker", &["fleet", "provider", "types"]),
+    ("listen", &[]),
+    ("worker", &["fleet", "listen", "provider", "types"]),
     ("control", &["admission", "fleet", "provider", "store", "types"]),
-    ("api", &["admission", "api-types", "control", "fleet", "provider", "store", "types"]),
+    (
+        "api",
+        &["admission", "api-types", "control", "fleet", "listen", "provider", "store", "types"],
+    ),
     ("client", &["api-types", "types"]),
     ("cli", &["api-types", "client", "types"]),
 ];

@@ -64,6 +64,7 @@ fn scrape() -> Result<String> {
         let control = Control::new(Parts {
             store: Arc::new(SqliteStore::open(dir.path().join("stacyvm.db"))?),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: Settings::new(id, "mock"),
             tasks: TaskTracker::new(),
@@ -74,7 +75,12 @@ fn scrape() -> Result<String> {
         for operation in Operation::ALL {
             let took = Duration::from_millis(3);
             control.operations().record(*operation, "mock", took, None);
-            control.operations().record(*operation, "mock", took, Some("no"));
+            control.operations().record(
+                *operation,
+                "mock",
+                took,
+                Some(&stacyvm_control::Error::DiskFull),
+            );
         }
         let router = router(control, ApiConfig::default());
         let get = |path: &str| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use stacyvm_types::format_duration;
+use stacyvm_types::{Resources, format_duration};
 
 /// What the operator allows. Zero of a count is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,8 +11,6 @@ pub struct Policy {
     pub max_sandboxes: u64,
     /// Of one owner.
     pub max_per_owner: u64,
-    /// On one worker.
-    pub max_per_worker: u64,
     /// The longest time to live.
     pub max_ttl: Option<Duration>,
 }
@@ -34,7 +32,7 @@ pub struct Usage {
     /// By the request's owner.
     pub owner: u64,
     /// On the request's worker.
-    pub worker: u64,
+    pub worker: Resources,
 }
 
 /// What is asked for.
@@ -44,6 +42,8 @@ pub struct Request {
     pub owned: bool,
     /// Its time to live.
     pub ttl: Duration,
+    /// What it takes from its worker.
+    pub takes: Resources,
 }
 
 /// The answer.
@@ -60,10 +60,10 @@ pub enum Decision {
 /// Which places are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// All of the worker's.
+    /// What the worker can hold.
     Worker {
-        /// How many it has.
-        max: u64,
+        /// Its capacity.
+        max: Resources,
     },
     /// All that there are.
     Total {
@@ -88,15 +88,22 @@ pub enum Refusal {
 }
 
 /// Decides one request: its time to live first, because no wait cures it, then the places.
-pub fn decide(policy: &Policy, owner: &OwnerLimits, usage: Usage, request: Request) -> Decision {
+/// `capacity` is the worker's.
+pub fn decide(
+    policy: &Policy,
+    owner: &OwnerLimits,
+    capacity: &Resources,
+    usage: Usage,
+    request: Request,
+) -> Decision {
     if let Some(max) = policy.ttl_of(owner)
         && max < request.ttl
     {
         return Decision::Refuse(Refusal::Ttl { max });
     }
     let full = |max: u64, taken: u64| max != 0 && max <= taken;
-    if full(policy.max_per_worker, usage.worker) {
-        return Decision::Wait(Full::Worker { max: policy.max_per_worker });
+    if !capacity.holds(&usage.worker.plus(request.takes)) {
+        return Decision::Wait(Full::Worker { max: *capacity });
     }
     if full(policy.max_sandboxes, usage.total) {
         return Decision::Wait(Full::Total { max: policy.max_sandboxes });
@@ -166,19 +173,21 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(60);
 
+    const TAKES: Resources = Resources { sandboxes: 1, memory_mb: 100, vcpus: 2 };
+    const NO_LIMIT: Resources = Resources { sandboxes: 0, memory_mb: 0, vcpus: 0 };
+
     fn asked(policy: &Policy, owner: OwnerLimits, usage: Usage) -> Decision {
-        decide(policy, &owner, usage, Request { owned: true, ttl: TTL })
+        decide(policy, &owner, &NO_LIMIT, usage, Request { owned: true, ttl: TTL, takes: TAKES })
     }
 
     #[test]
     fn a_limit_admits_up_to_itself_and_zero_is_none() {
-        let usage = |n| Usage { total: n, owner: n, worker: n };
+        let usage = |n| Usage { total: n, owner: n, ..Usage::default() };
         let none = OwnerLimits::default();
         assert_eq!(asked(&Policy::default(), none, usage(u64::MAX)), Decision::Admit);
         for (policy, full) in [
             (Policy { max_sandboxes: 3, ..Policy::default() }, Full::Total { max: 3 }),
             (Policy { max_per_owner: 3, ..Policy::default() }, Full::Owner { max: 3 }),
-            (Policy { max_per_worker: 3, ..Policy::default() }, Full::Worker { max: 3 }),
         ] {
             assert_eq!(asked(&policy, none, usage(2)), Decision::Admit, "{full:?}");
             assert_eq!(asked(&policy, none, usage(3)), Decision::Wait(full));
@@ -205,7 +214,28 @@ mod tests {
     fn what_nobody_owns_has_no_owners_limit() {
         let policy = Policy { max_per_owner: 1, ..Policy::default() };
         let usage = Usage { owner: 9, ..Usage::default() };
-        let request = Request { owned: false, ttl: TTL };
-        assert_eq!(decide(&policy, &OwnerLimits::default(), usage, request), Decision::Admit);
+        let request = Request { owned: false, ttl: TTL, takes: TAKES };
+        let decision = decide(&policy, &OwnerLimits::default(), &NO_LIMIT, usage, request);
+        assert_eq!(decision, Decision::Admit);
+    }
+
+    /// R4.4: a worker holds as much as it said, of each kind, the request included.
+    #[test]
+    fn a_worker_is_filled_up_to_its_capacity_of_each_kind() {
+        let taken = Resources { sandboxes: 3, memory_mb: 900, vcpus: 6 };
+        let usage = Usage { worker: taken, ..Usage::default() };
+        let request = Request { owned: false, ttl: TTL, takes: TAKES };
+        let asked = |capacity: Resources| {
+            decide(&Policy::default(), &OwnerLimits::default(), &capacity, usage, request)
+        };
+        let exact = Resources { sandboxes: 4, memory_mb: 1000, vcpus: 8 };
+        assert_eq!(asked(exact), Decision::Admit);
+        for less in [
+            Resources { sandboxes: 3, ..exact },
+            Resources { memory_mb: 999, ..exact },
+            Resources { vcpus: 7, ..exact },
+        ] {
+            assert_eq!(asked(less), Decision::Wait(Full::Worker { max: less }));
+        }
     }
 }

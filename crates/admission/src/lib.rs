@@ -6,7 +6,9 @@
 //! keeps a `Queue` and asks the store again for whoever is next.
 
 mod decide;
+mod place;
 mod queue;
 
 pub use decide::{Decision, Full, OwnerLimits, Policy, Refusal, Request, Usage, decide};
+pub use place::{Candidate, Placement, Rejection, Wanted, place};
 pub use queue::{Blocked, Lane, Priority, Queue, Ticket, Weight};

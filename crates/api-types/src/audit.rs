@@ -39,9 +39,9 @@ pub struct AdminRecord {
     pub id: String,
     /// Who asked: a credential's name, or `anonymous`.
     pub actor: String,
-    /// The HTTP method.
+    /// The HTTP method; `CLI` of a command on the store of a stopped server.
     pub method: String,
-    /// The path without its query.
+    /// The path without its query, or the command.
     pub path: String,
     /// The HTTP status of the answer; 499 when the caller left before it.
     pub status: u16,

@@ -19,6 +19,7 @@ mod schema;
 mod socket;
 mod system;
 mod template;
+mod worker_token;
 
 pub use audit::{AdminRecord, OperationRecord};
 pub use code::{Code, ErrorBody};
@@ -42,3 +43,4 @@ pub use system::{
     Ready, StoreHealth,
 };
 pub use template::{Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest};
+pub use worker_token::{WorkerToken, WorkerTokenRequest};

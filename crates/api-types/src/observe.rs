@@ -215,7 +215,8 @@ pub struct OperationStats {
     pub latency_max_ms: f64,
     /// The mean, in milliseconds.
     pub latency_avg_ms: f64,
-    /// Why the last failed one failed, without what could be a secret.
+    /// Why the last failed one failed: a word such as `resource_limit`; below `/admin` the sentence,
+    /// without what could be a secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_error: String,
     /// When the last one ended, in Unix seconds.

@@ -27,6 +27,8 @@ pub mod pattern {
         r"(?:/[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9_-])*\.?)*",
         "(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?",
     );
+    /// The id of a worker.
+    pub const WORKER: &str = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
     /// The longest image's name.
     pub const IMAGE_LENGTH: usize = 255;
     /// Permission bits as octal text.
@@ -72,6 +74,16 @@ pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
 /// An owner of a request.
 pub(crate) fn owner(_: &mut SchemaGenerator) -> Schema {
     optional_text(pattern::SPACED_OWNER, "ann")
+}
+
+/// A worker of a request.
+pub(crate) fn worker(_: &mut SchemaGenerator) -> Schema {
+    optional_text(pattern::WORKER, "rack-3")
+}
+
+/// Who a worker token of a request is for.
+pub(crate) fn audience(_: &mut SchemaGenerator) -> Schema {
+    optional_text("worker:control-plane|worker:rpc", "worker:rpc")
 }
 
 /// An image of a request.

@@ -100,7 +100,8 @@ pub struct ProviderDetail {
     pub healthy: bool,
     /// Whether it is used when a request names none.
     pub default: bool,
-    /// Live sandboxes on it.
+    /// Sandboxes of it that have not ended and exist for the caller, counted at most five seconds
+    /// ago unless the store is slow.
     pub sandbox_count: usize,
     /// The provider as in the list.
     pub health: Provider,

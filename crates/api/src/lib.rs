@@ -25,7 +25,6 @@ mod origin;
 mod problem;
 mod routes;
 mod scope;
-mod serve;
 mod text;
 mod views;
 
@@ -33,6 +32,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use stacyvm_control::Control;
+use stacyvm_fleet::identity::{KeyRing, Keys};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,7 +41,7 @@ pub use access::{
 };
 pub use routes::{Listed, demanded, list as routes};
 pub use scope::Scope;
-pub use serve::{Limits, serve, serve_with};
+pub use stacyvm_listen::{Limits, serve, serve_with};
 pub use views::key as key_view;
 
 /// What the operator decides about the HTTP surface.
@@ -55,6 +55,8 @@ pub struct ApiConfig {
     pub version: String,
     /// Who may call.
     pub access: Arc<Access>,
+    /// What worker credentials are made and checked with.
+    pub worker_keys: Arc<KeyRing>,
     /// The largest JSON body in bytes.
     pub max_json_body: usize,
     /// The largest uploaded file or image archive in bytes.
@@ -118,6 +120,7 @@ impl Default for ApiConfig {
             allowed_origins: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             access: Arc::new(Access::open()),
+            worker_keys: Arc::new(KeyRing::of(Keys::default())),
             max_json_body: 2 << 20,
             max_upload: 4 << 30,
             preview_domain: "localhost".to_owned(),

@@ -25,6 +25,8 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// For the log only.
     cause: Option<Box<dyn StdError + Send + Sync>>,
+    /// The log has enough of its kind.
+    is_unlogged: bool,
 }
 
 /// How a problem travels from a handler to the edge, which knows the request id.
@@ -41,7 +43,7 @@ impl Problem {
             message.truncate(message.floor_char_boundary(MAX_MESSAGE));
             message.push('…');
         }
-        Self { code, message, details: None, headers: Vec::new(), cause: None }
+        Self { code, message, details: None, headers: Vec::new(), cause: None, is_unlogged: false }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -58,7 +60,13 @@ impl Problem {
         self
     }
 
-    fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    /// The same without its line in the log.
+    pub(crate) const fn unlogged(mut self) -> Self {
+        self.is_unlogged = true;
+        self
+    }
+
+    pub(crate) fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
         self
     }
@@ -113,6 +121,9 @@ impl Problem {
 
     /// Says it once in the log: failures of ours loudly, refusals quietly.
     pub(crate) fn log(&self) {
+        if self.is_unlogged {
+            return;
+        }
         let status = self.code.status();
         let code = self.code.as_str();
         let message = &self.message;

@@ -12,6 +12,10 @@ use crate::{
     values::{
         Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
     },
+    worker::{
+        ControlPlane, Heartbeat, NameTemplate, Passwords, RpcAddress, TokenId, WorkerName,
+        WorkerTokens,
+    },
 };
 
 /// Everything that an operator decides.
@@ -21,7 +25,7 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where and for whom the server listens.
     pub server: Server,
-    /// What this server's own worker takes.
+    /// The worker of this host, and the way to workers of others.
     pub worker: Worker,
     /// What runs sandboxes.
     pub providers: Providers,
@@ -55,11 +59,34 @@ pub struct Server {
     pub trusted_proxies: Vec<Proxy>,
 }
 
-/// What this server's own worker takes.
+/// The worker of this host, and the way to workers of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the keys' meanings are in the table")]
 pub struct Worker {
+    pub id: Option<WorkerName>,
+    pub control_plane_url: ControlPlane,
+    pub listen_addr: Option<RpcAddress>,
+    pub heartbeat_interval: Heartbeat,
+    pub shutdown_timeout: Term,
+    pub preview_domain: Option<Domain>,
+    pub rpc_tls: RpcTls,
     pub max_sandboxes: Number<0, 1_000_000>,
+}
+
+/// TLS between control planes and workers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the keys' meanings are in the table")]
+pub struct RpcTls {
+    pub enabled: bool,
+    pub server_cert_file: Option<PathBuf>,
+    pub server_key_file: Option<PathBuf>,
+    pub client_ca_file: Option<PathBuf>,
+    pub client_names: Vec<Domain>,
+    pub ca_file: Option<PathBuf>,
+    pub client_cert_file: Option<PathBuf>,
+    pub client_key_file: Option<PathBuf>,
+    pub server_name: NameTemplate,
+    pub insecure_skip_verify: bool,
 }
 
 /// What runs sandboxes.
@@ -106,6 +133,16 @@ pub struct Auth {
     pub api_key_file: Option<PathBuf>,
     pub admin_api_key: Password,
     pub admin_api_key_file: Option<PathBuf>,
+    pub worker_token: Password,
+    pub worker_token_file: Option<PathBuf>,
+    pub worker_tokens: WorkerTokens,
+    pub worker_tokens_file: Option<PathBuf>,
+    pub worker_signing_key: Password,
+    pub worker_signing_key_file: Option<PathBuf>,
+    pub worker_signing_keys: Passwords,
+    pub worker_signing_keys_file: Option<PathBuf>,
+    pub worker_revoked_token_ids: Vec<TokenId>,
+    pub worker_revoked_token_ids_file: Option<PathBuf>,
     pub admin_audit_retention: Span,
 }
 
@@ -174,7 +211,16 @@ impl Default for Server {
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { max_sandboxes: Number(0) }
+        Self {
+            id: None,
+            control_plane_url: ControlPlane::default(),
+            listen_addr: None,
+            heartbeat_interval: Heartbeat(Duration::from_secs(10)),
+            shutdown_timeout: Term(Duration::from_secs(10)),
+            preview_domain: None,
+            rpc_tls: RpcTls::default(),
+            max_sandboxes: Number(0),
+        }
     }
 }
 
@@ -229,6 +275,16 @@ impl Default for Auth {
             api_key_file: None,
             admin_api_key: Password::default(),
             admin_api_key_file: None,
+            worker_token: Password::default(),
+            worker_token_file: None,
+            worker_tokens: WorkerTokens::default(),
+            worker_tokens_file: None,
+            worker_signing_key: Password::default(),
+            worker_signing_key_file: None,
+            worker_signing_keys: Passwords::default(),
+            worker_signing_keys_file: None,
+            worker_revoked_token_ids: Vec::new(),
+            worker_revoked_token_ids_file: None,
             admin_audit_retention: QUARTER,
         }
     }
@@ -319,6 +375,7 @@ pub(crate) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
             format!("it is false although {given} is given; remove one of them"),
         ));
     }
+    found.extend(rpc_tls(&config.worker));
     if let Span(Some(max)) = config.defaults.max_ttl
         && max < config.defaults.ttl.0
     {
@@ -344,5 +401,57 @@ pub(crate) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    found
+}
+
+/// What must hold between the files of TLS once it is switched on.
+fn rpc_tls(worker: &Worker) -> Vec<(&'static str, String)> {
+    let tls = &worker.rpc_tls;
+    if !tls.enabled {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut needs = |holds: bool, key, message: &str| {
+        if !holds {
+            found.push((key, message.to_owned()));
+        }
+    };
+    let (cert, key) = (tls.server_cert_file.is_some(), tls.server_key_file.is_some());
+    needs(
+        key || !cert,
+        "worker.rpc_tls.server_cert_file",
+        "its key is missing: set server_key_file",
+    );
+    needs(
+        cert || !key,
+        "worker.rpc_tls.server_key_file",
+        "its certificate is missing: set server_cert_file",
+    );
+    let (cert, key) = (tls.client_cert_file.is_some(), tls.client_key_file.is_some());
+    needs(
+        key || !cert,
+        "worker.rpc_tls.client_cert_file",
+        "its key is missing: set client_key_file",
+    );
+    needs(
+        cert || !key,
+        "worker.rpc_tls.client_key_file",
+        "its certificate is missing: set client_cert_file",
+    );
+    needs(
+        worker.listen_addr.is_none() || tls.server_cert_file.is_some(),
+        "worker.rpc_tls.enabled",
+        "worker.listen_addr has no certificate to show: set server_cert_file and server_key_file",
+    );
+    needs(
+        tls.client_names.is_empty() || tls.client_ca_file.is_some(),
+        "worker.rpc_tls.client_names",
+        "nobody is asked for a certificate: set client_ca_file",
+    );
+    needs(
+        !tls.insecure_skip_verify || tls.ca_file.is_none(),
+        "worker.rpc_tls.insecure_skip_verify",
+        "it is true although ca_file is given; remove one of them",
+    );
     found
 }

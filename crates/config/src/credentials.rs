@@ -11,6 +11,7 @@ use crate::{
     config::{Auth, Config},
     secret::{Secret, fit_for_a_header},
     values::Password,
+    worker_credentials::{self, WorkerCredentials},
 };
 
 /// The largest file of a secret in bytes.
@@ -23,6 +24,8 @@ pub struct Credentials {
     pub api_key: Option<Secret>,
     /// `auth.admin_api_key`, or what its file holds.
     pub admin_api_key: Option<Secret>,
+    /// What lets workers and control planes in at each other.
+    pub workers: WorkerCredentials,
 }
 
 /// What is said about a file of a secret.
@@ -66,15 +69,8 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
             None
         }
         Some(path) => match secret(path) {
-            Ok((secret, exposed)) => {
-                if exposed {
-                    let message = format!(
-                        "every user of this machine can read {}; take the right from them, such \
-                         as with chmod 600",
-                        path.display()
-                    );
-                    notes.push(Note::Warning(pair.file_key, message));
-                }
+            Ok((secret, is_exposed)) => {
+                notes.extend(is_exposed.then(|| Note::Warning(pair.file_key, exposed(path))));
                 Some(secret)
             }
             Err(why) => {
@@ -83,11 +79,32 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
             }
         },
     });
-    (Credentials { api_key, admin_api_key }, notes)
+    let (workers, others) = worker_credentials::read(&config.auth);
+    notes.extend(others);
+    (Credentials { api_key, admin_api_key, workers }, notes)
+}
+
+/// What is said about a file that everybody can read.
+pub(crate) fn exposed(path: &Path) -> String {
+    format!(
+        "every user of this machine can read {}; take the right from them, such as with chmod 600",
+        path.display()
+    )
 }
 
 /// The secret in a file, and whether everybody can read it.
-fn secret(path: &Path) -> Result<(Secret, bool), String> {
+pub(crate) fn secret(path: &Path) -> Result<(Secret, bool), String> {
+    let (text, is_exposed) = text(path, MAX_SIZE)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it holds no key".to_owned());
+    }
+    fit_for_a_header(text)?;
+    Ok((Secret::new(text), is_exposed))
+}
+
+/// The text of a file of at most this many bytes, and whether everybody can read it.
+pub(crate) fn text(path: &Path, max: u64) -> Result<(String, bool), String> {
     if !path.is_absolute() {
         return Err("an absolute path is needed".to_owned());
     }
@@ -98,17 +115,12 @@ fn secret(path: &Path) -> Result<(Secret, bool), String> {
         return Err("it is not a file".to_owned());
     }
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if MAX_SIZE < bytes.len() as u64 {
-        return Err(format!("it is larger than {MAX_SIZE} bytes, which no key is"));
+    File::open(path).map_err(cannot)?.take(max + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if max < bytes.len() as u64 {
+        return Err(format!("it is larger than {max} bytes, which no key is"));
     }
-    let text = String::from_utf8(bytes).unwrap_or_default();
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("it holds no key".to_owned());
-    }
-    fit_for_a_header(text)?;
-    Ok((Secret::new(text), metadata.permissions().mode() & 0o004 != 0))
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    Ok((text, metadata.permissions().mode() & 0o004 != 0))
 }
 
 #[cfg(test)]

@@ -27,8 +27,11 @@ pub fn choose(asked: Option<PathBuf>, home: Option<&Path>) -> Option<PathBuf> {
     })
 }
 
+/// A path, what is written there, and where.
+pub(crate) type Entry = (String, Raw, Source);
+
 /// The settings of a file with their lines.
-pub(crate) fn read(path: &Path) -> Result<Vec<(String, Raw, Source)>, Problem> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Entry>, Problem> {
     let at = |line| Source::File { path: path.to_owned(), line };
     let text =
         text(path).map_err(|e| Problem::new(&at(0), "", format!("it cannot be read: {e}")))?;

@@ -28,6 +28,8 @@ pub struct Key {
     /// The flag of `serve` that sets it.
     pub flag: Option<&'static str>,
     pub(crate) read: fn(&mut Config, &Raw) -> Result<(), String>,
+    /// See [`Setting::KEYED`].
+    pub(crate) keyed: fn() -> bool,
     show: fn(&Config) -> Value,
     copy: fn(&Config, &mut Config),
     pub(crate) schema: fn() -> Value,
@@ -71,6 +73,10 @@ fn schema_of<T: Setting>(_: fn(&mut Config) -> &mut T) -> Value {
     T::schema()
 }
 
+const fn keyed_of<T: Setting>(_: fn(&mut Config) -> &mut T) -> bool {
+    T::KEYED
+}
+
 macro_rules! path {
     ($first:ident $(. $rest:ident)*) => {
         concat!(stringify!($first) $(, ".", stringify!($rest))*)
@@ -89,6 +95,7 @@ macro_rules! key {
                 config.$($field).+ = Setting::read(raw)?;
                 Ok(())
             },
+            keyed: || keyed_of(|config| &mut config.$($field).+),
             show: |config| Setting::show(&config.$($field).+),
             copy: |from, to| to.$($field).+.clone_from(&from.$($field).+),
             schema: || schema_of(|config| &mut config.$($field).+),
@@ -167,6 +174,119 @@ static KEYS: &[Key] = &[
         None,
         "Addresses of proxies, or ranges of them, whose `X-Forwarded-For` says where a request \
          comes from"
+    ),
+    key!(
+        worker.id,
+        Restart,
+        None,
+        None,
+        "What this host's worker is called; its host name when it is not set"
+    ),
+    key!(
+        worker.control_plane_url,
+        Restart,
+        None,
+        None,
+        "Where `stacyvm worker` finds its control plane"
+    ),
+    key!(
+        worker.listen_addr,
+        Restart,
+        None,
+        None,
+        "The address with its port where the worker takes calls from control planes; none when \
+         it is not set"
+    ),
+    key!(
+        worker.heartbeat_interval,
+        Restart,
+        None,
+        None,
+        "How often the worker says that it lives; its lease is three times as long"
+    ),
+    key!(
+        worker.shutdown_timeout,
+        Restart,
+        None,
+        None,
+        "How long what is in flight may take to finish when the worker stops"
+    ),
+    key!(
+        worker.preview_domain,
+        Restart,
+        None,
+        None,
+        "Where the sandboxes of this worker are shown; `server.preview_domain` when it is not set"
+    ),
+    key!(
+        worker.rpc_tls.enabled,
+        Restart,
+        None,
+        None,
+        "Use TLS between control planes and workers; see howto/worker-identity.md"
+    ),
+    key!(
+        worker.rpc_tls.server_cert_file,
+        Restart,
+        None,
+        None,
+        "The certificate that this worker shows, with its chain, as PEM"
+    ),
+    key!(
+        worker.rpc_tls.server_key_file,
+        Restart,
+        None,
+        None,
+        "The key of `worker.rpc_tls.server_cert_file`"
+    ),
+    key!(
+        worker.rpc_tls.client_ca_file,
+        Restart,
+        None,
+        None,
+        "The authorities of control planes; with it, this worker asks for a certificate"
+    ),
+    key!(
+        worker.rpc_tls.client_names,
+        Restart,
+        None,
+        None,
+        "Names of which a control plane's certificate must have one; any when it is empty"
+    ),
+    key!(
+        worker.rpc_tls.ca_file,
+        Restart,
+        None,
+        None,
+        "The authorities of workers, for control planes"
+    ),
+    key!(
+        worker.rpc_tls.client_cert_file,
+        Restart,
+        None,
+        None,
+        "The certificate that a control plane shows workers, with its chain, as PEM"
+    ),
+    key!(
+        worker.rpc_tls.client_key_file,
+        Restart,
+        None,
+        None,
+        "The key of `worker.rpc_tls.client_cert_file`"
+    ),
+    key!(
+        worker.rpc_tls.server_name,
+        Restart,
+        None,
+        None,
+        "The name in the certificate of a worker, with `{id}` for its id"
+    ),
+    key!(
+        worker.rpc_tls.insecure_skip_verify,
+        Restart,
+        None,
+        None,
+        "Believe whatever answers in the place of a worker; for trying out"
     ),
     key!(
         worker.max_sandboxes,
@@ -263,6 +383,70 @@ static KEYS: &[Key] = &[
     key!(auth.api_key_file, Reload, None, None, "A file that holds `auth.api_key`"),
     key!(auth.admin_api_key, Reload, None, None, "The key for everything"),
     key!(auth.admin_api_key_file, Reload, None, None, "A file that holds `auth.admin_api_key`"),
+    key!(
+        auth.worker_token,
+        Reload,
+        None,
+        None,
+        "The token between control planes and all workers that have none of their own"
+    ),
+    key!(auth.worker_token_file, Reload, None, None, "A file that holds `auth.worker_token`"),
+    key!(
+        auth.worker_tokens,
+        Reload,
+        None,
+        None,
+        "The tokens of single workers, by their ids; each takes the place of `auth.worker_token`"
+    ),
+    key!(
+        auth.worker_tokens_file,
+        Reload,
+        None,
+        None,
+        "A file that holds `auth.worker_tokens`, one `id=token` a line"
+    ),
+    key!(
+        auth.worker_signing_key,
+        Reload,
+        None,
+        None,
+        "The key that signs short-lived worker tokens, and is accepted"
+    ),
+    key!(
+        auth.worker_signing_key_file,
+        Reload,
+        None,
+        None,
+        "A file that holds `auth.worker_signing_key`"
+    ),
+    key!(
+        auth.worker_signing_keys,
+        Reload,
+        None,
+        None,
+        "Keys that are accepted besides, while keys are changed"
+    ),
+    key!(
+        auth.worker_signing_keys_file,
+        Reload,
+        None,
+        None,
+        "A file that holds `auth.worker_signing_keys`, one a line"
+    ),
+    key!(
+        auth.worker_revoked_token_ids,
+        Reload,
+        None,
+        None,
+        "The ids of signed worker tokens that are not accepted any more"
+    ),
+    key!(
+        auth.worker_revoked_token_ids_file,
+        Reload,
+        None,
+        None,
+        "A file that holds `auth.worker_revoked_token_ids`, one a line"
+    ),
     key!(rate_limit.enabled, Restart, None, None, "Limit how often one caller may call"),
     key!(
         rate_limit.requests_per_minute,

@@ -99,7 +99,6 @@ pub(crate) fn find(path: &str) -> Option<&'static Later> {
 
 const FALLBACK: &str = "admin rights for auth.api_key are";
 const OIDC: &str = "OIDC is";
-const WORKER: &str = "workers on other machines are";
 const SHARED: &str = "the shared pool is";
 const DOCKER: &str = "the docker provider is";
 const FIRECRACKER: &str = "the firecracker provider is";
@@ -120,21 +119,6 @@ const fn secret(path: &'static str, fate: Fate, part: &'static str) -> Later {
 
 /// Every one. An exact path stands before the `.*` that would match it too.
 pub(crate) static ALL: &[Later] = &[
-    later("worker.id", EMPTY, WORKER),
-    later("worker.listen_addr", EMPTY, WORKER),
-    later("worker.control_plane_url", Fate::Detail, WORKER),
-    later("worker.preview_domain", Fate::Detail, WORKER),
-    later("worker.heartbeat_interval", Fate::Detail, WORKER),
-    later("worker.shutdown_timeout", Fate::Retired, WORKER),
-    later("worker.rpc_tls.enabled", OFF, WORKER),
-    later("worker.rpc_tls.server_cert_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.server_key_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.client_ca_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.ca_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.client_cert_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.client_key_file", Fate::Detail, WORKER),
-    later("worker.rpc_tls.server_name", Fate::Detail, WORKER),
-    later("worker.rpc_tls.insecure_skip_verify", Fate::Detail, WORKER),
     later("providers.firecracker.enabled", OFF, FIRECRACKER),
     later("providers.firecracker.firecracker_path", Fate::Detail, FIRECRACKER),
     later("providers.firecracker.kernel_path", Fate::Detail, FIRECRACKER),
@@ -177,13 +161,6 @@ pub(crate) static ALL: &[Later] = &[
     later("providers.proot.max_disk_mb", Fate::Retired, PROOT),
     later("providers.proot.languages", Fate::Retired, PROOT),
     later("defaults.pool_template", Fate::Retired, SHARED),
-    secret("auth.worker_token", EMPTY, WORKER),
-    later("auth.worker_token_file", EMPTY, WORKER),
-    secret("auth.worker_tokens.*", EMPTY, WORKER),
-    secret("auth.worker_signing_key", EMPTY, WORKER),
-    later("auth.worker_signing_key_file", EMPTY, WORKER),
-    secret("auth.worker_signing_keys", EMPTY, WORKER),
-    later("auth.worker_revoked_token_ids", EMPTY, WORKER),
     later("auth.admin_fallback_enabled", Fate::Detail, FALLBACK),
     later("auth.oidc_enabled", OFF, OIDC),
     later("auth.oidc_issuer", EMPTY, OIDC),

@@ -25,11 +25,13 @@ mod secret;
 mod suggest;
 mod telemetry;
 mod values;
+mod worker;
+mod worker_credentials;
 mod yaml;
 
 pub use config::{
-    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Retention, Server,
-    Telemetry, Worker,
+    Auth, Config, Database, Defaults, Logging, Mock, Providers, RateLimit, Retention, RpcTls,
+    Server, Telemetry, Worker,
 };
 pub use credentials::Credentials;
 pub use file::choose;
@@ -45,3 +47,7 @@ pub use telemetry::{Collector, Headers, Share};
 pub use values::{
     Asked, Driver, Host, KeyBy, LogFormat, Number, Overflow, Password, Provider, Span, Term,
 };
+pub use worker::{
+    ControlPlane, Heartbeat, NameTemplate, Passwords, RpcAddress, TokenId, WorkerName, WorkerTokens,
+};
+pub use worker_credentials::WorkerCredentials;

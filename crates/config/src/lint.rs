@@ -1,6 +1,7 @@
 //! What an operator should know about a configuration that can be right.
 
 mod access;
+mod worker;
 
 use crate::{
     keys::keys,
@@ -57,6 +58,7 @@ pub fn lint(loaded: &Result<Loaded, Refused>, strict: Verdict) -> Vec<Check> {
     if let Ok(loaded) = loaded {
         checks.extend(server(loaded, strict));
         checks.extend(access::checks(loaded, strict));
+        checks.extend(worker::checks(loaded, strict));
         checks.extend(defaults(loaded, strict));
     }
     checks

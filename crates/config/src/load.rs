@@ -9,7 +9,7 @@ use crate::{
     keys::{Key, keys, variable},
     later::{self, Say},
     problem::{Problem, Source},
-    secret::Raw,
+    secret::{Raw, Secret},
     suggest::nearest,
 };
 
@@ -81,7 +81,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Refused> {
     let mut reader = Reader::new(sources.defaults.clone());
     if let Some(path) = &sources.file {
         match file::read(path) {
-            Ok(entries) => entries.iter().for_each(|(path, raw, at)| reader.file(path, raw, at)),
+            Ok(entries) => {
+                let entries = gathered(entries);
+                entries.iter().for_each(|(path, raw, at)| reader.file(path, raw, at));
+            }
             Err(problem) => reader.problems.push(problem),
         }
     }
@@ -91,6 +94,27 @@ pub fn load(sources: &Sources) -> Result<Loaded, Refused> {
         reader.several(&found, raw, &Source::Flag(flag));
     }
     reader.finish(sources.file.clone())
+}
+
+/// The settings of a file, with what lies below a key that has names of its own put together.
+fn gathered(entries: Vec<file::Entry>) -> Vec<file::Entry> {
+    let mut all: Vec<file::Entry> = Vec::with_capacity(entries.len());
+    for (path, raw, at) in entries {
+        let whole = keys()
+            .iter()
+            .filter(|key| (key.keyed)())
+            .find_map(|key| below(key.path, &path).map(|name| (key.path, name)));
+        let (Some((key, name)), Raw::One(value)) = (whole, &raw) else {
+            all.push((path, raw, at));
+            continue;
+        };
+        let named = Secret::new(format!("{name}={}", value.expose()));
+        match all.last_mut() {
+            Some((before, Raw::Many(items), _)) if before == key => items.push(named),
+            _ => all.push((key.to_owned(), Raw::Many(vec![named]), at)),
+        }
+    }
+    all
 }
 
 struct Reader {

@@ -57,6 +57,20 @@ name! {
     LogFilter, log_filter, json!({ "type": "string" })
 }
 
+impl Scalar for Option<Domain> {
+    fn parse(text: &str) -> Result<Self, String> {
+        Scalar::parse(text).map(Some)
+    }
+
+    fn show(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Scalar::show)
+    }
+
+    fn schema() -> Value {
+        <Domain as Scalar>::schema()
+    }
+}
+
 /// A proxy, or a range of addresses that proxies have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proxy(pub Network);
@@ -86,7 +100,7 @@ fn image(text: &str) -> Result<(), String> {
     })
 }
 
-fn domain(text: &str) -> Result<(), String> {
+pub(crate) fn domain(text: &str) -> Result<(), String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -115,7 +129,7 @@ fn host_name(text: &str) -> Result<(), String> {
     })
 }
 
-fn origin(text: &str) -> Result<(), String> {
+pub(crate) fn origin(text: &str) -> Result<(), String> {
     if text == "*" {
         return Err(
             "every web page could run code here; name the origins that may call, or leave \

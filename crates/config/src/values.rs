@@ -14,6 +14,9 @@ const REPEATED: usize = 60;
 
 /// What can be the value of a key.
 pub(crate) trait Setting: Sized {
+    /// Whether it has names of the operator's own below it in the file. Each arrives as one text,
+    /// `name=value`.
+    const KEYED: bool = false;
     /// Reads it; the error says what would be right.
     fn read(raw: &Raw) -> Result<Self, String>;
     /// The value as `config show` shows it. Never a secret.

@@ -79,7 +79,7 @@ fn later_sources_win_and_each_value_knows_its_own() {
 fn every_key_can_be_said_by_every_source() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
-    std::fs::write(&secret, "a-key-of-its-own").unwrap();
+    std::fs::write(&secret, "w1=a-key-of-its-own").unwrap();
     for key in keys() {
         let value = match key.path {
             "data_dir" | "database.path" => "/x",
@@ -95,6 +95,11 @@ fn every_key_can_be_said_by_every_source() {
             "telemetry.sample_ratio" => "0.5",
             "server.trusted_proxies" => "10.0.0.0/8",
             "rate_limit.key_by" => "ip",
+            "worker.control_plane_url" => "https://a.b",
+            "worker.listen_addr" => "127.0.0.1:7424",
+            "worker.heartbeat_interval" => "20s",
+            "worker.rpc_tls.insecure_skip_verify" => "true",
+            "auth.worker_tokens" => "w1=a,w2=b",
             "rate_limit.cleanup_interval" => "2m",
             path if path.ends_with("_file") => secret.to_str().unwrap(),
             path if path.ends_with("auth") || path.ends_with("enabled") => "true",
@@ -129,7 +134,8 @@ fn all_problems_are_told_at_once_with_their_places() {
         env: env(&[
             ("STACYVM_POOL", "many"),
             ("STACYVM_LISTEN", "7423"),
-            ("STACYVM_AUTH_WORKER_TOKEN", "hunter2hunter2"),
+            ("STACYVM_AUTH_OIDC_PUBLIC_KEY", "hunter2hunter2"),
+            ("STACYVM_AUTH_WORKER_TOKENS", "hunter2hunter2"),
             ("STACYVM_SERVER_PROT", "1"),
         ]),
         flags: vec![Written { flag: "--shutdown-timeout", raw: Raw::one("0s") }],
@@ -146,14 +152,15 @@ fn all_problems_are_told_at_once_with_their_places() {
         "stacyvm.yaml:8: defaults.image.name: defaults.image holds a value",
         "stacyvm.yaml:9: database: it is a section; its keys are database.driver, database.path",
         "stacyvm.yaml:11: logging.level: \"inof\" cannot be right: a level is",
-        "STACYVM_AUTH_WORKER_TOKEN: auth.worker_token: workers on other machines are not supported",
+        "STACYVM_AUTH_OIDC_PUBLIC_KEY: auth.oidc_public_key: OIDC is not supported",
+        "STACYVM_AUTH_WORKER_TOKENS: auth.worker_tokens: each token is written with its worker",
         "STACYVM_LISTEN: an address looks like 127.0.0.1:7423 or [::1]:7423",
         "STACYVM_POOL: defaults.pool_size: \"many\" cannot be right",
         "--shutdown-timeout: server.shutdown_timeout: \"0s\" cannot be right: the duration must be",
     ] {
         assert!(text.contains(line), "{line}\n---\n{text}");
     }
-    assert_eq!(problems.len(), 12, "{text}");
+    assert_eq!(problems.len(), 13, "{text}");
     assert!(!text.contains("hunter2"), "{text}");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("did you mean STACYVM_SERVER_PORT?"), "{warnings:?}");
@@ -182,10 +189,6 @@ fn a_file_of_the_go_implementation_is_told_what_does_not_work() {
     assert_eq!(
         keys(&warnings),
         [
-            "worker.control_plane_url",
-            "worker.heartbeat_interval",
-            "worker.shutdown_timeout",
-            "worker.rpc_tls.insecure_skip_verify",
             "providers.firecracker.firecracker_path",
             "providers.e2b.base_url",
             "providers.custom.timeout",
@@ -358,6 +361,153 @@ fn the_check_judges_credentials_limits_and_proxies() {
     }
 }
 
+/// R6.5: tokens of single workers, in a section of their own.
+#[test]
+fn workers_have_tokens_of_their_own_below_one_key() {
+    let text = "auth:\n  worker_tokens:\n    w1: hunter2\n    rack.3: hunter3\n  api_key: k\n";
+    let given = file(text);
+    let loaded = load(&given.sources()).unwrap();
+    let tokens = &loaded.credentials.workers.tokens;
+    let read: Vec<_> = tokens.iter().map(|(id, token)| (id.as_str(), token.expose())).collect();
+    assert_eq!(read, [("rack.3", "hunter3"), ("w1", "hunter2")]);
+    let place = format!("file:{}:3", given.path().display());
+    assert_eq!(loaded.source("auth.worker_tokens").to_string(), place);
+    for wrong in ["w 1: hunter2", "w1: hunter 2", "w1: [hunter2]", "w1: \"\""] {
+        let file = file(&format!("auth:\n  worker_tokens:\n    {wrong}\n"));
+        let (problems, _) = told(&file.sources());
+        assert!(problems[0].contains("stacyvm.yaml:3: auth.worker_tokens"), "{problems:?}");
+        assert!(!problems[0].contains("hunter"), "{problems:?}");
+    }
+}
+
+/// R6.5: a secret is a value or a file.
+#[test]
+fn a_secret_of_workers_is_given_in_one_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    fs::write(&path, "w1=hunter2hunter2\n").unwrap();
+    let path = path.to_str().unwrap();
+    for (key, value) in [
+        ("worker_token", "hunter2"),
+        ("worker_tokens", "{w1: hunter2}"),
+        ("worker_signing_key", "hunter2"),
+        ("worker_signing_keys", "[hunter2]"),
+        ("worker_revoked_token_ids", "[hunter2]"),
+    ] {
+        let file = file(&format!("auth: {{{key}: {value}, {key}_file: {path}}}\n"));
+        let (problems, _) = told(&file.sources());
+        let expected = format!("auth.{key}_file: it is given as a value too");
+        assert!(problems[0].contains(&expected), "{problems:?}");
+        assert!(!problems[0].contains("hunter2"), "{problems:?}");
+    }
+}
+
+#[test]
+fn what_is_switched_on_between_hosts_is_whole() {
+    for (text, key) in [
+        ("server_cert_file: /c", "server_cert_file"),
+        ("server_key_file: /c", "server_key_file"),
+        ("client_cert_file: /c", "client_cert_file"),
+        ("client_key_file: /c", "client_key_file"),
+        ("client_names: [a]", "client_names"),
+        ("insecure_skip_verify: true, ca_file: /c", "insecure_skip_verify"),
+    ] {
+        let on = file(&format!("worker: {{rpc_tls: {{enabled: true, {text}}}}}\n"));
+        let (problems, _) = told(&on.sources());
+        let expected = format!("worker.rpc_tls.{key}: ");
+        assert!(problems.len() == 1 && problems[0].contains(&expected), "{problems:?}");
+        let off = file(&format!("worker: {{rpc_tls: {{{text}}}}}\n"));
+        assert_eq!(told(&off.sources()).0, Vec::<String>::new());
+    }
+    let bare = file("worker: {listen_addr: \"127.0.0.1:1\", rpc_tls: {enabled: true}}\n");
+    assert!(told(&bare.sources()).0[0].contains("has no certificate to show"));
+}
+
+/// R6.5, R6.7: the checks of what is between hosts, each with a right and a wrong setting.
+#[test]
+fn the_check_judges_what_is_between_hosts() {
+    const GOOD: &str = "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f";
+    let other = GOOD.replace("5f", "a7");
+    let other = other.as_str();
+    let verdict = |text: &str, name: &str| {
+        let file = file(text);
+        let loaded = load(&file.sources());
+        assert!(loaded.is_ok(), "{text}{loaded:?}");
+        let checks = lint(&loaded, Verdict::Fail);
+        for check in &checks {
+            assert_eq!(check.fix.is_empty(), check.verdict == Verdict::Pass, "{check:?}");
+            assert!(!format!("{check:?}").contains(GOOD), "{check:?}");
+        }
+        let check = checks.iter().find(|check| check.name == name);
+        check.map(|check| check.verdict)
+    };
+    let auth = |text: &str| format!("auth: {{{}}}\n", text.replace('A', GOOD).replace('B', other));
+    let worker = |text: &str| format!("worker: {{{text}}}\n");
+    let tls = |text: &str| format!("worker: {{rpc_tls: {{{text}}}}}\n");
+    let listens = |text: &str| format!("worker: {{listen_addr: \"10.0.0.7:1\"{text}}}\n");
+    let (pass, warn, fail) = (Some(Verdict::Pass), Some(Verdict::Warn), Some(Verdict::Fail));
+    let server = "rpc_tls: {enabled: true, server_cert_file: /c, server_key_file: /k";
+    for (text, name, expected) in [
+        (String::new(), "auth.worker_token", pass),
+        (auth("worker_signing_key: A"), "auth.worker_token", pass),
+        (auth("worker_signing_key: A, worker_token: B"), "auth.worker_token", warn),
+        (auth("worker_tokens: {w1: A}"), "auth.worker_token", pass),
+        (auth("worker_token: A"), "auth.worker_token", fail),
+        (auth("worker_token: A, worker_tokens: {w1: B}"), "auth.worker_token", fail),
+        (listens(""), "auth.worker_token", fail),
+        (auth("worker_signing_key: A"), "auth.worker_signing_key", None),
+        (auth("worker_signing_key: short"), "auth.worker_signing_key", fail),
+        (auth("worker_signing_key: change-me-A"), "auth.worker_signing_key", fail),
+        (auth("worker_signing_keys: [A]"), "auth.worker_signing_key", fail),
+        (auth("worker_signing_key: A, worker_signing_keys: [B]"), "auth.worker_signing_keys", pass),
+        (auth("worker_signing_key: A, worker_signing_keys: [A]"), "auth.worker_signing_keys", warn),
+        (
+            auth("worker_signing_key: A, worker_signing_keys: [B, B]"),
+            "auth.worker_signing_keys",
+            warn,
+        ),
+        (auth("worker_signing_key: A, worker_signing_keys: [b]"), "auth.worker_signing_keys", fail),
+        (auth("worker_tokens: {w1: short}"), "auth.worker_tokens", fail),
+        (auth("worker_signing_key: A"), "auth.worker_signing_key_file", warn),
+        (auth("worker_tokens: {w1: A}"), "auth.worker_tokens_file", warn),
+        (auth("worker_revoked_token_ids: [a]"), "auth.worker_revoked_token_ids", warn),
+        (
+            auth("worker_signing_key: A, worker_revoked_token_ids: [a]"),
+            "auth.worker_revoked_token_ids",
+            None,
+        ),
+        (auth("worker_tokens: {w1: A, w2: B}"), "auth.worker_separation", pass),
+        (auth("worker_tokens: {w1: A, w2: A}"), "auth.worker_separation", fail),
+        (auth("worker_tokens: {w1: A}, worker_signing_key: A"), "auth.worker_separation", fail),
+        (auth("worker_tokens: {w1: A}, api_key: A"), "auth.worker_separation", fail),
+        (String::new(), "auth.worker_separation", None),
+        (listens(""), "worker.listen_addr", fail),
+        (listens(&format!(", {server}}}")), "worker.listen_addr", pass),
+        (worker("listen_addr: \"127.0.0.1:1\""), "worker.listen_addr", pass),
+        (worker("control_plane_url: \"http://box.lan\""), "worker.control_plane_url", fail),
+        (worker("control_plane_url: \"https://box.lan\""), "worker.control_plane_url", None),
+        (worker("heartbeat_interval: 2m"), "worker.heartbeat_interval", warn),
+        (tls("ca_file: /c"), "worker.rpc_tls.enabled", fail),
+        (tls("enabled: true"), "worker.rpc_tls.ca_file", fail),
+        (tls("enabled: true"), "worker.rpc_tls.client_cert_file", fail),
+        (tls("enabled: true, ca_file: /c"), "worker.rpc_tls.server_cert_file", None),
+        (
+            tls("enabled: true, insecure_skip_verify: true"),
+            "worker.rpc_tls.insecure_skip_verify",
+            fail,
+        ),
+        (listens(&format!(", {server}}}")), "worker.rpc_tls.client_ca_file", fail),
+        (
+            listens(&format!(", {server}, client_ca_file: /a}}")),
+            "worker.rpc_tls.client_ca_file",
+            None,
+        ),
+        (listens(&format!(", {server}, client_ca_file: /a}}")), "worker.rpc_tls.ca_file", None),
+    ] {
+        assert_eq!(verdict(&text, name), expected, "{text}{name}");
+    }
+}
+
 /// R6.7: there is a file with which a server may go into production.
 #[test]
 fn the_production_example_passes_every_check() {
@@ -369,6 +519,33 @@ fn the_production_example_passes_every_check() {
     let loaded = load(&file.sources());
     for check in lint(&loaded, Verdict::Fail) {
         assert_ne!(check.verdict, Verdict::Fail, "{check:?}");
+    }
+}
+
+/// R6.7: what stands between the hosts of a fleet can pass too.
+#[test]
+fn the_production_examples_of_a_fleet_pass_the_checks_of_workers() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/howto/worker-identity.md");
+    let page = fs::read_to_string(page).unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let key = secrets.path().join("signing.key");
+    fs::write(&key, "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&key, mode).unwrap();
+    for who in ["control plane", "worker"] {
+        let mark = format!("<!-- {who} -->\n```yaml\n");
+        let example = page.split(&mark).nth(1).unwrap().split("```").next().unwrap();
+        let file = file(&example.replace("/etc/stacyvm", secrets.path().to_str().unwrap()));
+        let loaded = load(&file.sources());
+        let checks = lint(&loaded, Verdict::Fail);
+        let of_workers: Vec<_> = checks
+            .iter()
+            .filter(|check| check.name.contains("worker") || check.name == "config")
+            .collect();
+        assert!(2 < of_workers.len(), "{who}: {checks:?}");
+        for check in of_workers {
+            assert_eq!(check.verdict, Verdict::Pass, "{who}: {check:?}");
+        }
     }
 }
 

@@ -11,6 +11,11 @@ use crate::sandboxes::expiry_of;
 /// How old a row that nobody works on must be before its creation counts as interrupted: longer
 /// than the longest launch.
 const CREATING_DEADLINE: Duration = Duration::from_secs(90);
+/// How long after its latest deadline a runtime is certainly gone, whoever was heard meanwhile: a
+/// worker ends each by itself, counting from when it heard of the deadline, which is at most the
+/// longest call later, with a clock that may be a little slow.
+const OUTLIVED: Duration = Duration::from_secs(5 * 60);
+
 /// Which pass looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
@@ -25,7 +30,7 @@ pub enum Pass {
 pub enum Seen {
     /// Its provider did not answer.
     Unknown,
-    /// Its worker is not in the fleet.
+    /// Its worker was not heard of in time, or never.
     NoWorker,
     /// Its provider says that there is none.
     Absent,
@@ -48,6 +53,9 @@ pub enum Step {
     Stop(Cause),
     /// The end is decided: destroy what is left and end the row.
     Finish,
+    /// The end is decided, nobody can be asked, and the worker has ended the runtime by itself long
+    /// ago: end the row.
+    Conclude,
     /// A runtime that no live row names must go.
     DestroyOrphan,
 }
@@ -73,10 +81,13 @@ pub fn decide(
     let died = |detail: &str| Step::Stop(Cause::new(CauseKind::RuntimeDied, detail));
     match (&row.phase, seen) {
         (Phase::Ended(_), seen) => orphan(seen),
+        (Phase::Stopping(_), Seen::NoWorker) if row.latest_end.saturating_add(OUTLIVED) <= now => {
+            Step::Conclude
+        }
         (Phase::Stopping(_), _) => Step::Finish,
         _ if is_over => Step::Stop(expiry_of(row)),
         (Phase::Creating | Phase::Running | Phase::Paused, Seen::NoWorker) => {
-            let detail = format!("its worker {} is not part of this server", row.spec.worker);
+            let detail = format!("its worker {} is not heard of", row.spec.worker);
             Step::Lose(Cause::new(CauseKind::WorkerLost, detail))
         }
         (Phase::Creating, seen) => decide_creating(row, seen, pass, now),
@@ -138,6 +149,7 @@ mod tests {
                 env: [].into(),
                 expires_at: at(1000),
             },
+            latest_end: at(1000),
             phase,
             generation: Generation(1),
             version: 1,
@@ -178,6 +190,7 @@ mod tests {
             Step::Recover => 'R',
             Step::Lose(cause) if cause.kind == CauseKind::WorkerLost => 'L',
             Step::Finish => 'F',
+            Step::Conclude => 'C',
             Step::DestroyOrphan => 'O',
             Step::Stop(cause) => match cause.kind {
                 CauseKind::Expired => 'e',
@@ -212,6 +225,8 @@ mod tests {
         let over = ["eeeeee", "eeeeee", "eeeeee", "eeeeee", "FFFFFF", "...OOO"];
         assert_eq!(table(Pass::Startup, at(1000)), over);
         assert_eq!(table(Pass::Running, at(1000)), over);
+        let outlived = ["eeeeee", "eeeeee", "eeeeee", "eeeeee", "FCFFFF", "...OOO"];
+        assert_eq!(table(Pass::Running, at(1300)), outlived);
     }
 
     #[test]
@@ -257,7 +272,7 @@ mod tests {
                 Step::Recover => T::Recovered,
                 Step::Lose(cause) => T::Lost(cause),
                 Step::Stop(cause) => T::Stop(cause),
-                Step::Finish => T::Gone,
+                Step::Finish | Step::Conclude => T::Gone,
             };
             assert!(phase.clone().step(transition.clone()).is_ok(), "{phase:?} {transition:?}");
         }

@@ -169,6 +169,37 @@ impl Error {
         }
     }
 
+    /// One word for what kind of failure it is. It names nothing and nobody, so that whoever may see
+    /// the server may read it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::NoSandbox(_) => "no_sandbox",
+            Self::Ended { .. } => "ended",
+            Self::NoProvider(_) => "no_provider",
+            Self::NoImage(_) => "no_image",
+            Self::NoTemplate(_) => "no_template",
+            Self::NotFound(_) => "not_found",
+            Self::Conflict(_) => "conflict",
+            Self::SetUp { .. } => "set_up_failed",
+            Self::WrongState { .. } => "wrong_state",
+            Self::Fenced => "fenced",
+            Self::KeyInUse => "key_in_use",
+            Self::KeyReused => "key_reused",
+            Self::Limit(_) => "resource_limit",
+            Self::ExecTimeout(_) => "exec_timeout",
+            Self::Unsupported(_) => "unsupported",
+            Self::NotExecutable(_) => "not_executable",
+            Self::Denied(_) => "denied",
+            Self::Forbidden(_) => "forbidden",
+            Self::TooLarge(_) => "too_large",
+            Self::RangePastEnd { .. } => "range_past_end",
+            Self::DiskFull => "disk_full",
+            Self::Unavailable(_) => "unavailable",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable(Failure { message: message.into(), source: None })
     }
@@ -215,6 +246,7 @@ impl Error {
             E::Unavailable(_) => {
                 Self::Unavailable(Failure::because("the store does not answer; try again", error))
             }
+            E::Unfit(_) => Self::unavailable("no worker can take the sandbox now; try again"),
             E::NotFound => Self::NotFound("not found".to_owned()),
             E::Conflict => Self::Conflict("it exists already".to_owned()),
             E::Refused(refused) => Self::Conflict(refused.to_string()),

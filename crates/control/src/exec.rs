@@ -170,10 +170,15 @@ impl Control {
         }
         let row = self.usable(id).await?;
         attempt.concerns(&row);
-        let deadline = self.exec_deadline(&row, request.timeout).await?;
         if let Some(exec) = self.started_before(&row, exec_id, request.started).await? {
+            let deadline = match self.exec_deadline(&row, request.timeout).await {
+                // A limit that was lowered since refuses no command that runs or has run.
+                Err(Error::Limit(_)) => request.timeout,
+                deadline => deadline?,
+            };
             return Ok(Begun { row, deadline, exec, is_fresh: false });
         }
+        let deadline = self.exec_deadline(&row, request.timeout).await?;
         let data = [("exec_id", exec_id.to_string()), ("provider", row.spec.provider.clone())];
         let started = Record::Event(events::about(&row, EventKind::ExecStarted, data));
         self.0.recorder.record_first(started).await?;
@@ -309,7 +314,7 @@ impl Control {
         let places = self.0.recorder.places(records.len()).await;
         // Nothing waits from here on: either all of it is recorded, once, or nothing was.
         if self.0.recorded.is_first(&meta.command()) {
-            attempt.measure(failure.map(|error| error.recorded()).as_deref());
+            attempt.measure(failure.as_ref());
             places.fill(records).await;
         }
     }

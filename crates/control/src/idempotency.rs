@@ -18,7 +18,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use stacyvm_provider::failpoint;
 use stacyvm_store::{
-    self as store, Answer, Begun, Durability, NewKey, Sandbox, Template, TemplateFields,
+    self as store, Allowance, Answer, Begun, Durability, NewKey, Sandbox, Template, TemplateFields,
 };
 use stacyvm_types::{CauseKind, ExecId, Phase, SandboxId, Timestamp};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -35,12 +35,29 @@ const HOLD: Duration = Duration::from_secs(120);
 /// How long a turn waits for a start that an earlier one began.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The longest body of an answer that counts for nothing.
+const SHORT: usize = 4 << 10;
+/// What the longer ones of one caller may take together, until they are forgotten.
+const ALLOWANCE: u64 = 16 << 20;
+
 /// A key, bound to who brings it and to what is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     id: String,
     fingerprint: String,
+    /// Who brings it.
+    caller: String,
     durability: Durability,
+}
+
+impl Key {
+    /// What the answer's body counts against. A short one counts for nothing, because it takes no
+    /// more than the key itself does; nor does a refusal, which cannot be made anew.
+    fn allowance(&self, answer: &Answer) -> Option<Allowance> {
+        let is_long = answer.body.as_ref().is_some_and(|body| SHORT < body.len());
+        let counts = is_long && answer.status < 400;
+        counts.then(|| Allowance { caller: self.caller.clone(), bytes: ALLOWANCE })
+    }
 }
 
 /// The one who does the work of a key.
@@ -206,6 +223,7 @@ impl Control {
         Key {
             id: digest(&[self.caller().actor.as_bytes(), route.as_bytes(), user, key]),
             fingerprint: digest(asked),
+            caller: digest(&[self.caller().actor.as_bytes()]),
             durability: Durability::Disk,
         }
     }
@@ -244,7 +262,7 @@ impl Control {
         self.owned(async move {
             let (said, verdict) = work.await;
             failpoint!(failpoints::ONCE_WORKED);
-            control.settle_key(&key.id, attempt, verdict).await;
+            control.settle_key(&key, attempt, verdict).await;
             failpoint!(failpoints::ONCE_KEPT);
             drop(claim);
             Ok(Once::First(said))
@@ -295,10 +313,13 @@ impl Control {
         id.trim_start_matches("sb-").to_owned()
     }
 
-    async fn settle_key(&self, id: &str, attempt: u64, verdict: Verdict) {
+    async fn settle_key(&self, key: &Key, attempt: u64, verdict: Verdict) {
         let settled = match verdict {
-            Verdict::Keep(answer) => self.store().finish_key(id, attempt, answer).await,
-            Verdict::Release => self.store().release_key(id, attempt).await,
+            Verdict::Keep(answer) => {
+                let allowance = key.allowance(&answer);
+                self.store().finish_key(&key.id, attempt, answer, allowance).await
+            }
+            Verdict::Release => self.store().release_key(&key.id, attempt).await,
         };
         match settled {
             // Somebody else's turn, or too old: what this one answers is right all the same.
@@ -324,22 +345,31 @@ impl Control {
                     return Err(Error::NoSandbox(id));
                 }
                 Found::Nothing => {}
-                Found::Failed => {
-                    let resource = self.fresh_resource();
-                    self.store()
-                        .renew_key(&turn.key, turn.stored.attempt, &resource)
-                        .await
-                        .map_err(|error| match error {
-                            store::Error::LeaseLost => Error::KeyInUse,
-                            error => Error::from_store(error),
-                        })?;
-                    let stored = store::Turn { resource, ..turn.stored.clone() };
-                    id = Turn { stored, ..turn.clone() }.sandbox()?;
-                }
+                Found::Failed => id = self.renewed(turn).await?,
             }
         }
         request.id = Some(id);
-        self.spawn(request).await
+        match self.spawn(request.clone()).await {
+            // A worker remembers the sandbox although its host lost the row that was admitted
+            // first: that sandbox is over, and this is another try.
+            Err(Error::Fenced) if turn.stage != Stage::First => {
+                request.id = Some(self.renewed(turn).await?);
+                self.spawn(request).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Lets the key stand for another sandbox from now on.
+    async fn renewed(&self, turn: &Turn) -> Result<SandboxId> {
+        let resource = self.fresh_resource();
+        let renewed = self.store().renew_key(&turn.key, turn.stored.attempt, &resource).await;
+        renewed.map_err(|error| match error {
+            store::Error::LeaseLost => Error::KeyInUse,
+            error => Error::from_store(error),
+        })?;
+        let stored = store::Turn { resource, ..turn.stored.clone() };
+        Turn { stored, ..turn.clone() }.sandbox()
     }
 
     /// Looks for the sandbox of an earlier turn, and waits while it is being started.

@@ -1,5 +1,7 @@
 //! The imported images of the default provider.
 
+use std::sync::Arc;
+
 use stacyvm_provider::{ByteStream, ImageRecord};
 
 use crate::{Control, Error, Result, validate};
@@ -44,7 +46,7 @@ impl Control {
         Ok(())
     }
 
-    fn image_store(&self) -> Result<&dyn stacyvm_provider::Images> {
+    fn image_store(&self) -> Result<Arc<dyn stacyvm_provider::Images>> {
         let settings = self.settings();
         self.0
             .parts

@@ -73,6 +73,8 @@ impl Control {
     /// Starts the background jobs on the server's task tracker; they end when it stops. Call it
     /// once, after [`Control::recover`].
     pub fn start_jobs(&self) {
+        self.drive(crate::members::Heart::new(self.clone()), self.0.heart.clone());
+        self.drive(crate::members::Lookout::new(self.clone()), self.0.lookout.clone());
         self.drive(crate::reaper::Reaper::new(self.clone()), self.0.reaper.wake.clone());
         self.drive(crate::queue::Turnstile::new(self.clone()), self.0.queue.wake.clone());
         self.drive(crate::reconcile::Reconciler::new(self.clone()), self.0.reconcile.clone());

@@ -7,7 +7,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,8 +16,9 @@ use sha2::{Digest, Sha256};
 use stacyvm_store::{self as store, ApiKey, KeyHash, KeyState};
 use stacyvm_types::{KeyId, OwnerId, Role, Timestamp};
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
 
-use crate::{Control, Error, Result, validate};
+use crate::{Control, Error, Result, metrics::Looked, validate};
 
 /// Every key begins with it, so that people and scanners recognise one.
 const PREFIX: &str = "svm_";
@@ -26,6 +28,14 @@ const SECRET_DIGITS: usize = 64;
 const USE_STEP: Duration = Duration::from_secs(60);
 /// Keys whose last use is remembered; the memory begins anew above it.
 const MOST_USES: usize = 4096;
+/// From when on the list of keys is read again, for those who make others suspicious. Its age does
+/// not matter otherwise: whoever is on it is looked up all the same.
+const LIST: Range<Duration> = Duration::from_secs(5)..Duration::MAX;
+/// How long reading the list may take, and how long somebody waits for that who has an older one.
+const LIST_READ: Duration = Duration::from_secs(2);
+
+/// The hashes of all keys, by id.
+pub(crate) type List = Arc<Looked<Arc<HashMap<KeyId, KeyHash>>>>;
 
 /// A key to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +100,27 @@ impl IssuedKey {
     }
 }
 
+/// Why a text is no valid key. For the log only: to a caller all ways to be wrong look alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotValid {
+    /// There is no such key.
+    Unknown,
+    /// The key has another secret.
+    Secret(KeyId),
+    /// The key opens nothing any more.
+    Over(KeyId, KeyState),
+}
+
+impl fmt::Display for NotValid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no such key"),
+            Self::Secret(id) => write!(f, "{id} has another secret"),
+            Self::Over(id, state) => write!(f, "{id} is {}", state.as_str()),
+        }
+    }
+}
+
 /// When keys were last noted as used.
 #[derive(Default)]
 pub(crate) struct Uses(Mutex<HashMap<KeyId, Timestamp>>);
@@ -119,6 +150,7 @@ impl Control {
             let issued = IssuedKey::issue(new, control.now())?;
             match control.store().create_key(issued.key.clone()).await {
                 Ok(()) => {
+                    control.0.key_list.forget();
                     let key = &issued.key;
                     tracing::info!(key.id = %key.id, key.name, role = %key.role, "a key was made");
                     Ok(issued)
@@ -158,25 +190,52 @@ impl Control {
         .await
     }
 
-    /// The key whose text this is, if it is valid now. Which of the ways to be wrong it is, is for
-    /// the log only.
-    pub async fn recognise(&self, text: &str) -> Result<Option<ApiKey>> {
-        let Some((id, secret)) = parts(text) else { return Ok(None) };
+    /// The key whose text this is, if it is valid now.
+    pub async fn recognise(&self, text: &str) -> Result<Result<ApiKey, NotValid>> {
+        let Some((id, secret)) = parts(text) else { return Ok(Err(NotValid::Unknown)) };
         let Some(key) = self.store().key(&id).await.map_err(Error::from_store)? else {
-            return Ok(None);
+            return Ok(Err(NotValid::Unknown));
         };
         if !bool::from(hash(secret).0.ct_eq(&key.hash.0)) {
-            tracing::info!(key.id = %id, "a key was refused: its secret is another one");
-            return Ok(None);
+            return Ok(Err(NotValid::Secret(id)));
         }
         let now = self.now();
         let state = key.state(now);
         if state != KeyState::Active {
-            tracing::info!(key.id = %id, key.name, "a key was refused: {}", state.as_str());
-            return Ok(None);
+            return Ok(Err(NotValid::Over(id, state)));
         }
         self.note_use(&key, now);
-        Ok(Some(key))
+        Ok(Ok(key))
+    }
+
+    /// As [`Control::recognise`], at no cost to the store when the text is wrong: what is on no list
+    /// of keys is not looked up, and the list is read once in five seconds, for everybody. A key
+    /// that another server made may be found that much later.
+    pub async fn recognise_listed(&self, text: &str) -> Result<Result<ApiKey, NotValid>> {
+        let Some((id, secret)) = parts(text) else { return Ok(Err(NotValid::Unknown)) };
+        let store = self.0.parts.store.clone();
+        let look = || async move {
+            match timeout(LIST_READ, store.keys()).await {
+                Ok(Ok(keys)) => {
+                    Some(Arc::new(keys.into_iter().map(|key| (key.id, key.hash)).collect()))
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the keys could not be listed");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!("the keys could not be listed in time");
+                    None
+                }
+            }
+        };
+        let listed: Option<(_, Arc<HashMap<KeyId, KeyHash>>)> =
+            self.0.key_list.get(self, LIST, LIST_READ, look).await;
+        let hash = hash(secret);
+        let is_listed = listed
+            .and_then(|(_, keys)| keys.get(&id).map(|known| known.0.ct_eq(&hash.0).into()))
+            .unwrap_or(false);
+        if is_listed { self.recognise(text).await } else { Ok(Err(NotValid::Unknown)) }
     }
 
     /// Nobody waits for it, and it is no loss when it fails.

@@ -25,6 +25,7 @@ mod images;
 mod jobs;
 mod keys;
 mod lifecycle;
+mod members;
 pub mod metrics;
 mod operations;
 mod preflight;
@@ -44,7 +45,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use stacyvm_fleet::Fleet;
+use stacyvm_fleet::{Dial, Fleet};
 use stacyvm_store::Store;
 use stacyvm_types::{
     entropy::{Entropy, SystemEntropy},
@@ -59,7 +60,8 @@ pub use error::{Error, Failure, Result};
 pub use failpoints::FAILPOINTS;
 pub use idempotency::{Key, Once, Turn, Verdict};
 pub use jobs::{JobStatus, Progress};
-pub use keys::{IssuedKey, NewKey, name_taken, no_key};
+pub use keys::{IssuedKey, NewKey, NotValid, name_taken, no_key};
+pub use members::Member;
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{
@@ -67,7 +69,7 @@ pub use requests::{
 };
 pub use retention::Retention;
 pub use rules::{Overflow, Rules};
-pub use settings::Settings;
+pub use settings::{Membership, Settings};
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -75,6 +77,9 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The workers that it can reach.
     pub fleet: Fleet,
+    /// How workers of the registry are reached that are not in the fleet; without it only those
+    /// are that are.
+    pub dial: Option<Arc<dyn Dial>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What the operator decided.
@@ -98,6 +103,9 @@ struct Inner {
     recorder: events::Recorder,
     queue: queue::Queue,
     rules: rules::InForce,
+    members: members::Members,
+    heart: jobs::Wake,
+    lookout: jobs::Wake,
     reaper: reaper::Alarm,
     reconcile: jobs::Wake,
     retries: reconcile::Retries,
@@ -108,10 +116,12 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    owned: metrics::Owned,
     unattended: follow::Unattended,
     own: follow::Own,
     turns: idempotency::Turns,
     key_uses: keys::Uses,
+    key_list: keys::List,
 }
 
 impl Control {
@@ -133,6 +143,9 @@ impl Control {
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
             recorder,
+            members: members::Members::default(),
+            heart: jobs::Wake::default(),
+            lookout: jobs::Wake::default(),
             reaper: reaper::Alarm::default(),
             reconcile: jobs::Wake::default(),
             retries: reconcile::Retries::default(),
@@ -142,10 +155,12 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            owned: Arc::default(),
             unattended: follow::Unattended::default(),
             own: follow::Own::default(),
             turns: idempotency::Turns::default(),
             key_uses: keys::Uses::default(),
+            key_list: Arc::default(),
         });
         Self(inner, Arc::new(Caller::system()), None)
     }
@@ -170,6 +185,6 @@ impl Control {
     }
 
     fn now(&self) -> stacyvm_types::Timestamp {
-        self.0.parts.clock.now()
+        self.0.members.corrected(self.0.parts.clock.now())
     }
 }

@@ -1,6 +1,6 @@
 //! The end of a sandbox: decided in the row first, then made true, then written down.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use stacyvm_fleet::Worker;
 use stacyvm_provider::{ErrorKind, failpoint};
@@ -59,6 +59,7 @@ impl Control {
             .await?;
         self.0.recorder.appended();
         if !after.phase.is_live() {
+            self.note_place(&after);
             self.0.queue.freed(&after.spec.owner);
         }
         Ok(after)
@@ -128,6 +129,7 @@ impl Control {
             Ok(worker) => worker.destroy(&row.spec.provider, id, row.generation).await,
             Err(error) => Err(error),
         };
+        self.note_answer(&row.spec.worker, destroyed.as_ref().err());
         if let Err(error) = destroyed {
             self.note_not_destroyed(row, &error).await;
             return Err(match error.kind {
@@ -142,6 +144,20 @@ impl Control {
             });
         }
         failpoint!(failpoints::DESTROY_GONE);
+        self.end_row(row).await
+    }
+
+    /// Ends the row of a sandbox whose worker was lost for so long that the runtime has ended.
+    pub(crate) async fn conclude(&self, row: &Sandbox) -> Result<()> {
+        let reason = "its worker was not heard of, and has ended it by itself by now".to_owned();
+        let mut attempt = self.attempt(Act::Change("reconcile.action"), "marked_destroyed");
+        attempt.concerns(row);
+        self.end_row(row).await?;
+        attempt.succeeded(reason).await;
+        Ok(())
+    }
+
+    async fn end_row(&self, row: &Sandbox) -> Result<Sandbox> {
         let data = row.phase.cause().map(cause_data);
         let event = match data {
             Some(data) => events::about(row, EventKind::SandboxDestroyed, data),
@@ -157,8 +173,8 @@ impl Control {
     }
 
     /// The worker that holds a sandbox.
-    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<&dyn Worker> {
-        self.0.parts.fleet.worker(&row.spec.worker).map(|worker| &**worker)
+    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<Arc<dyn Worker>> {
+        self.0.parts.fleet.worker(&row.spec.worker)
     }
 
     /// Writes down that a provider could not destroy a runtime, whoever asked it to.

@@ -176,7 +176,7 @@ impl Attempt {
     /// Records that it failed; `more` goes into the event.
     pub(crate) async fn failed(&mut self, error: &Error, more: Vec<(&'static str, String)>) {
         self.look_up(error).await;
-        self.measure(Some(&error.recorded()));
+        self.measure(Some(error));
         for record in self.failure(error, more) {
             self.control.0.recorder.record_soon(record).await;
         }
@@ -212,7 +212,7 @@ impl Attempt {
     }
 
     /// Counts it, and how long it took.
-    pub(crate) fn measure(&self, failure: Option<&str>) {
+    pub(crate) fn measure(&self, failure: Option<&Error>) {
         if let Act::Operation(operation) = self.act {
             self.control.0.metrics.record(operation, self.provider(), self.elapsed(), failure);
         }

@@ -10,7 +10,7 @@
 //! learns what the store said: nothing is admitted for nobody.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +21,7 @@ use std::{
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Blocked, Full, Lane, Priority, Ticket, Weight};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox};
+use stacyvm_types::Resources;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -160,6 +161,12 @@ impl Queue {
     /// Whether somebody of this lane may ask for a place now: nobody who waits is overtaken.
     pub(crate) fn is_open_to(&self, lane: &Lane) -> bool {
         self.state().order.is_open_to(lane)
+    }
+
+    /// Whether somebody waits whom a newcomer of this lane would overtake.
+    pub(crate) fn stands_before(&self, lane: &Lane) -> bool {
+        let order = &self.state().order;
+        !order.is_empty() && !order.is_open_to(lane)
     }
 
     /// Whether somebody of this lane may join.
@@ -339,11 +346,35 @@ impl Control {
         let now = self.now();
         // A life begins with the place and not with the wait for it.
         new.expires_at = now.saturating_add(ttl);
-        let lease_until = new.expires_at.saturating_add(self.settings().lease_grace);
         let rules = self.rules();
-        // The kernel's word is enough to launch on: whoever loses it loses the runtime too.
-        let durability = Durability::Kernel;
-        self.store().admit(&rules.policy, new, lease_until, durability, now).await
+        let (mut refused, mut last) = (BTreeSet::new(), None);
+        let mut looked = false;
+        loop {
+            let Some(worker) = self.place(&new, &refused).chosen else {
+                if looked {
+                    let max = Resources::default();
+                    return Err(last.unwrap_or(store::Error::Full(Full::Worker { max })));
+                }
+                // What is known may be a second old, and is nothing before the first look.
+                looked = true;
+                self.look_again().await?;
+                continue;
+            };
+            new.worker = worker.clone();
+            // The kernel's word is enough to launch on: whoever loses it loses the runtime too.
+            let durability = Durability::Kernel;
+            match self.store().admit(&rules.policy, new.clone(), durability, now).await {
+                Err(error @ (store::Error::Full(Full::Worker { .. }) | store::Error::Unfit(_))) => {
+                    refused.insert(worker);
+                    last = Some(error);
+                }
+                Ok(row) => {
+                    self.note_place(&row);
+                    return Ok(row);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

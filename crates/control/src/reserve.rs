@@ -31,6 +31,10 @@ impl Control {
     ) -> Result<Sandbox> {
         let overflow = self.rules().overflow;
         let Overflow::Queue { places, patience } = overflow else {
+            // Some may still wait from before nobody was to wait any more: they have their turn.
+            if self.0.queue.stands_before(&reservation.new.owner) {
+                return Err(Error::Limit("earlier spawns still wait for a place".to_owned()));
+            }
             return self.stored(self.admit_now(reservation).await);
         };
         // Whoever comes while others wait joins them: nobody is overtaken.

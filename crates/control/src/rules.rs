@@ -7,7 +7,7 @@ use std::{
 
 use stacyvm_admission::Policy;
 use stacyvm_store::Sandbox;
-use stacyvm_types::format_duration;
+use stacyvm_types::{Resources, format_duration};
 
 use crate::{Control, Error, Result};
 
@@ -16,6 +16,8 @@ use crate::{Control, Error, Result};
 pub struct Rules {
     /// Who is admitted.
     pub policy: Policy,
+    /// What this server's own worker can hold.
+    pub capacity: Resources,
     /// What becomes of a spawn that finds no free place.
     pub overflow: Overflow,
     /// The deadline of a command that names none.
@@ -44,6 +46,7 @@ impl Default for Rules {
         let day = Duration::from_secs(24 * 60 * 60);
         Self {
             policy: Policy { max_ttl: Some(day), ..Policy::default() },
+            capacity: Resources::default(),
             overflow: Overflow::Reject,
             default_exec_timeout: None,
             max_exec_timeout: Some(Duration::from_secs(10 * 60)),
@@ -69,6 +72,7 @@ impl Control {
     /// Puts other limits in force. Nothing that was admitted is ended by a lower one.
     pub fn set_rules(&self, rules: Rules) {
         *self.0.rules.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.0.heart.wake();
         self.0.queue.limits_changed();
     }
 

@@ -1,12 +1,12 @@
 //! Spawning, reading, extending and destroying sandboxes.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use stacyvm_provider::{self as provider, LaunchSpec, Outcome, failpoint};
+use stacyvm_provider::{self as provider, ErrorKind, LaunchSpec, Outcome, failpoint};
 use stacyvm_store::{self as store, Durability, Include, NewSandbox, Sandbox};
 use stacyvm_types::{
-    Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition,
+    Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition, WorkerId,
     format_duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ use crate::{
 const PRUNE_WIDTH: usize = 32;
 /// Expired sandboxes that one round of a prune looks at.
 const PRUNE_BATCH: u32 = 256;
+/// Workers that a spawn tries after the first.
+const MOVES: usize = 3;
 
 /// A spawn whose every field is decided.
 pub(crate) struct Plan {
@@ -94,25 +96,56 @@ impl Control {
     /// Starts the runtime of an admitted row and sets it up; the row that says so. A failure is
     /// undone.
     async fn launch(&self, row: &Sandbox, setup: &[String], claim: &Claim) -> Result<Sandbox> {
-        let spec = LaunchSpec {
-            id: row.spec.id.clone(),
-            generation: row.generation,
-            image: row.spec.image.clone(),
-            limits: row.spec.limits,
-        };
-        let launched = match self.worker_of(row) {
-            Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = launched {
-            return Err(self.launch_failed(row, error).await);
-        }
+        let row = &self.started(row.clone()).await?;
         failpoint!(failpoints::SPAWN_LAUNCHED);
         if let Err(error) = self.set_up(row, setup, claim).await {
             return Err(self.set_up_failed(row, error).await);
         }
         failpoint!(failpoints::SPAWN_SET_UP);
         self.hand_out(row).await
+    }
+
+    /// Starts the runtime, on another worker when the row's own certainly did not take it. The row
+    /// afterwards.
+    async fn started(&self, mut row: Sandbox) -> Result<Sandbox> {
+        let mut refused = BTreeSet::new();
+        loop {
+            let spec = LaunchSpec {
+                id: row.spec.id.clone(),
+                generation: row.generation,
+                image: row.spec.image.clone(),
+                limits: row.spec.limits,
+                ttl: Some(row.spec.expires_at.saturating_since(self.now())),
+            };
+            let launched = match self.worker_of(&row) {
+                Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
+                Err(error) => Err(error),
+            };
+            self.note_answer(&row.spec.worker, launched.as_ref().err());
+            let Err(error) = launched else { return Ok(row) };
+            let is_away = error.kind == ErrorKind::Unavailable;
+            if is_away && error.outcome == Outcome::NotDone && refused.len() < MOVES {
+                refused.insert(row.spec.worker.clone());
+                if let Some(moved) = self.moved(&row, &refused).await {
+                    row = moved;
+                    continue;
+                }
+            }
+            return Err(self.launch_failed(&row, error).await);
+        }
+    }
+
+    /// Gives a row whose worker certainly has no runtime of it to another one.
+    async fn moved(&self, row: &Sandbox, refused: &BTreeSet<WorkerId>) -> Option<Sandbox> {
+        let (id, spec) = (&row.spec.id, &row.spec);
+        let next = self.place(spec, refused).chosen?;
+        self.store().release_lease(id, &spec.worker, row.generation).await.ok()?;
+        self.store().acquire_lease(id, &next, Duration::ZERO, self.now()).await.ok()?;
+        tracing::info!(sandbox.id = %id, from = %spec.worker, to = %next, "a spawn moved on");
+        // Whoever looks at the row from now on, looks at the other worker.
+        let moved = self.row(id).await.ok()?;
+        self.0.members.moved(spec, &moved.spec);
+        Some(moved)
     }
 
     async fn hand_out(&self, row: &Sandbox) -> Result<Sandbox> {
@@ -243,14 +276,7 @@ impl Control {
     }
 
     pub(crate) fn known_provider(&self, name: &str) -> Result<()> {
-        let fleet = &self.0.parts.fleet;
-        let worker = fleet
-            .worker(&self.settings().worker)
-            .map_err(|error| Error::from_provider(error, None))?;
-        match worker.capabilities(name) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::NoProvider(name.to_owned())),
-        }
+        if self.some_worker_has(name) { Ok(()) } else { Err(Error::NoProvider(name.to_owned())) }
     }
 
     /// A sandbox that has not ended. One whose end is decided, or whose time is over, has.
@@ -285,7 +311,12 @@ impl Control {
     /// A sandbox that takes work now. The store is read on every call and the clock too, so that
     /// an expired sandbox refuses at its deadline and not when somebody gets round to ending it.
     pub(crate) async fn usable(&self, id: &SandboxId) -> Result<Sandbox> {
-        let row = self.get(id).await?;
+        let mut row = self.get(id).await?;
+        if let Some(since) = self.lost_since(&row.spec.worker) {
+            // Before anybody got round to marking it.
+            let detail = format!("its worker {} was not heard of since {since}", row.spec.worker);
+            row.phase = Phase::Unhealthy(Cause::new(CauseKind::WorkerLost, detail));
+        }
         match row.phase {
             Phase::Running => Ok(row),
             _ => Err(Error::of_row(row)),
@@ -431,8 +462,7 @@ impl Control {
         failpoint!(failpoints::EXTEND_CHECKED);
         let data = [("expires_at", expires_at.to_string())];
         let event = events::about(&row, EventKind::SandboxExtended, data);
-        let lease_until = expires_at.saturating_add(self.settings().lease_grace);
-        let after = match self.store().extend(id, expires_at, lease_until, vec![event], now).await {
+        let after = match self.store().extend(id, expires_at, vec![event], now).await {
             Ok(after) => after,
             Err(store::Error::NotFound) => return Err(Error::NoSandbox(id.clone())),
             Err(store::Error::WrongPhase(row)) => {
@@ -444,7 +474,25 @@ impl Control {
         self.0.recorder.appended();
         self.0.reaper.expects(after.spec.expires_at);
         failpoint!(failpoints::EXTEND_STORED);
+        // After the row, which so never says an earlier end than any that its worker was told; and
+        // before the answer, which so never promises more time than the worker gives.
+        self.tell_deadline(&after, expires_at).await?;
         Ok(after)
+    }
+
+    /// Tells a sandbox's worker, which ends it by itself, that it may live until then.
+    async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
+        let remaining = until.saturating_since(self.now());
+        let (provider, id) = (&row.spec.provider, &row.spec.id);
+        let told = match self.worker_of(row) {
+            Ok(worker) => worker.set_deadline(provider, id, row.generation, remaining).await,
+            Err(error) => Err(error),
+        };
+        match told {
+            // There is nothing that would end early; what becomes of the row is the reconciler's.
+            Err(error) if error.kind == ErrorKind::NoSandbox => Ok(()),
+            told => told.map_err(|error| Error::from_provider(error, None)),
+        }
     }
 
     /// Runs a template's lines, one after the other; a sentence says which one failed. Ends early

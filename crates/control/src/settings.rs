@@ -23,12 +23,43 @@ pub struct Settings {
     pub max_limits: Limits,
     /// The worker that holds new sandboxes.
     pub worker: WorkerId,
-    /// How long a lease outlives its sandbox's deadline, so that the end itself is still covered.
-    pub lease_grace: Duration,
+    /// What this server's own worker says of itself.
+    pub membership: Membership,
     /// How many bytes of each output stream [`crate::Control::exec_collect`] keeps.
     pub exec_output_cap: usize,
     /// How long things are kept.
     pub retention: Retention,
+}
+
+/// What a server's own worker says of itself in the registry, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The random word of its data directory.
+    pub instance: String,
+    /// The host that it runs on.
+    pub hostname: String,
+    /// Where it takes the calls of other servers, if it does.
+    pub url: Option<String>,
+    /// The time between two heartbeats.
+    pub heartbeat: Duration,
+    /// How long the lease of a worker at a distance holds after each of its heartbeats.
+    pub lease_term: Duration,
+    /// How long its own lease holds after each, or without end: a server that has its store for itself
+    /// has nobody to be fenced from.
+    pub term: Option<Duration>,
+}
+
+impl Default for Membership {
+    fn default() -> Self {
+        Self {
+            instance: "only".to_owned(),
+            hostname: "localhost".to_owned(),
+            url: None,
+            heartbeat: Duration::from_secs(10),
+            lease_term: Duration::from_secs(30),
+            term: None,
+        }
+    }
 }
 
 impl Settings {
@@ -42,7 +73,7 @@ impl Settings {
             default_limits: Limits::DEFAULT,
             max_limits: Limits { memory_mb: 65_536, vcpus: 64, pids: 32_768, disk_mb: 65_536 },
             worker,
-            lease_grace: Duration::from_secs(5 * 60),
+            membership: Membership::default(),
             exec_output_cap: 8 * 1024 * 1024,
             retention: Retention::default(),
         }

@@ -170,7 +170,7 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
         Rung::OneUser => "rootless, with one user inside".to_owned(),
         Rung::Unusable => findings
             .iter()
-            .find(|finding| !finding.ok && NEEDED.contains(&finding.name))
+            .find(|finding| !finding.ok && NEEDED.contains(&&*finding.name))
             .map_or_else(|| "sandboxes cannot be started".to_owned(), |f| f.detail.clone()),
     };
     Decision {
@@ -237,7 +237,7 @@ fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 fn finding(name: &'static str, ok: bool, detail: &str) -> Finding {
-    Finding { name, ok, detail: detail.to_owned() }
+    Finding { name: name.into(), ok, detail: detail.to_owned() }
 }
 
 fn kernel(facts: &Facts) -> Finding {

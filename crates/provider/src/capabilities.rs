@@ -1,5 +1,7 @@
 //! What a provider can do on this host, and whether it can run at all.
 
+use std::borrow::Cow;
+
 /// What a provider can do here. A flat struct: the API shows it, placement filters on it, the
 /// suite selects by it, so a false claim in either direction fails a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +40,24 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// The names of what is present, as the API shows them.
-    pub fn names(&self) -> Vec<&'static str> {
+    pub fn names(mut self) -> Vec<&'static str> {
+        let mut names = vec!["spawn", "exec", "exec_stream", "files", "console", "health"];
+        names.extend(self.flags().into_iter().filter_map(|(on, name)| on.then_some(name)));
+        names
+    }
+
+    /// What these names say. Words that this version does not know are left out.
+    pub fn from_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        let mut capabilities = Self::default();
+        for word in names {
+            for (flag, name) in capabilities.flags() {
+                *flag |= name == word;
+            }
+        }
+        capabilities
+    }
+
+    fn flags(&mut self) -> [(&mut bool, &'static str); 15] {
         let Self {
             isolation,
             pid_namespace,
@@ -55,9 +74,8 @@ impl Capabilities {
             pty,
             dial,
             stats,
-        } = *self;
-        let mut names = vec!["spawn", "exec", "exec_stream", "files", "console", "health"];
-        let flags = [
+        } = self;
+        [
             (isolation, "isolation"),
             (pid_namespace, "pid_namespace"),
             (network_none, "network_none"),
@@ -73,9 +91,7 @@ impl Capabilities {
             (pty, "pty"),
             (dial, "dial"),
             (stats, "stats"),
-        ];
-        names.extend(flags.into_iter().filter_map(|(on, name)| on.then_some(name)));
-        names
+        ]
     }
 }
 
@@ -94,7 +110,7 @@ pub struct Probe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What was looked at.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Whether it is as wanted.
     pub ok: bool,
     /// What was found, and what to do if it is not as wanted.

@@ -1,6 +1,6 @@
 //! Launching and destroying runtimes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp};
@@ -18,6 +18,9 @@ pub struct LaunchSpec {
     pub image: String,
     /// What it may use.
     pub limits: Limits,
+    /// How much longer it may live: its worker ends it by itself after that. `None` is without
+    /// end. Providers need not look at it.
+    pub ttl: Option<Duration>,
 }
 
 /// A runtime that exists.

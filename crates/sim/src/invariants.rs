@@ -130,9 +130,10 @@ fn no_limit_is_passed(world: &World, policy: &Policy, row: &Sandbox) -> Held {
         }
     };
     within("live", policy.max_sandboxes, &|_| true)?;
-    within("are on one worker", policy.max_per_worker, &|other| {
-        other.spec.worker == row.spec.worker
-    })?;
+    let worker = stacyvm_store::WorkerStore::worker(&**world.store(), &row.spec.worker);
+    let worker = worker.now_or_never().and_then(Result::ok).flatten();
+    let capacity = worker.map(|worker| worker.beat.capacity).unwrap_or_default();
+    within("are on one worker", capacity.sandboxes, &|other| other.spec.worker == row.spec.worker)?;
     let Some(owner) = &row.spec.owner else { return Ok(()) };
     let quota = stacyvm_store::QuotaStore::quota(&**world.store(), owner).now_or_never();
     let quota = quota.and_then(Result::ok).flatten();

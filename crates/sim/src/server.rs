@@ -9,8 +9,8 @@ use stacyvm_admission::Policy;
 use stacyvm_control::{Control, Overflow, Parts, Rules, Settings};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::Provider;
-use stacyvm_types::{WorkerId, time::Clock};
-use stacyvm_worker::LocalWorker;
+use stacyvm_types::{Resources, WorkerId, time::Clock};
+use stacyvm_worker::{Ledgers, LocalWorker};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,6 +38,7 @@ struct Inner {
     world: World,
     id: WorkerId,
     page: Page,
+    deadlines: Page,
     state: Mutex<State>,
 }
 
@@ -59,8 +60,8 @@ pub(crate) struct Server {
 
 impl Host {
     pub(crate) fn new(world: &World, id: WorkerId) -> Self {
-        let (world, page) = (world.clone(), Page::default());
-        Self(Arc::new(Inner { world, id, page, state: Mutex::default() }))
+        let (page, deadlines) = (Page::default(), Page::default());
+        Self(Arc::new(Inner { world: world.clone(), id, page, deadlines, state: Mutex::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,20 +128,25 @@ impl Host {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let provider =
             SimProvider { world: world.clone(), life: life.clone(), host: self.0.id.clone() };
-        let ledger =
-            SimLedger { world: world.clone(), life: life.clone(), page: self.0.page.clone() };
+        let ledger = |page: &Page| {
+            let (world, life, page) = (world.clone(), life.clone(), page.clone());
+            Box::new(SimLedger { world, life, page })
+        };
+        let ledgers =
+            Ledgers { generations: ledger(&self.0.page), deadlines: ledger(&self.0.deadlines) };
         let providers = [Arc::new(provider) as Arc<dyn Provider>];
-        let worker = LocalWorker::with_ledger(
+        let worker = LocalWorker::with_ledgers(
             self.0.id.clone(),
             providers,
             provider::NAME,
-            Box::new(ledger),
+            ledgers,
             clock.clone(),
         );
         let worker = worker.expect("a ledger in memory opens while its node lives");
         let parts = Parts {
             store: Arc::new(SimStore { world: world.clone(), life: life.clone() }),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: self.settings(),
             tasks: tasks.clone(),
@@ -160,9 +166,9 @@ impl Host {
             policy: Policy {
                 max_sandboxes: limits.total,
                 max_per_owner: limits.per_owner,
-                max_per_worker: limits.per_worker,
                 ..settings.rules.policy
             },
+            capacity: Resources { sandboxes: limits.per_worker, ..Resources::default() },
             overflow: match limits.queue {
                 Some((places, patience)) => Overflow::Queue {
                     places: usize::try_from(places).unwrap_or(usize::MAX),

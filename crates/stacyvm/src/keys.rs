@@ -1,6 +1,6 @@
 //! `keys`: over a server, or straight on the store of one that does not run.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
 use stacyvm_api::key_view as view;
@@ -12,10 +12,13 @@ use stacyvm_cli::{
 };
 use stacyvm_config::Driver;
 use stacyvm_control::{IssuedKey, NewKey, name_taken};
-use stacyvm_store::{self as store, KeyStore};
+use stacyvm_store::{
+    self as store, AuditStore as _, KeyStore,
+    audit::{AdminRecord, OperationRecord, Outcome},
+};
 use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{
-    KeyId, Role, Timestamp,
+    AuditId, KeyId, Role, Timestamp,
     time::{Clock, SystemClock},
 };
 
@@ -108,7 +111,16 @@ async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Resul
                 let key = find(&known, &shown)?;
                 let id = KeyId::parse(&key.id).map_err(|e| failed(e.to_string()))?;
                 store.revoke_key(&id, now).await.map_err(|e| failed(chain(&e)))?;
+                let done = Done {
+                    command: format!("keys revoke {}", key.name),
+                    action: "key.revoke",
+                    resource: key.id.clone(),
+                    status: 200,
+                    detail: format!("name={}", key.name),
+                };
+                let recorded = record(&store, done, now).await;
                 show_revoked(global, key, br#"{"status":"revoked"}"#)?;
+                recorded?;
             }
             Ok(())
         }
@@ -141,21 +153,81 @@ async fn create(
     };
     let issued =
         IssuedKey::issue(new, now).map_err(|e| Failure::new(ExitStatus::USAGE, e.to_string()))?;
-    match store.create_key(issued.key.clone()).await {
-        Ok(()) => {}
+    let name = issued.key.name.clone();
+    let done = |status, detail| Done {
+        command: format!("keys create {name}"),
+        action: "key.create",
+        resource: name.clone(),
+        status,
+        detail,
+    };
+    let recorded = match store.create_key(issued.key.clone()).await {
+        Ok(()) => {
+            let detail = format!("id={} role={}", issued.key.id, issued.key.role);
+            record(store, done(201, detail), now).await
+        }
         Err(store::Error::Conflict) => {
-            let message = name_taken(&issued.key.name).to_string();
+            let message = name_taken(&name).to_string();
+            record(store, done(409, message.clone()), now).await?;
             return Err(Failure::new(ExitStatus::REFUSED, message));
         }
         Err(error) => return Err(failed(chain(&error))),
-    }
+    };
     let made = Key { key: Some(issued.text), ..view(issued.key, now) };
     let json = serde_json::to_vec(&made).map_err(|e| failed(e.to_string()))?;
     show_made(global, &made, &json)?;
     if global.output == stacyvm_cli::Format::Table {
         say(&format!("It is in the store of {}", place.data_dir.display()));
     }
-    Ok(())
+    recorded
+}
+
+/// What a command did to the store of a server that does not run.
+struct Done {
+    /// The command without its options.
+    command: String,
+    action: &'static str,
+    resource: String,
+    /// What a server would have answered.
+    status: u16,
+    detail: String,
+}
+
+/// Writes into the audit log what a server would have written, had it been asked. What was done
+/// stays done when that fails, but whoever did it learns of it.
+async fn record(store: &SqliteStore, done: Done, now: Timestamp) -> Result<(), Failure> {
+    let Done { command, action, resource, status, detail } = done;
+    let actor = "local".to_owned();
+    let admin = AdminRecord {
+        id: AuditId::from_entropy(rand::random()),
+        at: now,
+        actor: actor.clone(),
+        method: "CLI".to_owned(),
+        path: command,
+        status,
+        duration: Duration::ZERO,
+        request_id: String::new(),
+        remote_addr: String::new(),
+        user_agent: concat!("stacyvm/", env!("CARGO_PKG_VERSION")).to_owned(),
+        tenant: None,
+    };
+    let operation = OperationRecord {
+        id: AuditId::from_entropy(rand::random()),
+        at: now,
+        actor,
+        action: action.to_owned(),
+        sandbox: None,
+        owner: None,
+        tenant: None,
+        provider: "unknown".to_owned(),
+        resource,
+        outcome: if status < 400 { Outcome::Success } else { Outcome::Failure },
+        detail,
+        request_id: None,
+    };
+    let lost = |e| failed(format!("it is done, and not in the audit log: {}", chain(&e)));
+    store.record_admin_requests(vec![admin]).await.map_err(lost)?;
+    store.record_operations(vec![operation]).await.map_err(lost)
 }
 
 async fn all(store: &SqliteStore, now: Timestamp) -> Result<Vec<Key>, Failure> {

@@ -3,6 +3,7 @@
 use stacyvm_api::Access;
 use stacyvm_config::{Effect, Loaded, keys};
 use stacyvm_control::Control;
+use stacyvm_fleet::identity::KeyRing;
 
 use crate::{
     logging::Levels,
@@ -23,7 +24,7 @@ impl Reload {
     }
 
     /// Reads everything again. Settings with a problem change nothing.
-    pub(crate) fn run(&mut self, control: &Control, access: &Access) {
+    pub(crate) fn run(&mut self, control: &Control, access: &Access, workers: &KeyRing) {
         let read = match settings::read(&self.args) {
             Ok(read) => read,
             Err(refused) => {
@@ -58,6 +59,9 @@ impl Reload {
         control.set_rules(settings::rules(&read.config));
         if access.replace_operator_keys(&settings::operator_keys(&read.credentials)) {
             tracing::info!("the operator's keys are new ones");
+        }
+        if let Err(why) = workers.replace(settings::worker_keys(&read.config.auth)) {
+            tracing::error!(why, "the worker credentials stay as they were");
         }
         // What needs a restart is named again each time until there was one.
         let running = &mut self.running.config;

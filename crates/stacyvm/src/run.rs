@@ -124,6 +124,7 @@ fn control(oneshot: &OneShot) -> Result<Control, Failure> {
     Ok(Control::new(Parts {
         store: Arc::new(MemoryStore::new()),
         fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        dial: None,
         clock,
         settings,
         tasks: oneshot.tasks.clone(),

@@ -14,7 +14,7 @@ use stacyvm_api::{Access, ApiConfig};
 use stacyvm_cli::{ExitStatus, Failure, say};
 use stacyvm_config::{self as config, Config, Credentials};
 use stacyvm_control::{Control, Parts};
-use stacyvm_fleet::{Fleet, Worker};
+use stacyvm_fleet::{Fleet, Worker, identity::KeyRing};
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::Spawner;
 use stacyvm_store::{Store, memory::MemoryStore};
@@ -111,6 +111,8 @@ async fn wired(
     let has_keys = control.has_keys().await.map_err(|e| failed(chain(&e)))?;
     let keys = settings::operator_keys(credentials);
     let access = Arc::new(Access::new(settings::access(config), &keys, has_keys));
+    let worker_keys = KeyRing::new(settings::worker_keys(&config.auth)).map_err(failed)?;
+    let worker_keys = Arc::new(worker_keys);
     let sessions = TaskTracker::new();
     let (hosts, origins) = (&config.server.allowed_hosts, &config.server.cors_allowed_origins);
     let api = ApiConfig {
@@ -120,6 +122,7 @@ async fn wired(
         data_dir: data_dir.to_owned(),
         join_trace: config.telemetry.otlp_endpoint.is_some().then_some(telemetry::join),
         access: access.clone(),
+        worker_keys: worker_keys.clone(),
         stopping: stopping.clone(),
         sessions: sessions.clone(),
         ..ApiConfig::default()
@@ -144,7 +147,7 @@ async fn wired(
         let mut reload = reload;
         loop {
             hangups.next().await;
-            reload.run(&control, &access);
+            reload.run(&control, &access, &worker_keys);
         }
     };
     tokio::select! {
@@ -252,9 +255,13 @@ fn control(
     let worker =
         LocalWorker::new(id.clone(), providers, name, &data_dir.join("worker"), clock.clone())
             .map_err(|e| failed(chain(&e)))?;
+    let worker = Arc::new(worker);
+    let (timed, until) = (worker.clone(), stopping.clone());
+    tasks.spawn(async move { timed.keep_time(until).await });
     Ok(Control::new(Parts {
         store,
-        fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+        fleet: Fleet::new([worker as Arc<dyn Worker>]),
+        dial: None,
         clock,
         settings: settings::control(config, id),
         tasks: tasks.clone(),

@@ -7,11 +7,12 @@ use stacyvm_admission::Policy;
 use stacyvm_api::{AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit};
 use stacyvm_cli::{ExitStatus, Failure, escape::escape};
 use stacyvm_config::{
-    self as config, Asked, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret, Sources,
-    Written,
+    self as config, Asked, Auth, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret,
+    Sources, WorkerCredentials, Written,
 };
 use stacyvm_control::{Overflow, Retention, Rules, Settings};
-use stacyvm_types::{Limits, WorkerId};
+use stacyvm_fleet::identity::{self, Keys, Load};
+use stacyvm_types::{Limits, Resources, WorkerId};
 
 use crate::data_dir;
 
@@ -150,8 +151,11 @@ pub(crate) fn rules(config: &Config) -> Rules {
         policy: Policy {
             max_sandboxes: defaults.max_sandboxes.0.into(),
             max_per_owner: defaults.max_sandboxes_per_owner.0.into(),
-            max_per_worker: config.worker.max_sandboxes.0.into(),
             max_ttl: defaults.max_ttl.0,
+        },
+        capacity: Resources {
+            sandboxes: config.worker.max_sandboxes.0.into(),
+            ..Resources::default()
         },
         overflow: match defaults.spawn_overflow {
             config::Overflow::Reject => Overflow::Reject,
@@ -194,6 +198,24 @@ pub(crate) fn access(config: &Config) -> AccessSettings {
 pub(crate) fn operator_keys(credentials: &Credentials) -> OperatorKeys {
     let text = |key: &Option<Secret>| key.as_ref().map(|key| key.expose().to_owned());
     OperatorKeys { api: text(&credentials.api_key), admin: text(&credentials.admin_api_key) }
+}
+
+/// What the secrets of workers are read from: the settings, and the files that they name.
+pub(crate) fn worker_keys(auth: &Auth) -> Load<Keys> {
+    let (files, auth) = (WorkerCredentials::files(auth), auth.clone());
+    Load { files, read: Box::new(move || WorkerCredentials::read(&auth).map(|all| keys_of(&all))) }
+}
+
+/// The secrets of workers, for what makes and checks credentials.
+pub(crate) fn keys_of(found: &WorkerCredentials) -> Keys {
+    let secret = |secret: &Secret| identity::Secret::new(secret.expose());
+    Keys {
+        shared: found.token.as_ref().map(secret),
+        tokens: found.tokens.iter().map(|(id, token)| (id.clone(), secret(token))).collect(),
+        signing: found.signing_key.as_ref().map(secret),
+        also: found.signing_keys.iter().map(secret).collect(),
+        revoked: found.revoked.clone(),
+    }
 }
 
 /// What control gets of the settings.

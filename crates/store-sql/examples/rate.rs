@@ -15,7 +15,8 @@ use stacyvm_admission::Policy;
 use stacyvm_store::{Durability, Include, NewEvent, NewSandbox, Store};
 use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{
-    Cause, CauseKind, EventKind, Generation, Limits, SandboxId, Timestamp, Transition, WorkerId,
+    Beat, Cause, CauseKind, EventKind, Generation, Limits, Resources, SandboxId, Timestamp,
+    Transition, WorkerId,
 };
 use tokio::task::JoinSet;
 
@@ -29,6 +30,20 @@ fn sandbox_id(round: u8, caller: u32, number: u32) -> SandboxId {
     entropy[1..5].copy_from_slice(&caller.to_be_bytes());
     entropy[5..9].copy_from_slice(&number.to_be_bytes());
     SandboxId::from_entropy(entropy)
+}
+
+/// A worker that holds what the measuring admits.
+fn local() -> Outcome<Beat> {
+    Ok(Beat {
+        id: WorkerId::parse("local")?,
+        instance: "rate".to_owned(),
+        hostname: String::new(),
+        version: String::new(),
+        url: None,
+        draining: false,
+        offers: Vec::new(),
+        capacity: Resources::default(),
+    })
 }
 
 fn new_sandbox(id: SandboxId) -> Outcome<NewSandbox> {
@@ -73,7 +88,7 @@ async fn admits(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> 
                 let new = new_sandbox(sandbox_id(round, caller, number))?;
                 let zero = Timestamp::from_micros(0);
                 let before = Instant::now();
-                store.admit(&Policy::default(), new, zero, Durability::Disk, zero).await?;
+                store.admit(&Policy::default(), new, Durability::Disk, zero).await?;
                 took.push(before.elapsed());
             }
             Outcome::Ok(took)
@@ -129,13 +144,7 @@ async fn lives(store: &Arc<dyn Store>, round: u8, callers: u32) -> Outcome<()> {
                 let cause = Cause::new(CauseKind::Requested, "destroyed by request");
                 let before = Instant::now();
                 store
-                    .admit(
-                        &Policy::default(),
-                        new_sandbox(id.clone())?,
-                        now,
-                        Durability::Kernel,
-                        now,
-                    )
+                    .admit(&Policy::default(), new_sandbox(id.clone())?, Durability::Kernel, now)
                     .await?;
                 let running = Some(EventKind::SandboxRunning);
                 let started = step(Transition::Started, running, Durability::Kernel);
@@ -185,6 +194,7 @@ async fn main() -> Outcome<()> {
     let base = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(base)?;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path().join("rate.db"))?);
+    store.beat(local()?, None, Timestamp::EPOCH).await?;
     admits(&store, 1, 1).await?;
     transitions(&store, 0..500, Durability::Disk).await?;
     transitions(&store, 500..1_000, Durability::Kernel).await?;

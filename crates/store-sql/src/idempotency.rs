@@ -1,6 +1,6 @@
 //! Store methods about idempotency keys.
 
-use stacyvm_store::{Answer, Begun, Error, NewKey, Result, Turn};
+use stacyvm_store::{Allowance, Answer, Begun, Error, NewKey, Result, Turn};
 use stacyvm_types::Timestamp;
 
 use crate::{
@@ -58,7 +58,19 @@ pub(crate) fn renew(tx: &mut Tx<'_>, id: &str, attempt: u64, resource: &str) -> 
 }
 
 /// See [`stacyvm_store::IdempotencyStore::finish_key`].
-pub(crate) fn finish(tx: &mut Tx<'_>, id: &str, attempt: u64, answer: &Answer) -> Result<()> {
+pub(crate) fn finish(
+    tx: &mut Tx<'_>,
+    id: &str,
+    attempt: u64,
+    mut answer: Answer,
+    allowance: Option<&Allowance>,
+) -> Result<()> {
+    if let Some(Allowance { caller, bytes }) = allowance {
+        let kept =
+            tx.query(sql::KEPT_BODIES).bind(caller.as_str()).first(|row| row.int::<u64>())?;
+        let kept = kept.unwrap_or(0);
+        answer.body = answer.body.filter(|body| kept + body.len() as u64 <= *bytes);
+    }
     let finished = tx
         .query(sql::FINISH_TURN)
         .bind(u32::from(answer.status))
@@ -67,7 +79,12 @@ pub(crate) fn finish(tx: &mut Tx<'_>, id: &str, attempt: u64, answer: &Answer) -
         .bind(id)
         .bind(attempt)
         .execute()?;
-    last_turn(finished)
+    last_turn(finished)?;
+    if let Some((Allowance { caller, .. }, body)) = allowance.zip(answer.body) {
+        let length = body.len() as u64;
+        tx.query(sql::COUNT_BODY).bind(id).bind(caller.as_str()).bind(length).execute()?;
+    }
+    Ok(())
 }
 
 /// See [`stacyvm_store::IdempotencyStore::release_key`].
@@ -84,6 +101,7 @@ pub(crate) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u6
         .all(|row| row.text().map(str::to_owned))?;
     let mut pruned = 0;
     for id in old {
+        tx.query(sql::FORGET_BODY).bind(id.as_str()).execute()?;
         pruned += tx.query(sql::DELETE_IDEMPOTENCY_KEY).bind(id).execute()? as u64;
     }
     Ok(pruned)

@@ -69,6 +69,21 @@ pub(crate) const INVARIANTS: &[Invariant] = &[
         sql: "SELECT COALESCE(SUM(active), 0) - (SELECT COUNT(*) FROM sandboxes \
               WHERE ended_at_us IS NULL AND owner IS NOT NULL) FROM usage WHERE scope = 'owner'",
     },
+    Invariant {
+        since: 2,
+        otherwise: "workers have another load than the sum of their live sandboxes",
+        sql: "SELECT COUNT(*) FROM \
+              (SELECT worker AS name, SUM(memory_mb) AS memory_mb, SUM(vcpus) AS vcpus \
+               FROM sandboxes WHERE ended_at_us IS NULL GROUP BY worker) AS counted \
+              JOIN usage ON usage.scope = 'worker' AND usage.name = counted.name \
+              WHERE usage.memory_mb <> counted.memory_mb OR usage.vcpus <> counted.vcpus",
+    },
+    Invariant {
+        since: 7,
+        otherwise: "live sandboxes are held by another worker than their own",
+        sql: "SELECT COUNT(*) FROM sandboxes \
+              WHERE ended_at_us IS NULL AND lease_holder <> worker",
+    },
 ];
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! Store methods about leases. A lease is a part of the sandbox's row; the generation there
-//! survives it.
+//! Store methods about leases. Who holds one is a part of the sandbox's row, where the generation
+//! survives it; how long it holds is a part of the holder's.
+
+use std::time::Duration;
 
 use stacyvm_store::{Error, Result};
-use stacyvm_types::{Generation, Lease, SandboxId, Timestamp, WorkerId};
+use stacyvm_types::{Generation, Lease, SandboxId, Timestamp, Unfit, WorkerId};
 
 use crate::{
     db::{Row, Tx, one_row},
-    sandboxes, sql,
+    quotas, sandboxes, sql, workers,
 };
 
 /// See [`stacyvm_store::Store::acquire_lease`].
@@ -14,27 +16,37 @@ pub(crate) fn acquire(
     tx: &mut Tx<'_>,
     id: &SandboxId,
     holder: WorkerId,
-    until: Timestamp,
+    fence: Duration,
     now: Timestamp,
 ) -> Result<Lease> {
     let row = sandboxes::locked(tx, id)?;
-    let held_by_other =
-        one(tx, id)?.is_some_and(|lease| lease.holder != holder && now < lease.expires_at);
-    if held_by_other {
-        return Err(Error::LeaseHeld);
+    let until = workers::lease_until(tx, &holder)?.ok_or(Error::Unfit(Unfit::Unknown))?;
+    if until <= now && until != Timestamp::MAX {
+        return Err(Error::Unfit(Unfit::Stale));
     }
-    let lease = Lease { holder, generation: Generation(row.generation.0 + 1), expires_at: until };
+    if let Some(old) = holder_of(tx, id)?
+        && old != holder
+    {
+        // Locked, so that it is not renewed between this look and the end of the transaction.
+        let expires_at = workers::lease_until_held(tx, &old)?.unwrap_or(Timestamp::EPOCH);
+        if (Lease { holder: old, generation: row.generation, expires_at }).holds(fence, now) {
+            return Err(Error::LeaseHeld);
+        }
+    }
+    if row.spec.worker != holder && row.phase.is_live() {
+        quotas::move_place(tx, &row.spec, &holder, now)?;
+    }
+    let generation = Generation(row.generation.0 + 1);
     let changed = tx
         .query(sql::TAKE_LEASE)
-        .bind(lease.generation.0)
-        .bind(lease.holder.as_str())
-        .bind(lease.expires_at)
+        .bind(generation.0)
+        .bind(holder.as_str())
         .bind(now)
         .bind(id.as_str())
         .bind(row.version)
         .execute()?;
     one_row(changed)?;
-    Ok(lease)
+    Ok(Lease { holder, generation, expires_at: until })
 }
 
 /// See [`stacyvm_store::Store::release_lease`].
@@ -58,10 +70,14 @@ pub(crate) fn one(tx: &Tx<'_>, id: &SandboxId) -> Result<Option<Lease>> {
     tx.query(sql::LEASE).bind(id.as_str()).first(read)
 }
 
+fn holder_of(tx: &Tx<'_>, id: &SandboxId) -> Result<Option<WorkerId>> {
+    tx.query(sql::LEASE).bind(id.as_str()).first(|row| Ok(read(row)?.holder))
+}
+
 fn read(row: &mut Row<'_>) -> Result<Lease> {
     Ok(Lease {
         holder: row.parsed(|text| WorkerId::parse(text).ok())?,
         generation: Generation(row.int()?),
-        expires_at: row.instant()?,
+        expires_at: Timestamp::from_micros(row.optional_int()?.unwrap_or(0)),
     })
 }

@@ -22,6 +22,7 @@ mod sandboxes;
 mod sql;
 mod sqlite;
 mod templates;
+mod workers;
 
 pub use sqlite::{
     CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,

@@ -1,5 +1,7 @@
 //! Counting sandboxes.
 
+use std::collections::HashMap;
+
 use stacyvm_store::{Census, Result};
 use stacyvm_types::{Cause, CauseKind, Phase, Timestamp};
 
@@ -11,6 +13,11 @@ use crate::{
 /// See [`stacyvm_store::ObserveStore::census`].
 pub(crate) fn census(tx: &Tx<'_>, now: Timestamp) -> Result<Census> {
     let mut census = Census::default();
+    let until: HashMap<String, Timestamp> = tx
+        .query(sql::LEASES_UNTIL)
+        .all(|row| Ok((row.text()?.to_owned(), row.instant()?)))?
+        .into_iter()
+        .collect();
     tx.query(sql::CENSUS).each(|row| {
         let name = row.text()?;
         // Why a sandbox ended decides its published state; what the sentence says does not.
@@ -18,9 +25,10 @@ pub(crate) fn census(tx: &Tx<'_>, now: Timestamp) -> Result<Census> {
         let cause = cause.map(|kind| Cause::new(kind, String::new()));
         let phase = Phase::parse(name, cause).ok_or_else(unknown_word)?;
         let (provider, worker) = (row.text()?, row.text()?);
-        let holder = row.optional_text()?;
-        let until = row.optional_int()?.map(Timestamp::from_micros);
-        census.add(&phase, provider, worker, holder.zip(until), now);
+        let lease = row
+            .optional_text()?
+            .map(|holder| (holder, until.get(holder).copied().unwrap_or(Timestamp::EPOCH)));
+        census.add(&phase, provider, worker, lease, now);
         Ok(())
     })?;
     Ok(census)

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use stacyvm_admission::{self as admission, Decision, Policy, Usage, Weight};
+use stacyvm_admission::{self as admission, Decision, Full, Policy, Usage, Weight};
 use stacyvm_store::{
     Error, NewEvent, NewSandbox, Quota, QuotaCounts, QuotaFields, Result, Standing,
 };
-use stacyvm_types::{OwnerId, Timestamp, WorkerId};
+use stacyvm_types::{OwnerId, Resources, Timestamp, WorkerId};
 
 use crate::{
     db::{Row, Tx, one_row, unknown_word},
     events::{self, micros},
-    sql,
+    sql, workers,
 };
 
 const ALL: &str = "all";
@@ -83,18 +83,20 @@ pub(crate) fn standing(
     worker: &WorkerId,
 ) -> Result<Standing> {
     // The row of all first: whoever holds it decides alone.
-    let total = active(tx, ALL, "")?;
+    let total = taken(tx, ALL, "")?.sandboxes;
     let quota = owner.map(|owner| one(tx, owner)).transpose()?.flatten();
-    let owner = owner.map(|owner| active(tx, OWNER, owner.as_str())).transpose()?;
-    let worker = active(tx, WORKER, worker.as_str())?;
-    Ok(Standing { quota, usage: Usage { total, owner: owner.unwrap_or(0), worker } })
+    let of_owner = owner.map(|owner| taken(tx, OWNER, owner.as_str())).transpose()?;
+    let owner = of_owner.unwrap_or_default().sandboxes;
+    let worker = taken(tx, WORKER, worker.as_str())?;
+    Ok(Standing { quota, usage: Usage { total, owner, worker } })
 }
 
 /// Whether the limits let this sandbox in.
 pub(crate) fn decide(tx: &Tx<'_>, policy: &Policy, new: &NewSandbox, now: Timestamp) -> Result<()> {
     let Standing { quota, usage } = standing(tx, new.owner.as_ref(), &new.worker)?;
+    let capacity = workers::capacity(tx, &new.worker, now)?;
     let limits = quota.map(|quota| quota.fields.limits()).unwrap_or_default();
-    match admission::decide(policy, &limits, usage, new.request(now)) {
+    match admission::decide(policy, &limits, &capacity, usage, new.request(now)) {
         Decision::Admit => Ok(()),
         Decision::Wait(full) => Err(Error::Full(full)),
         Decision::Refuse(refusal) => Err(Error::NotAllowed(refusal)),
@@ -103,16 +105,13 @@ pub(crate) fn decide(tx: &Tx<'_>, policy: &Policy, new: &NewSandbox, now: Timest
 
 /// Takes the places of a sandbox.
 pub(crate) fn take(tx: &Tx<'_>, new: &NewSandbox) -> Result<()> {
-    for (scope, name) in places(new) {
-        tx.query(sql::TAKE_PLACE).bind(scope).bind(name).execute()?;
-    }
-    Ok(())
+    places(new).try_for_each(|(scope, name)| take_one(tx, scope, name, new))
 }
 
 /// Gives the places of a sandbox back.
 pub(crate) fn give_back(tx: &Tx<'_>, new: &NewSandbox) -> Result<()> {
     for (scope, name) in places(new) {
-        one_row(tx.query(sql::GIVE_PLACE_BACK).bind(scope).bind(name).execute()?)?;
+        give_one_back(tx, scope, name, new)?;
         // Owners come and go; those without a sandbox are not kept.
         if scope == OWNER {
             tx.query(sql::FORGET_UNUSED).bind(scope).bind(name).execute()?;
@@ -121,14 +120,48 @@ pub(crate) fn give_back(tx: &Tx<'_>, new: &NewSandbox) -> Result<()> {
     Ok(())
 }
 
+/// Moves the place of a sandbox to another worker.
+pub(crate) fn move_place(
+    tx: &Tx<'_>,
+    new: &NewSandbox,
+    to: &WorkerId,
+    now: Timestamp,
+) -> Result<()> {
+    let taken = taken_of_worker(tx, to)?;
+    let max = workers::capacity(tx, to, now)?;
+    if !max.holds(&taken.plus(Resources::of_one(&new.limits))) {
+        return Err(Error::Full(Full::Worker { max }));
+    }
+    give_one_back(tx, WORKER, new.worker.as_str(), new)?;
+    take_one(tx, WORKER, to.as_str(), new)
+}
+
+/// What is taken of a worker. No admission changes it before the transaction has ended.
+pub(crate) fn taken_of_worker(tx: &Tx<'_>, worker: &WorkerId) -> Result<Resources> {
+    taken(tx, ALL, "")?;
+    taken(tx, WORKER, worker.as_str())
+}
+
+fn take_one(tx: &Tx<'_>, scope: &'static str, name: &str, new: &NewSandbox) -> Result<()> {
+    let Resources { memory_mb, vcpus, .. } = Resources::of_one(&new.limits);
+    let query = tx.query(sql::TAKE_PLACE).bind(scope).bind(name);
+    query.bind(memory_mb).bind(vcpus).execute().map(drop)
+}
+
+fn give_one_back(tx: &Tx<'_>, scope: &'static str, name: &str, new: &NewSandbox) -> Result<()> {
+    let Resources { memory_mb, vcpus, .. } = Resources::of_one(&new.limits);
+    let query = tx.query(sql::GIVE_PLACE_BACK).bind(scope).bind(name);
+    one_row(query.bind(memory_mb).bind(vcpus).execute()?)
+}
+
 fn places(new: &NewSandbox) -> impl Iterator<Item = (&'static str, &str)> {
     let owner = new.owner.as_ref().map(|owner| (OWNER, owner.as_str()));
     [Some((ALL, "")), owner, Some((WORKER, new.worker.as_str()))].into_iter().flatten()
 }
 
-fn active(tx: &Tx<'_>, scope: &'static str, name: &str) -> Result<u64> {
-    let active = tx.query(sql::USAGE).bind(scope).bind(name).for_update().first(|row| row.int())?;
-    Ok(active.unwrap_or(0))
+fn taken(tx: &Tx<'_>, scope: &'static str, name: &str) -> Result<Resources> {
+    let query = tx.query(sql::USAGE).bind(scope).bind(name).for_update();
+    Ok(query.first(workers::read_resources)?.unwrap_or_default())
 }
 
 fn read(row: &mut Row<'_>) -> Result<Quota> {

@@ -17,7 +17,6 @@ pub(crate) fn admit(
     tx: &mut Tx<'_>,
     policy: &Policy,
     new: NewSandbox,
-    lease_until: Timestamp,
     now: Timestamp,
 ) -> Result<Sandbox> {
     if let Err(denied) = quotas::decide(tx, policy, &new, now) {
@@ -25,6 +24,7 @@ pub(crate) fn admit(
         return Err(if one(tx, &new.id)?.is_some() { Error::Conflict } else { denied });
     }
     let row = Sandbox {
+        latest_end: new.expires_at,
         spec: new,
         phase: Phase::Creating,
         generation: Generation(1),
@@ -32,7 +32,7 @@ pub(crate) fn admit(
         created_at: now,
         updated_at: now,
     };
-    if insert(tx, &row, lease_until)? == 0 {
+    if insert(tx, &row)? == 0 {
         return Err(Error::Conflict);
     }
     quotas::take(tx, &row.spec)?;
@@ -118,7 +118,6 @@ pub(crate) fn extend(
     tx: &mut Tx<'_>,
     id: &SandboxId,
     expires_at: Timestamp,
-    lease_until: Timestamp,
     events: Vec<NewEvent>,
     now: Timestamp,
 ) -> Result<Sandbox> {
@@ -131,13 +130,13 @@ pub(crate) fn extend(
         .query(sql::SET_DEADLINE)
         .bind(expires_at)
         .bind(now)
-        .bind(lease_until)
         .bind(id.as_str())
         .bind(row.version)
         .execute()?;
     one_row(changed)?;
     events::append(tx, events, now)?;
     row.spec.expires_at = expires_at;
+    row.latest_end = row.latest_end.max(expires_at);
     row.version += 1;
     row.updated_at = now;
     Ok(row)
@@ -149,7 +148,7 @@ pub(crate) fn locked(tx: &Tx<'_>, id: &SandboxId) -> Result<Sandbox> {
 }
 
 /// Inserts the row with a lease for its worker.
-fn insert(tx: &Tx<'_>, row: &Sandbox, lease_until: Timestamp) -> Result<usize> {
+fn insert(tx: &Tx<'_>, row: &Sandbox) -> Result<usize> {
     let spec = &row.spec;
     let cause = row.phase.cause();
     tx.query(sql::INSERT_SANDBOX)
@@ -166,6 +165,7 @@ fn insert(tx: &Tx<'_>, row: &Sandbox, lease_until: Timestamp) -> Result<usize> {
         .bind(json(&spec.metadata)?)
         .bind(json(&spec.env)?)
         .bind(spec.expires_at)
+        .bind(row.latest_end)
         .bind(row.phase.as_str())
         .bind(cause.map(|cause| cause.kind.as_str()))
         .bind(cause.map(|cause| cause.detail.as_str()))
@@ -174,11 +174,11 @@ fn insert(tx: &Tx<'_>, row: &Sandbox, lease_until: Timestamp) -> Result<usize> {
         .bind(row.created_at)
         .bind(row.updated_at)
         .bind(spec.worker.as_str())
-        .bind(lease_until)
         .execute()
 }
 
-fn read(row: &mut Row<'_>) -> Result<Sandbox> {
+/// Reads the columns of a sandbox.
+pub(crate) fn read(row: &mut Row<'_>) -> Result<Sandbox> {
     // Fields are evaluated as written here: in the order of the columns.
     Ok(Sandbox {
         spec: NewSandbox {
@@ -198,6 +198,7 @@ fn read(row: &mut Row<'_>) -> Result<Sandbox> {
             env: row.json()?,
             expires_at: row.instant()?,
         },
+        latest_end: row.instant()?,
         phase: read_phase(row)?,
         generation: Generation(row.int()?),
         version: row.int()?,

@@ -17,7 +17,7 @@ macro_rules! statements {
 macro_rules! sandbox_columns {
     () => {
         "id, owner, provider, worker, image, template, memory_mb, vcpus, pids, disk_mb, metadata, \
-         env, expires_at_us, phase, cause_kind, cause_detail, generation, version, created_at_us, \
+         env, expires_at_us, latest_end_us, phase, cause_kind, cause_detail, generation, version, created_at_us, \
          updated_at_us"
     };
 }
@@ -75,6 +75,14 @@ macro_rules! key_columns {
     };
 }
 
+/// In the order in which `workers::read` reads them and `workers::write` binds them.
+macro_rules! worker_columns {
+    () => {
+        "id, instance, hostname, version, url, draining, cordoned, offers, max_sandboxes, \
+         max_memory_mb, max_vcpus, lease_until_us, heartbeat_at_us, created_at_us, updated_at_us"
+    };
+}
+
 /// In the order in which `quotas::read` reads them.
 macro_rules! quota_columns {
     () => {
@@ -84,8 +92,8 @@ macro_rules! quota_columns {
 }
 
 statements! {
-    INSERT_SANDBOX = "INSERT INTO sandboxes (", sandbox_columns!(), ", lease_holder, \
-        lease_until_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+    INSERT_SANDBOX = "INSERT INTO sandboxes (", sandbox_columns!(), ", lease_holder) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
         $16, $17, $18, $19, $20, $21, $22) ON CONFLICT (id) DO NOTHING";
     SANDBOX = "SELECT ", sandbox_columns!(), " FROM sandboxes WHERE id = $1";
     LIVE_SANDBOXES = "SELECT ", sandbox_columns!(), " FROM sandboxes WHERE ended_at_us IS NULL \
@@ -93,7 +101,7 @@ statements! {
     ALL_SANDBOXES = "SELECT ", sandbox_columns!(), " FROM sandboxes \
         ORDER BY created_at_us DESC, id DESC";
     /// Counted by the caller: few groups are many rows, which a database would sort first.
-    CENSUS = "SELECT phase, cause_kind, provider, worker, lease_holder, lease_until_us \
+    CENSUS = "SELECT phase, cause_kind, provider, worker, lease_holder \
         FROM sandboxes WHERE ended_at_us IS NULL";
     EXPIRED_SANDBOXES = "SELECT ", sandbox_columns!(), " FROM sandboxes \
         WHERE stopping_at_us IS NULL AND expires_at_us <= $1 \
@@ -107,17 +115,18 @@ statements! {
         version = version + 1, updated_at_us = $4, stopping_at_us = $4 \
         WHERE id = $5 AND version = $6";
     SET_ENDED = "UPDATE sandboxes SET phase = $1, cause_kind = $2, cause_detail = $3, \
-        version = version + 1, updated_at_us = $4, ended_at_us = $4, lease_holder = NULL, \
-        lease_until_us = NULL WHERE id = $5 AND version = $6";
-    SET_DEADLINE = "UPDATE sandboxes SET expires_at_us = $1, version = version + 1, \
-        updated_at_us = $2, lease_until_us = CASE WHEN lease_holder IS NULL THEN NULL ELSE $3 END \
-        WHERE id = $4 AND version = $5";
+        version = version + 1, updated_at_us = $4, ended_at_us = $4, lease_holder = NULL \
+        WHERE id = $5 AND version = $6";
+    SET_DEADLINE = "UPDATE sandboxes SET expires_at_us = $1, latest_end_us = \
+        CASE WHEN latest_end_us < $1 THEN $1 ELSE latest_end_us END, version = version + 1, \
+        updated_at_us = $2 WHERE id = $3 AND version = $4";
 
-    TAKE_LEASE = "UPDATE sandboxes SET generation = $1, lease_holder = $2, lease_until_us = $3, \
-        version = version + 1, updated_at_us = $4 WHERE id = $5 AND version = $6";
-    LEASE = "SELECT lease_holder, generation, lease_until_us FROM sandboxes \
-        WHERE id = $1 AND lease_holder IS NOT NULL";
-    RELEASE_LEASE = "UPDATE sandboxes SET lease_holder = NULL, lease_until_us = NULL \
+    TAKE_LEASE = "UPDATE sandboxes SET generation = $1, lease_holder = $2, worker = $2, \
+        version = version + 1, updated_at_us = $3 WHERE id = $4 AND version = $5";
+    LEASE = "SELECT sandboxes.lease_holder, sandboxes.generation, workers.lease_until_us \
+        FROM sandboxes LEFT JOIN workers ON workers.id = sandboxes.lease_holder \
+        WHERE sandboxes.id = $1 AND sandboxes.lease_holder IS NOT NULL";
+    RELEASE_LEASE = "UPDATE sandboxes SET lease_holder = NULL \
         WHERE id = $1 AND lease_holder = $2 AND generation = $3";
 
     /// The row of the counter orders appends by commit: whoever updates it holds it until then.
@@ -160,11 +169,35 @@ statements! {
         RETURNING ", quota_columns!();
     DELETE_QUOTA = "DELETE FROM quotas WHERE owner = $1";
 
-    USAGE = "SELECT active FROM usage WHERE scope = $1 AND name = $2";
-    TAKE_PLACE = "INSERT INTO usage (scope, name, active) VALUES ($1, $2, 1) \
-        ON CONFLICT (scope, name) DO UPDATE SET active = usage.active + 1";
-    GIVE_PLACE_BACK = "UPDATE usage SET active = active - 1 WHERE scope = $1 AND name = $2";
+    USAGE = "SELECT active, memory_mb, vcpus FROM usage WHERE scope = $1 AND name = $2";
+    TAKE_PLACE = "INSERT INTO usage (scope, name, active, memory_mb, vcpus) \
+        VALUES ($1, $2, 1, $3, $4) ON CONFLICT (scope, name) DO UPDATE SET \
+        active = usage.active + 1, memory_mb = usage.memory_mb + excluded.memory_mb, \
+        vcpus = usage.vcpus + excluded.vcpus";
+    GIVE_PLACE_BACK = "UPDATE usage SET active = active - 1, memory_mb = memory_mb - $3, \
+        vcpus = vcpus - $4 WHERE scope = $1 AND name = $2";
     FORGET_UNUSED = "DELETE FROM usage WHERE scope = $1 AND name = $2 AND active = 0";
+
+    WORKER = "SELECT ", worker_columns!(), " FROM workers WHERE id = $1";
+    WORKERS = "SELECT ", worker_columns!(), " FROM workers ORDER BY id";
+    /// What an admission asks about its worker.
+    WORKER_ROOM = "SELECT draining, cordoned, lease_until_us, max_sandboxes, max_memory_mb, \
+        max_vcpus FROM workers WHERE id = $1";
+    INSERT_WORKER = "INSERT INTO workers (", worker_columns!(), ") VALUES ($1, $2, $3, $4, $5, \
+        $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (id) DO NOTHING";
+    SET_WORKER = "UPDATE workers SET instance = $2, hostname = $3, version = $4, url = $5, \
+        draining = $6, cordoned = $7, offers = $8, max_sandboxes = $9, max_memory_mb = $10, \
+        max_vcpus = $11, lease_until_us = $12, heartbeat_at_us = $13, created_at_us = $14, \
+        updated_at_us = $15 WHERE id = $1";
+    CORDON = "UPDATE workers SET cordoned = $1, updated_at_us = $2 \
+        WHERE id = $3 AND cordoned <> $1";
+    DELETE_WORKER = "DELETE FROM workers WHERE id = $1";
+    LOADS = "SELECT name, active, memory_mb, vcpus FROM usage WHERE scope = 'worker'";
+    LEASE_UNTIL = "SELECT lease_until_us FROM workers WHERE id = $1";
+    LEASES_UNTIL = "SELECT id, lease_until_us FROM workers";
+    SANDBOXES_OF_WORKER = "SELECT ", sandbox_columns!(), " FROM sandboxes WHERE worker = $1 \
+        AND ended_at_us IS NULL AND (created_at_us, id) > ($2, $3) \
+        ORDER BY created_at_us, id LIMIT $4";
 
     INSERT_TEMPLATE = "INSERT INTO templates (", template_columns!(), ") VALUES ($1, $2, $3, $4, \
         $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (name) DO NOTHING";
@@ -228,6 +261,9 @@ statements! {
         WHERE id = $1 AND attempt = $2 AND status IS NULL";
     OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
         ORDER BY begun_at_us, id LIMIT $2";
+    KEPT_BODIES = "SELECT COALESCE(SUM(bytes), 0) FROM idempotency_bodies WHERE caller = $1";
+    COUNT_BODY = "INSERT INTO idempotency_bodies (id, caller, bytes) VALUES ($1, $2, $3)";
+    FORGET_BODY = "DELETE FROM idempotency_bodies WHERE id = $1";
     DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";
     INSERT_KEY = "INSERT INTO api_keys (", key_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, \
         $7, $8, $9, $10) ON CONFLICT DO NOTHING";
@@ -258,6 +294,9 @@ mod tests {
         "QUOTA_COUNTS",
         "KEYS",
         "FIRST_KEY",
+        "WORKERS",
+        "LEASES_UNTIL",
+        "LOADS",
     ];
 
     fn fresh() -> Connection {
@@ -323,10 +362,10 @@ mod tests {
     fn a_life_writes_to_few_tables_and_indexes() {
         let connection = fresh();
         for (name, count) in [
-            ("INSERT_SANDBOX", 4),
+            ("INSERT_SANDBOX", 5),
             ("SET_LIVE_PHASE", 1),
             ("SET_STOPPING", 2),
-            ("SET_ENDED", 2),
+            ("SET_ENDED", 3),
             ("TAKE_EVENT_IDS", 1),
             ("RESERVE_EVENT_IDS", 1),
             ("INSERT_EVENT", 3),
@@ -336,6 +375,7 @@ mod tests {
             ("INSERT_IDEMPOTENCY_KEY", 3),
             ("TAKE_TURN", 1),
             ("FINISH_TURN", 1),
+            ("SET_WORKER", 1),
             ("TAKE_PLACE", 1),
             ("GIVE_PLACE_BACK", 1),
             ("FORGET_UNUSED", 1),
@@ -369,12 +409,14 @@ mod tests {
             ("FAILED_OPERATIONS", "operation_audit_failed ((at_us,id)<(?,?))"),
             ("ADMIN_REQUESTS", "PRIMARY KEY ((at_us,id)<(?,?))"),
             ("ADMIN_REQUESTS_OF_ACTOR", "admin_audit_by_actor (actor=? AND (at_us,id)<(?,?))"),
+            ("SANDBOXES_OF_WORKER", "sandboxes_live_by_worker (worker=? AND "),
             ("SANDBOXES_BY_AGE", "PRIMARY KEY ("),
             ("OLD_EXEC_LOGS", "exec_logs_by_age (at_us<?)"),
             ("DELETE_EXEC_LOGS", "exec_logs_by_age ("),
             ("DELETE_LOGS_OF", "PRIMARY KEY (sandbox=? AND "),
             ("IDEMPOTENCY_KEY", "(id=?)"),
             ("OLD_IDEMPOTENCY_KEYS", "idempotency_keys_by_age (begun_at_us<?)"),
+            ("KEPT_BODIES", "COVERING INDEX idempotency_bodies_by_caller (caller=?)"),
         ] {
             let (_, sql) = ALL.iter().find(|(known, _)| *known == name).unwrap();
             let steps = plan(&connection, sql);

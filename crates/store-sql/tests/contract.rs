@@ -7,7 +7,7 @@ use std::{
 };
 
 use stacyvm_admission::Policy;
-use stacyvm_store::{Durability, Store, contract, memory::MemoryStore};
+use stacyvm_store::{Durability, Store, WorkerStore as _, contract, memory::MemoryStore};
 use stacyvm_store_sql::{OpenError, SqliteStore};
 
 async fn fresh() -> (Arc<dyn Store>, tempfile::TempDir) {
@@ -33,11 +33,10 @@ async fn what_was_answered_is_there_after_a_reopen() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stacyvm.db");
     let store = SqliteStore::open(&path).unwrap();
+    store.beat(contract::beat("w1"), None, contract::at(0)).await.unwrap();
     let new = contract::new_sandbox(1, contract::at(100));
-    let row = store
-        .admit(&Policy::default(), new, contract::at(50), Durability::Disk, contract::at(0))
-        .await
-        .unwrap();
+    let row =
+        store.admit(&Policy::default(), new, Durability::Disk, contract::at(0)).await.unwrap();
     let template = store.create_template(contract::new_template("base")).await.unwrap();
     drop(store);
     let store = SqliteStore::open(&path).unwrap();
@@ -58,11 +57,9 @@ async fn a_file_is_one_stores_however_it_is_called() {
         let refused = SqliteStore::open(name).unwrap_err();
         assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
     }
+    first.beat(contract::beat("w1"), None, contract::at(0)).await.unwrap();
     let new = contract::new_sandbox(1, contract::at(100));
-    first
-        .admit(&Policy::default(), new, contract::at(50), Durability::Disk, contract::at(0))
-        .await
-        .unwrap();
+    first.admit(&Policy::default(), new, Durability::Disk, contract::at(0)).await.unwrap();
     drop(first);
     let next = SqliteStore::open(&link).unwrap();
     assert!(next.sandbox(&contract::id(1)).await.unwrap().is_some());

@@ -41,6 +41,7 @@ fn writes_until_it_is_killed() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(path).unwrap());
+        contract::register(&store).await;
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
             let store = store.clone();
@@ -58,7 +59,7 @@ async fn write_one(store: &Arc<dyn Store>, id: SandboxId) {
     let now = contract::at(1);
     let mut new = contract::new_sandbox(0, contract::at(100));
     new.id = id.clone();
-    store.admit(&Policy::default(), new, contract::at(50), Durability::Kernel, now).await.unwrap();
+    store.admit(&Policy::default(), new, Durability::Kernel, now).await.unwrap();
     say(&format!("admitted {id}"));
     let mut event = contract::event(EventKind::SandboxRunning, 0);
     event.sandbox = Some(id.clone());

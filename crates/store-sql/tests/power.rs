@@ -14,8 +14,8 @@ use std::{
 use stacyvm_admission::Policy;
 use stacyvm_store::{
     Durability::{self, Disk, Kernel},
-    EventFilter, Sandbox, Store,
-    contract::{FIRST, at, cause, event, id, new_sandbox},
+    EventFilter, Sandbox, Store, WorkerStore,
+    contract::{FIRST, at, beat, cause, event, id, new_sandbox},
 };
 use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{CauseKind, Event, EventKind, Phase, Transition};
@@ -32,9 +32,13 @@ fn log_of(path: &Path) -> PathBuf {
 }
 
 impl Host {
-    fn new() -> Self {
+    /// Its worker is in the main file, whatever is left of the log.
+    async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stacyvm.db");
+        let store = SqliteStore::open(&path).unwrap();
+        store.beat(beat("w1"), None, at(0)).await.unwrap();
+        drop(store);
         Self { store: SqliteStore::open(&path).unwrap(), path, _directory: directory }
     }
 
@@ -62,7 +66,7 @@ impl Host {
 
     async fn admit_for(&self, durability: Durability, number: u8) {
         self.store
-            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), durability, at(0))
+            .admit(&Policy::default(), new_sandbox(number, at(100)), durability, at(0))
             .await
             .unwrap();
     }
@@ -88,7 +92,7 @@ impl Host {
 
 #[tokio::test]
 async fn what_reached_the_kernel_survives_the_process_and_what_reached_the_disk_the_host() {
-    let host = Host::new();
+    let host = Host::new().await;
     host.admit(1).await;
     let admitted = host.log();
     host.start(1).await;
@@ -107,7 +111,7 @@ async fn what_reached_the_kernel_survives_the_process_and_what_reached_the_disk_
 
 #[tokio::test]
 async fn what_reaches_the_disk_takes_everything_before_it_there() {
-    let host = Host::new();
+    let host = Host::new().await;
     host.admit(1).await;
     host.start(1).await;
     host.admit(2).await;
@@ -129,7 +133,7 @@ async fn what_reaches_the_disk_takes_everything_before_it_there() {
 /// What nobody was told: the sandbox is not there, its id is free, and its neighbours are whole.
 #[tokio::test]
 async fn an_admission_that_was_not_synced_is_there_or_not_and_breaks_nothing() {
-    let host = Host::new();
+    let host = Host::new().await;
     host.admit(1).await;
     let known = host.log();
     host.admit_for(Kernel, 2).await;
@@ -153,7 +157,7 @@ async fn an_admission_that_was_not_synced_is_there_or_not_and_breaks_nothing() {
 /// A sync is of the log as it is: it writes nothing, and takes everything before it along.
 #[tokio::test]
 async fn a_synced_admission_is_there_with_all_that_came_before_it() {
-    let host = Host::new();
+    let host = Host::new().await;
     host.admit(1).await;
     host.start(1).await;
     host.admit_for(Kernel, 2).await;
@@ -171,7 +175,7 @@ async fn a_synced_admission_is_there_with_all_that_came_before_it() {
 /// same.
 #[tokio::test]
 async fn a_repeated_transition_is_as_durable_as_it_was_asked_to_be() {
-    let host = Host::new();
+    let host = Host::new().await;
     host.admit(1).await;
     host.start(1).await;
     let tail = host.log();
@@ -200,7 +204,7 @@ impl Seen {
 
 #[tokio::test]
 async fn an_id_that_was_read_is_never_given_to_another_event() {
-    let mut host = Host::new();
+    let mut host = Host::new().await;
     let mut seen = Seen::default();
     for round in 0..6 {
         let number = |n: u8| 10 * round + n;
@@ -234,10 +238,8 @@ async fn an_orderly_stop_leaves_no_number_out() {
     let path = directory.path().join("stacyvm.db");
     for number in 1..=3 {
         let store = SqliteStore::open(&path).unwrap();
-        store
-            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
-            .await
-            .unwrap();
+        store.beat(beat("w1"), None, at(0)).await.unwrap();
+        store.admit(&Policy::default(), new_sandbox(number, at(100)), Disk, at(0)).await.unwrap();
         let started = Transition::Started;
         let events = vec![event(EventKind::SandboxRunning, number)];
         store.transition(&id(number), FIRST, started, events, Kernel, at(1)).await.unwrap();

@@ -17,6 +17,9 @@ pub enum Error {
     /// A limit refuses it, whatever becomes free.
     #[error("{0}")]
     NotAllowed(stacyvm_admission::Refusal),
+    /// Its worker takes it not, whatever becomes free there.
+    #[error("the worker cannot take it: {0}")]
+    Unfit(stacyvm_types::Unfit),
     /// A row with this key is there already.
     #[error("it exists already")]
     Conflict,

@@ -56,12 +56,22 @@ pub struct Answer {
     pub body: Option<String>,
 }
 
+/// What bodies of one caller may take together. A body that would pass it is not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowance {
+    /// Whose it is, as one short text.
+    pub caller: String,
+    /// Bytes of all bodies that were kept for the caller under an allowance and are not forgotten.
+    pub bytes: u64,
+}
+
 /// Keys that make repeats of a request harmless.
 ///
 /// Promises, each with a case in the suite:
 /// - A key has one fingerprint and one turn at a time; of many callers one gets the first turn.
 /// - A turn that was taken over, or whose key is gone, changes nothing any more.
 /// - An answer that was kept is never changed.
+/// - Bodies that were kept for one caller under an allowance never take more than it.
 #[async_trait]
 pub trait IdempotencyStore: Send + Sync {
     /// Takes the next turn of a key, unless it is done, stands for something else, or another
@@ -74,8 +84,15 @@ pub trait IdempotencyStore: Send + Sync {
     /// Gives the key another resource. [`crate::Error::LeaseLost`] when the turn is not the last.
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()>;
 
-    /// Keeps the answer, on the disk. [`crate::Error::LeaseLost`] when the turn is not the last.
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()>;
+    /// Keeps the answer, on the disk; its body counts against the allowance, where there is one, and
+    /// is left out when it does not fit. [`crate::Error::LeaseLost`] when the turn is not the last.
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()>;
 
     /// Leaves the work to the next turn, whoever takes it. Nothing when the turn is not the last.
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()>;

@@ -16,6 +16,9 @@ pub mod observe;
 pub mod quotas;
 pub mod retention;
 pub mod rows;
+pub mod workers;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stacyvm_admission::Policy;
@@ -23,7 +26,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
-pub use idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn};
+pub use idempotency::{Allowance, Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
 pub use quotas::{Quota, QuotaCounts, QuotaFields, QuotaStore, Standing};
@@ -32,6 +35,7 @@ pub use rows::{
     Durability, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Sandbox, Template,
     TemplateChange, TemplateFields,
 };
+pub use workers::{WorkerRow, WorkerStore};
 
 /// What the control plane remembers.
 ///
@@ -43,7 +47,8 @@ pub use rows::{
 /// - Events are appended in the same transaction as the change they report; their ids rise in
 ///   commit order. An id that was read is never given to another event, also when its own was lost
 ///   with the host; so ids may leave numbers out where a store was opened again.
-/// - Times are arguments: the store reads no clock.
+/// - Times are arguments: the store reads no clock but the one that a [`WorkerStore`] judges
+///   leases by.
 #[async_trait]
 pub trait Store:
     AuditStore
@@ -52,23 +57,22 @@ pub trait Store:
     + ObserveStore
     + QuotaStore
     + RetentionStore
+    + WorkerStore
     + Send
     + Sync
     + 'static
 {
     /// Decides with [`stacyvm_admission::decide`] on the places that are taken, the owner's quota
     /// and `policy`, and if it is admitted inserts a sandbox in phase `Creating` with its first
-    /// lease (generation 1) for `new.worker` until `lease_until`, and the event
-    /// [`NewEvent::created`]. At no instant do more sandboxes hold a place than a limit allowed
+    /// lease (generation 1) for `new.worker`, and the event [`NewEvent::created`]. At no instant do more sandboxes hold a place than a limit allowed
     /// when they were admitted: one holds it from here until it is `Ended`.
     /// A known id, also of an ended sandbox, is [`Error::Conflict`], whatever the limits say; no
-    /// free place is [`Error::Full`], and what no wait cures [`Error::NotAllowed`]. The row is as
-    /// durable as `durability` says.
+    /// free place is [`Error::Full`], what no wait cures [`Error::NotAllowed`], and a worker that
+    /// takes nothing now [`Error::Unfit`]. The row is as durable as `durability` says.
     async fn admit(
         &self,
         policy: &Policy,
         new: NewSandbox,
-        lease_until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox>;
@@ -105,25 +109,27 @@ pub trait Store:
 
     /// Moves the deadline of a sandbox that is `Running`, `Paused` or `Creating` and not yet
     /// expired at `now`; otherwise [`Error::WrongPhase`], or [`Error::NotFound`] when it is unknown.
-    /// The lease follows to `lease_until`; one that is free stays free.
     async fn extend(
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox>;
 
-    /// Takes or takes over the lease: free, expired at or before `now`, or held by `holder` already.
-    /// Raises the generation, and with it the row's version. Held by somebody else is
-    /// [`Error::LeaseHeld`], an unknown sandbox [`Error::NotFound`]. An ended sandbox's lease can be
-    /// taken too: what is left of it may need an owner.
+    /// Takes or takes over the lease: free, held by `holder` already, or lapsed for at least
+    /// `fence`, the time after which its holder has ended the runtime by itself. Raises the
+    /// generation, and with it the row's version; the sandbox is the holder's from then on, and its
+    /// place is. Held by somebody else is [`Error::LeaseHeld`], an unknown sandbox
+    /// [`Error::NotFound`], a holder that is not registered or was not heard of in time
+    /// [`Error::Unfit`], and another worker that has no room for it [`Error::Full`]. An ended
+    /// sandbox's lease can be taken too: what is left of it may need an
+    /// owner.
     async fn acquire_lease(
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease>;
 
@@ -136,7 +142,8 @@ pub trait Store:
         generation: Generation,
     ) -> Result<()>;
 
-    /// The lease of a sandbox, lapsed or not; `None` when it is free or the sandbox is unknown.
+    /// The lease of a sandbox, lapsed or not; `None` when it is free or the sandbox is unknown. It
+    /// lapses with its holder's, and that of nobody who is registered has lapsed ever since.
     async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>>;
 
     /// Appends events that belong to no change of a row.

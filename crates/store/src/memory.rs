@@ -9,6 +9,7 @@ mod keys;
 mod observe;
 mod quotas;
 mod retention;
+mod workers;
 
 use std::{
     cmp::Reverse,
@@ -18,15 +19,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stacyvm_admission::Policy;
+use stacyvm_admission::{Full, Policy};
 use stacyvm_types::{
-    Event, ExecId, Generation, KeyId, Lease, OwnerId, Phase, SandboxId, Timestamp, Transition,
-    WorkerId,
+    Event, ExecId, Generation, KeyId, Lease, OwnerId, Phase, Resources, SandboxId, Timestamp,
+    Transition, Unfit, WorkerId,
 };
 
 use crate::{
     ApiKey, Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Quota, Result,
-    Sandbox, Store, Template, TemplateChange,
+    Sandbox, Store, Template, TemplateChange, WorkerRow,
 };
 
 /// A store that forgets everything when it is dropped.
@@ -36,7 +37,8 @@ pub struct MemoryStore(Mutex<State>);
 #[derive(Debug, Default, Clone)]
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
-    leases: BTreeMap<SandboxId, Lease>,
+    /// Who holds which sandbox, under the generation of its row.
+    leases: BTreeMap<SandboxId, WorkerId>,
     /// The event with id `n` is at index `n - 1 - pruned_events`.
     events: Vec<Event>,
     pruned_events: u64,
@@ -46,6 +48,7 @@ struct State {
     idempotency_keys: idempotency::Keys,
     keys: BTreeMap<KeyId, ApiKey>,
     quotas: BTreeMap<OwnerId, Quota>,
+    workers: BTreeMap<WorkerId, WorkerRow>,
 }
 
 impl MemoryStore {
@@ -80,13 +83,7 @@ impl State {
         }
     }
 
-    fn admit(
-        &mut self,
-        policy: &Policy,
-        new: NewSandbox,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Sandbox> {
+    fn admit(&mut self, policy: &Policy, new: NewSandbox, now: Timestamp) -> Result<Sandbox> {
         if self.sandboxes.contains_key(&new.id) {
             return Err(Error::Conflict);
         }
@@ -96,9 +93,9 @@ impl State {
         };
         let event = NewEvent::created(&new);
         let generation = Generation(1);
-        let lease = Lease { holder: new.worker.clone(), generation, expires_at: until };
-        self.leases.insert(new.id.clone(), lease);
+        self.leases.insert(new.id.clone(), new.worker.clone());
         let row = place.insert(Sandbox {
+            latest_end: new.expires_at,
             spec: new,
             phase: Phase::Creating,
             generation,
@@ -150,7 +147,6 @@ impl State {
         &mut self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
@@ -160,12 +156,10 @@ impl State {
             return Err(Error::WrongPhase(Box::new(row.clone())));
         }
         row.spec.expires_at = expires_at;
+        row.latest_end = row.latest_end.max(expires_at);
         row.version += 1;
         row.updated_at = now;
         let row = row.clone();
-        if let Some(lease) = self.leases.get_mut(id) {
-            lease.expires_at = lease_until;
-        }
         self.append(events, now);
         Ok(row)
     }
@@ -174,23 +168,42 @@ impl State {
         &mut self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
-        let held_by_other = self
-            .leases
-            .get(id)
-            .is_some_and(|lease| lease.holder != *holder && now < lease.expires_at);
-        if held_by_other {
+        if !self.sandboxes.contains_key(id) {
+            return Err(Error::NotFound);
+        }
+        let worker = self.workers.get(holder).ok_or(Error::Unfit(Unfit::Unknown))?;
+        if !worker.is_fresh(now) {
+            return Err(Error::Unfit(Unfit::Stale));
+        }
+        if let Some(lease) = self.lease(id)
+            && lease.holder != *holder
+            && lease.holds(fence, now)
+        {
             return Err(Error::LeaseHeld);
         }
+        let row = self.sandboxes.get(id).ok_or(Error::NotFound)?;
+        if row.spec.worker != *holder && row.phase.is_live() {
+            let max = self.capacity(holder, now)?;
+            if !max.holds(&self.load(holder).plus(Resources::of_one(&row.spec.limits))) {
+                return Err(Error::Full(Full::Worker { max }));
+            }
+        }
+        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
+        row.spec.worker = holder.clone();
         row.generation.0 += 1;
         row.version += 1;
         row.updated_at = now;
-        let lease = Lease { holder: holder.clone(), generation: row.generation, expires_at: until };
-        self.leases.insert(id.clone(), lease.clone());
-        Ok(lease)
+        self.leases.insert(id.clone(), holder.clone());
+        self.lease(id).ok_or(Error::NotFound)
+    }
+
+    fn lease(&self, id: &SandboxId) -> Option<Lease> {
+        let holder = self.leases.get(id)?.clone();
+        let expires_at = self.workers.get(&holder).map_or(Timestamp::EPOCH, |row| row.lease_until);
+        Some(Lease { holder, generation: self.sandboxes.get(id)?.generation, expires_at })
     }
 }
 
@@ -206,11 +219,10 @@ impl Store for MemoryStore {
         &self,
         policy: &Policy,
         new: NewSandbox,
-        lease_until: Timestamp,
         _durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.state().admit(policy, new, lease_until, now)
+        self.state().admit(policy, new, now)
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
@@ -253,21 +265,20 @@ impl Store for MemoryStore {
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.state().extend(id, expires_at, lease_until, events, now)
+        self.state().extend(id, expires_at, events, now)
     }
 
     async fn acquire_lease(
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        self.state().acquire_lease(id, holder, until, now)
+        self.state().acquire_lease(id, holder, fence, now)
     }
 
     async fn release_lease(
@@ -276,11 +287,10 @@ impl Store for MemoryStore {
         holder: &WorkerId,
         generation: Generation,
     ) -> Result<()> {
-        match self.state().leases.entry(id.clone()) {
-            Entry::Occupied(lease)
-                if lease.get().holder == *holder && lease.get().generation == generation =>
-            {
-                lease.remove();
+        let mut state = self.state();
+        match state.lease(id) {
+            Some(lease) if lease.holder == *holder && lease.generation == generation => {
+                state.leases.remove(id);
                 Ok(())
             }
             _ => Err(Error::LeaseLost),
@@ -288,7 +298,7 @@ impl Store for MemoryStore {
     }
 
     async fn lease(&self, id: &SandboxId) -> Result<Option<Lease>> {
-        Ok(self.state().leases.get(id).cloned())
+        Ok(self.state().lease(id))
     }
 
     async fn append_events(&self, events: Vec<NewEvent>, now: Timestamp) -> Result<()> {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use stacyvm_admission::Request;
 use stacyvm_types::{
-    CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, SandboxId, Timestamp,
-    Transition, WorkerId,
+    CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, Phase, Resources, SandboxId,
+    Timestamp, Transition, WorkerId,
 };
 
 /// A sandbox to admit.
@@ -38,6 +38,9 @@ pub struct NewSandbox {
 pub struct Sandbox {
     /// What was asked for.
     pub spec: NewSandbox,
+    /// The latest deadline that it ever had, in force or not: its worker ends the runtime then,
+    /// whether or not it hears from anybody.
+    pub latest_end: Timestamp,
     /// Where it is in its life.
     pub phase: Phase,
     /// The highest generation that was ever given out for it.
@@ -97,7 +100,11 @@ pub struct NewEvent {
 impl NewSandbox {
     /// What admission needs of it, when it is admitted at `now`.
     pub fn request(&self, now: Timestamp) -> Request {
-        Request { owned: self.owner.is_some(), ttl: self.expires_at.saturating_since(now) }
+        Request {
+            owned: self.owner.is_some(),
+            ttl: self.expires_at.saturating_since(now),
+            takes: Resources::of_one(&self.limits),
+        }
     }
 }
 

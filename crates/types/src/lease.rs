@@ -1,5 +1,7 @@
 //! Leases: who may change a runtime, until when, and with which generation.
 
+use std::time::Duration;
+
 use crate::{Timestamp, WorkerId};
 
 /// Rises on every acquire, stays on renew, survives release, and is never used twice for one
@@ -14,8 +16,16 @@ pub struct Lease {
     pub holder: WorkerId,
     /// Its fencing token.
     pub generation: Generation,
-    /// When it lapses, by the store's clock.
+    /// When it lapses, by the store's clock: with its holder's registration. One that holds without
+    /// end lapses at [`Timestamp::MAX`].
     pub expires_at: Timestamp,
+}
+
+impl Lease {
+    /// Whether nobody else may take it at this instant: it holds, or lapsed less than `fence` ago.
+    pub fn holds(&self, fence: Duration, now: Timestamp) -> bool {
+        now < self.expires_at.saturating_add(fence) || self.expires_at == Timestamp::MAX
+    }
 }
 
 /// What a worker remembers of one sandbox: the highest generations that it has seen.

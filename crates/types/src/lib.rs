@@ -1,5 +1,5 @@
 //! The words of the system: ids, times, durations, sandbox phases and their transitions, limits,
-//! leases, events and causes.
+//! leases, workers, events and causes.
 //!
 //! Nothing here does I/O, reads a clock or rolls a die, except [`time::SystemClock`] and
 //! [`entropy::SystemEntropy`]: time and randomness arrive as arguments.
@@ -19,6 +19,7 @@ pub mod network;
 pub mod operation;
 pub mod phase;
 pub mod time;
+pub mod worker;
 
 pub use access::Role;
 pub use event::{Event, EventKind};
@@ -32,3 +33,4 @@ pub use network::Network;
 pub use operation::Operation;
 pub use phase::{Cause, CauseKind, Phase, Transition};
 pub use time::Timestamp;
+pub use worker::{Beat, Offer, Resources, Unfit};

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use stacyvm_fleet::idle::Movement;
 use stacyvm_provider::{
     ByteStream, Capabilities, Error, ErrorKind, Guest, ImageRecord, Images, LaunchSpec, Outcome,
     Probe, Provider, Result, Runtime,
@@ -11,7 +12,7 @@ use stacyvm_provider::{
 use stacyvm_types::{Limits, SandboxId};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{guest::BoundedGuest, idle::Movement};
+use crate::guest::{BoundedGuest, STILL};
 
 /// The longest launch.
 pub(crate) const LAUNCH: Duration = Duration::from_secs(60);
@@ -165,7 +166,7 @@ impl Images for Bounded {
         };
         let movement = Movement::default();
         let archive = movement.watch(archive.boxed());
-        movement.bound(images.import(name, archive)).await
+        movement.bound(STILL, images.import(name, archive)).await
     }
 
     async fn remove(&self, name: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use stacyvm_fleet::idle::{self, Movement};
 use stacyvm_provider::{
     ByteStream, Duplex, Error, ErrorKind, Exec, ExecSpec, FileInfo, FileRead, Guest, Result, Stats,
     WriteOptions,
@@ -10,12 +11,12 @@ use stacyvm_provider::{
 use stacyvm_types::ExecId;
 use tokio::time::timeout;
 
-use crate::idle::{self, Movement};
-
 /// For what a healthy agent answers at once.
 const QUICK: Duration = Duration::from_secs(10);
 /// For what may walk a whole file system.
 const WALK: Duration = Duration::from_secs(60);
+/// How long a transfer may stand still on the sandbox's side.
+pub(crate) const STILL: Duration = Duration::from_secs(30);
 
 /// Bounds every call of a guest. The length of a command and the size of a file have no bound
 /// here: their streams do, by standing still.
@@ -49,7 +50,7 @@ impl Guest for BoundedGuest {
     #[tracing::instrument(level = "debug", name = "guest.read", skip_all)]
     async fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<FileRead> {
         let mut read = within(QUICK, self.0.read(path, range)).await?;
-        read.body = idle::outgoing(read.body);
+        read.body = idle::outgoing(read.body, STILL);
         Ok(read)
     }
 
@@ -57,7 +58,7 @@ impl Guest for BoundedGuest {
     async fn write(&self, path: &str, options: WriteOptions, body: ByteStream) -> Result<FileInfo> {
         let movement = Movement::default();
         let body = movement.watch(body);
-        movement.bound(self.0.write(path, options, body)).await
+        movement.bound(STILL, self.0.write(path, options, body)).await
     }
 
     #[tracing::instrument(level = "debug", name = "guest.list", skip_all)]

@@ -1,8 +1,8 @@
 //! The fencing journal: the highest generation seen for each sandbox.
 //!
-//! An append-only text (a file, see [`crate::ledger`]), one line per change: `+ <sandbox> <generation>` when a higher one is
-//! seen, `- <sandbox>` when the runtime is gone. It is compacted when it is mostly history. Lines
-//! are written before the call that they guard goes on. They are not flushed to the disk: a file
+//! An append-only text (a file, see [`crate::ledger`]), one line per change: `+ <sandbox>
+//! <generation>` when a higher one is seen, `- <sandbox>` when the runtime is gone. It is compacted
+//! when it is mostly history. Lines are written before the call that they guard goes on. They are not flushed to the disk: a file
 //! that was written survives the death of the process, and a death of the whole host takes every
 //! runtime with it, so that there is nothing left to guard.
 //!
@@ -27,13 +27,19 @@ const SLACK: usize = 4096;
 /// How long a sandbox that is gone is remembered.
 const GRAVE: Duration = Duration::from_secs(180);
 
-/// Why the journal cannot be opened.
+/// Why a record of the worker cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the fencing journal {name} cannot be opened")]
+#[error("the worker's record {name} cannot be opened")]
 pub struct OpenError {
     name: String,
     #[source]
     source: io::Error,
+}
+
+impl OpenError {
+    pub(crate) fn new(ledger: &dyn Ledger, source: io::Error) -> Self {
+        Self { name: ledger.name(), source }
+    }
 }
 
 /// The journal.
@@ -56,7 +62,7 @@ impl Journal {
                 let (lines, graves, dug) = (live.len(), BTreeMap::new(), VecDeque::new());
                 Ok(Self(Mutex::new(State { ledger, lines, live, graves, dug })))
             }
-            Err(source) => Err(OpenError { name: ledger.name(), source }),
+            Err(source) => Err(OpenError::new(&*ledger, source)),
         }
     }
 
@@ -196,10 +202,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::ledger::FileLedger;
+    use crate::ledger::Ledgers;
 
     fn open(dir: &Path) -> std::result::Result<Journal, OpenError> {
-        Journal::open(Box::new(FileLedger::in_dir(dir)))
+        Journal::open(Ledgers::in_dir(dir).generations)
     }
 
     fn id(n: u8) -> SandboxId {

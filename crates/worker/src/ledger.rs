@@ -1,12 +1,10 @@
-//! Where the lines of the fencing journal are kept.
+//! Where the records of a worker are kept.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
-
-const NAME: &str = "generations.log";
 
 /// A text that grows by whole lines and outlives the process.
 ///
@@ -27,17 +25,34 @@ pub trait Ledger: Send {
     fn name(&self) -> String;
 }
 
+/// The records of one worker.
+pub struct Ledgers {
+    /// The highest generation seen of each sandbox.
+    pub generations: Box<dyn Ledger>,
+    /// When each sandbox ends by itself.
+    pub deadlines: Box<dyn Ledger>,
+}
+
+impl Ledgers {
+    /// Files in a directory, which is made when they are first written.
+    pub fn in_dir(dir: &Path) -> Self {
+        Self {
+            generations: Box::new(FileLedger::new(dir.join("generations.log"))),
+            deadlines: Box::new(FileLedger::new(dir.join("deadlines.log"))),
+        }
+    }
+}
+
 /// A ledger that is a file. Lines are not flushed to the disk: see [`crate::journal`].
 #[derive(Debug)]
-pub(crate) struct FileLedger {
+struct FileLedger {
     path: PathBuf,
     file: Option<File>,
 }
 
 impl FileLedger {
-    /// The file in a directory, which is made when it is first written.
-    pub(crate) fn in_dir(dir: &Path) -> Self {
-        Self { path: dir.join(NAME), file: None }
+    const fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
     }
 }
 

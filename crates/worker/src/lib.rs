@@ -5,14 +5,17 @@
 //!   provider and kind of work, in number. One provider that hangs slows no other.
 //! - A call that carries an older generation than one already seen for the same sandbox is refused
 //!   and changes nothing, also after the worker was killed and started again.
+//! - A runtime ends soon after its time to live, whether or not the control plane is there, also
+//!   after the worker was killed and started again: see [`LocalWorker::keep_time`].
 
 mod bounded;
+mod deadlines;
 mod guest;
-mod idle;
 mod journal;
 mod ledger;
 mod local;
+pub mod rpc;
 
 pub use journal::OpenError;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Ledgers};
 pub use local::LocalWorker;

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,20 +16,28 @@ use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{
     Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Provider, Result, Runtime,
 };
-use stacyvm_types::{Generation, Limits, SandboxId, WorkerId, time::Clock};
+use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId, time::Clock};
 use tokio::{
     sync::Mutex as AsyncMutex,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     bounded::{Bounded, PROBE},
+    deadlines::Deadlines,
     journal::{Journal, OpenError},
-    ledger::{FileLedger, Ledger},
+    ledger::Ledgers,
 };
 
 /// How long a look at the providers stays good.
 const FRESH: Duration = Duration::from_secs(2);
+/// How much later than its deadline a sandbox is ended by its worker, in microseconds.
+const GRACE_US: i64 = 5_000_000;
+/// The pause between two looks at the deadlines.
+const ROUND: Duration = Duration::from_secs(1);
+/// Overdue sandboxes that are ended at once.
+const OVERDUE_BATCH: usize = 32;
 
 /// The worker of this process: its providers and its fencing journal.
 pub struct LocalWorker {
@@ -34,6 +45,8 @@ pub struct LocalWorker {
     providers: BTreeMap<&'static str, Arc<Bounded>>,
     default: String,
     journal: Journal,
+    deadlines: Deadlines,
+    draining: AtomicBool,
     clock: Arc<dyn Clock>,
     /// Sandboxes of the journal that are being launched or destroyed now: that a list does not
     /// show them means nothing.
@@ -65,8 +78,8 @@ impl Drop for BusyWith<'_> {
 }
 
 impl LocalWorker {
-    /// A worker with these providers, whose fencing journal is kept in `dir`. The provider that
-    /// `default` names is marked in the reports.
+    /// A worker with these providers, whose fencing journal and deadlines are kept in `dir`.
+    /// The provider that `default` names is marked in the reports.
     pub fn new(
         id: WorkerId,
         providers: impl IntoIterator<Item = Arc<dyn Provider>>,
@@ -74,15 +87,15 @@ impl LocalWorker {
         dir: &Path,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
-        Self::with_ledger(id, providers, default, Box::new(FileLedger::in_dir(dir)), clock)
+        Self::with_ledgers(id, providers, default, Ledgers::in_dir(dir), clock)
     }
 
-    /// The same, with its fencing journal kept by a ledger of the caller's.
-    pub fn with_ledger(
+    /// The same, with its records kept by ledgers of the caller's.
+    pub fn with_ledgers(
         id: WorkerId,
         providers: impl IntoIterator<Item = Arc<dyn Provider>>,
         default: impl Into<String>,
-        ledger: Box<dyn Ledger>,
+        ledgers: Ledgers,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
         let providers = providers
@@ -93,15 +106,63 @@ impl LocalWorker {
             id,
             providers,
             default: default.into(),
-            journal: Journal::open(ledger)?,
+            journal: Journal::open(ledgers.generations)?,
+            deadlines: Deadlines::open(ledgers.deadlines)?,
+            draining: AtomicBool::new(false),
             clock,
             busy: Busy::default(),
             looked: AsyncMutex::new(None),
         })
     }
 
-    fn provider(&self, name: &str) -> Result<&Bounded> {
-        self.providers.get(name).map(|provider| &**provider).ok_or_else(|| {
+    /// Whether it takes no spawns.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Ends what outlived its time, until `stopping`. The control plane does that in time where it
+    /// can; this comes some seconds later, so that a row's end has one author as long as there is one.
+    pub async fn keep_time(&self, stopping: CancellationToken) {
+        // One that hangs keeps only its own waiting.
+        let all = self.providers.iter().map(|(name, provider)| self.keep_time_of(name, provider));
+        stopping.run_until_cancelled(join_all(all)).await;
+    }
+
+    async fn keep_time_of(&self, name: &str, provider: &Bounded) {
+        loop {
+            self.deadlines.any().await;
+            self.end_overdue(name, provider).await;
+            sleep(ROUND).await;
+        }
+    }
+
+    async fn end_overdue(&self, name: &str, provider: &Bounded) {
+        let latest = self.clock.now().as_micros().saturating_sub(GRACE_US);
+        let due = self.deadlines.due(name, Timestamp::from_micros(latest), OVERDUE_BATCH);
+        join_all(due.iter().map(|id| self.end_overdue_one(name, provider, id))).await;
+    }
+
+    async fn end_overdue_one(&self, name: &str, provider: &Bounded, id: &SandboxId) {
+        let _busy = self.busy.with(id);
+        match Provider::destroy(provider, id).await {
+            Ok(()) => {
+                self.gone(id);
+                tracing::info!(sandbox.id = %id, provider = name, "a sandbox outlived its time and ended");
+            }
+            // Still due, so the next round tries again.
+            Err(error) => tracing::warn!(
+                sandbox.id = %id, provider = name, ?error, "a sandbox outlived its time and goes on"
+            ),
+        }
+    }
+
+    fn gone(&self, id: &SandboxId) {
+        self.journal.bury(id);
+        self.deadlines.forget(id);
+    }
+
+    fn provider(&self, name: &str) -> Result<&Arc<Bounded>> {
+        self.providers.get(name).ok_or_else(|| {
             let message = format!("worker {} has no provider {name}", self.id);
             Error::new(ErrorKind::Unsupported, message)
         })
@@ -112,7 +173,7 @@ impl LocalWorker {
         let (probe, runtimes) =
             tokio::join!(provider.probe(), timeout(PROBE, Provider::list(provider)));
         ProviderReport {
-            name,
+            name: name.into(),
             default: name == self.default,
             capabilities: provider.capabilities(),
             probe,
@@ -124,10 +185,10 @@ impl LocalWorker {
 
     /// Forgets sandboxes that no provider has, when every provider has answered. `before` is what
     /// was remembered before they were asked.
-    fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(&'static str, Runtime)]) {
+    fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(Arc<str>, Runtime)]) {
         let present: BTreeSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
         for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
-            self.journal.bury(id);
+            self.gone(id);
         }
     }
 }
@@ -139,7 +200,7 @@ impl Worker for LocalWorker {
     }
 
     fn capabilities(&self, provider: &str) -> Result<Capabilities> {
-        self.provider(provider).map(Provider::capabilities)
+        self.provider(provider).map(|provider| provider.capabilities())
     }
 
     fn expect(&self, provider: &str, image: &str, limits: &Limits) {
@@ -150,10 +211,16 @@ impl Worker for LocalWorker {
 
     #[tracing::instrument(level = "debug", name = "worker.spawn", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %spec.id))]
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
-        let provider = self.provider(provider)?;
+        let found = self.provider(provider)?;
+        if self.is_draining() {
+            return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
+        }
         let _busy = self.busy.with(&spec.id);
         self.journal.admit_launch(&spec.id, spec.generation)?;
-        provider.launch(spec).await
+        if let Some(ttl) = spec.ttl {
+            self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
+        }
+        found.launch(spec).await
     }
 
     #[tracing::instrument(level = "debug", name = "worker.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
@@ -169,7 +236,7 @@ impl Worker for LocalWorker {
             Err(error) => return Err(error),
         }
         provider.destroy(id).await?;
-        self.journal.bury(id);
+        self.gone(id);
         Ok(())
     }
 
@@ -180,7 +247,7 @@ impl Worker for LocalWorker {
 
     /// A runtime is reported with the newest generation seen for it, which is its owner's, and not
     /// with the one that launched it.
-    async fn runtimes(&self) -> (Vec<(&'static str, Runtime)>, Vec<&'static str>) {
+    async fn runtimes(&self) -> (Vec<(Arc<str>, Runtime)>, Vec<Arc<str>>) {
         let before = self.journal.living();
         let lists = self
             .providers
@@ -190,10 +257,13 @@ impl Worker for LocalWorker {
         let mut silent = Vec::new();
         for (name, list) in join_all(lists).await {
             match list {
-                Ok(runtimes) => found.extend(runtimes.into_iter().map(|runtime| (name, runtime))),
+                Ok(runtimes) => {
+                    let name: Arc<str> = name.into();
+                    found.extend(runtimes.into_iter().map(|runtime| (name.clone(), runtime)));
+                }
                 Err(error) => {
                     tracing::warn!(provider = name, ?error, "a provider cannot list its runtimes");
-                    silent.push(name);
+                    silent.push(name.into());
                 }
             }
         }
@@ -220,6 +290,32 @@ impl Worker for LocalWorker {
         provider.guest(id).await
     }
 
+    #[tracing::instrument(level = "debug", name = "worker.set_deadline", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
+    async fn set_deadline(
+        &self,
+        provider: &str,
+        id: &SandboxId,
+        generation: Generation,
+        remaining: Duration,
+    ) -> Result<()> {
+        let found = self.provider(provider)?;
+        if !self.deadlines.knows(id) {
+            Provider::status(&**found, id).await?;
+        }
+        self.journal.admit(id, generation)?;
+        self.deadlines.set(id, provider, self.clock.now().saturating_add(remaining))
+    }
+
+    async fn drain(&self) -> Result<()> {
+        self.draining.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn undrain(&self) -> Result<()> {
+        self.draining.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn providers(&self) -> Vec<ProviderReport> {
         let mut looked = self.looked.lock().await;
         if let Some((at, reports)) = &*looked
@@ -233,10 +329,14 @@ impl Worker for LocalWorker {
         reports
     }
 
-    fn images(&self, provider: &str) -> Result<&dyn Images> {
-        self.provider(provider)?.images().ok_or_else(|| {
-            let message = format!("provider {provider} has no images");
-            Error::new(ErrorKind::Unsupported, message)
-        })
+    fn images(&self, provider: &str) -> Result<Arc<dyn Images>> {
+        let found = self.provider(provider)?;
+        match found.images() {
+            Some(_) => Ok(Arc::clone(found) as Arc<dyn Images>),
+            None => {
+                let message = format!("provider {provider} has no images");
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
     }
 }

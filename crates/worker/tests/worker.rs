@@ -124,6 +124,7 @@ fn spec(n: u8, generation: u64) -> LaunchSpec {
         generation: Generation(generation),
         image: "host".to_owned(),
         limits: Limits::DEFAULT,
+        ttl: None,
     }
 }
 
@@ -150,7 +151,7 @@ async fn every_call_to_a_provider_that_hangs_ends_in_time() {
     worker.spawn("good", &spec(2, 1)).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::ZERO);
     let (runtimes, silent) = worker.runtimes().await;
-    assert_eq!((runtimes.len(), silent), (1, vec!["bad"]));
+    assert_eq!((runtimes.len(), silent), (1, vec!["bad".into()]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +195,7 @@ async fn checks_run_side_by_side_are_bounded_and_are_kept_for_a_moment() {
     assert_eq!(good.probes.load(Ordering::SeqCst), 1);
     let seen: Vec<_> = reports
         .iter()
-        .map(|report| (report.name, report.default, report.probe.usable, report.runtimes))
+        .map(|report| (&*report.name, report.default, report.probe.usable, report.runtimes))
         .collect();
     assert_eq!(
         seen,

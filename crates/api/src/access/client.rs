@@ -5,10 +5,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::HeaderMap;
 use stacyvm_types::Network;
 
-/// The address at the other end of the connection, as the listener saw it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
 /// The client's address: the peer's, or what the proxies in front of the server say, read from the
 /// right for as long as those that say it are trusted.
 pub(crate) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {

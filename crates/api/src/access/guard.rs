@@ -13,7 +13,7 @@ use stacyvm_api_types::Code;
 use tokio::time::Instant;
 
 use super::{
-    Identity, KeyBy, Peer, client,
+    Identity, KeyBy, client,
     identity::Credential,
     limiter::{Hashed, Verdict},
     shown,
@@ -54,7 +54,7 @@ pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
 
 /// Where a request comes from, if anybody saw it.
 pub(crate) fn address(api: &Api, request: &Request) -> Option<IpAddr> {
-    let peer = request.extensions().get::<Peer>()?.0;
+    let peer = request.extensions().get::<stacyvm_listen::Peer>()?.0;
     let trusted = &api.config.access.settings.trusted_proxies;
     Some(client::address(peer, request.headers(), trusted))
 }
@@ -73,13 +73,16 @@ async fn admit(
     let credential = authenticate(api, headers, &address, now).await;
     if scope == Some(Scope::Probe) {
         // A probe is answered whatever else is wrong; who it is decides how much it is told.
-        let identity = credential.ok().flatten().map(Identity::of);
-        return (identity.unwrap_or_default(), Ok(None));
+        return (credential.map(Identity::of).unwrap_or_default(), Ok(None));
     }
     let identity = match credential {
-        Ok(Some(credential)) => Identity::of(credential),
-        Ok(None) => return (Identity::default(), Err(unknown())),
-        Err(problem) => return (Identity::default(), Err(problem)),
+        Ok(credential) => Identity::of(credential),
+        Err(problem) => {
+            let is_ours = 500 <= problem.code.status();
+            let is_logged = is_ours || api.config.access.logs_stranger(&address, now);
+            let problem = if is_logged { problem } else { problem.unlogged() };
+            return (Identity::default(), Err(problem));
+        }
     };
     let (identity, named) = identity.naming(headers);
     // What is refused for the name that it gives counts too, as the credential's own.
@@ -111,34 +114,42 @@ fn permit(identity: &Identity, scope: Option<Scope>, path: &str) -> Result<()> {
     Err(Problem::new(Code::Forbidden, message))
 }
 
-/// The valid credential that a request shows, if it shows any. One that is wrong is a guess, and
-/// guesses from one address are bounded before their answer is known.
+/// The valid credential that a request shows, or the answer to one that shows none. One that is wrong is a guess. Where
+/// too many came from, guesses are not judged one by one any more: only a valid credential still
+/// gets through, and finding out that one is wrong asks the store nothing.
 async fn authenticate(
     api: &Api,
     headers: &HeaderMap,
     address: &str,
     now: Instant,
-) -> Result<Option<Credential>> {
+) -> Result<Credential> {
     let access = &api.config.access;
     if access.is_open() {
-        return Ok(Some(Credential::local()));
+        return Ok(Credential::local());
     }
     let shown = shown(headers);
     if shown.is_empty() {
-        return Ok(None);
+        return Err(unknown().because(format!("{address} shows no credential")));
     }
     let guesser = Hashed::of("guesses", address);
     if let Verdict::Limited { wait } = access.guesses.look(guesser, now) {
-        return Err(too_many(wait));
+        for text in shown {
+            if let Ok(credential) = access.recognise_listed(&api.control, &text).await? {
+                return Ok(credential);
+            }
+        }
+        return Err(too_many(wait).because(format!("{address} showed wrong credentials")));
     }
+    let mut why = None;
     for text in shown {
-        if let Some(credential) = access.recognise(&api.control, &text).await? {
-            return Ok(Some(credential));
+        match access.recognise(&api.control, &text).await? {
+            Ok(credential) => return Ok(credential),
+            Err(not_valid) => why = Some(not_valid),
         }
         access.guesses.take(guesser, now);
     }
-    tracing::info!(client = address, "a credential was refused");
-    Ok(None)
+    let why = why.map(|why| why.to_string()).unwrap_or_default();
+    Err(unknown().because(format!("{address} shows a credential that is not valid: {why}")))
 }
 
 /// Takes a token of the caller's bucket.

@@ -28,7 +28,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, header};
 use sha2::{Digest as _, Sha256};
-use stacyvm_control::{self as control, Control};
+use stacyvm_control::{self as control, Control, NotValid};
 use stacyvm_types::Role;
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
@@ -37,7 +37,6 @@ pub use self::settings::{
     AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit, RateLimitStatus,
 };
 pub(crate) use self::{
-    client::Peer,
     guard::{address, enter},
     identity::Identity,
 };
@@ -53,6 +52,9 @@ const GUESSES_TTL: Duration = Duration::from_secs(60);
 /// those of all together: nobody who may do nothing fills the disk.
 const REFUSED: Rate = Rate { every: Duration::from_secs(10), burst: 100 };
 const ALL_REFUSED: Rate = Rate { every: Duration::from_secs(1), burst: 1000 };
+/// Requests of strangers at one address that the log has a line of each, and those of all together.
+const LOGGED: Rate = Rate { every: Duration::from_secs(6), burst: 20 };
+const ALL_LOGGED: Rate = Rate { every: Duration::from_secs(1), burst: 60 };
 /// What begins so is for workers.
 const WORKER_TOKEN: &str = "stacyvm-worker-v1.";
 
@@ -65,10 +67,37 @@ pub struct Access {
     closed: AtomicBool,
     guesses: Limiter,
     callers: Limiter,
-    refused: Limiter,
-    all_refused: Limiter,
-    /// Refused requests that were not recorded, since the last one that was.
+    /// Refused requests that are recorded.
+    refused: Bounded,
+    /// Refused requests that are logged.
+    logged: Bounded,
+}
+
+/// What is written down of each and of all together up to a rate.
+#[derive(Debug)]
+struct Bounded {
+    each: Limiter,
+    all: Limiter,
+    /// What was not written down, since the last that was.
     passed_over: AtomicU64,
+}
+
+impl Bounded {
+    fn new(each: Rate, all: Rate) -> Self {
+        let limiter = |rate| Limiter::new(rate, GUESSES_TTL, GUESSES_TTL);
+        Self { each: limiter(each), all: limiter(all), passed_over: AtomicU64::new(0) }
+    }
+
+    /// Whether one more is written down, and how many were not since the last that was.
+    fn take(&self, who: Hashed, now: Instant) -> Option<u64> {
+        let takes =
+            |limiter: &Limiter, who| matches!(limiter.take(who, now), Verdict::Allowed { .. });
+        if takes(&self.each, who) && takes(&self.all, Hashed::of("all", "")) {
+            return Some(self.passed_over.swap(0, Relaxed));
+        }
+        self.passed_over.fetch_add(1, Relaxed);
+        None
+    }
 }
 
 /// The operator's keys, hashed so that comparing them takes the same time for all of them.
@@ -125,9 +154,8 @@ impl Access {
             closed: AtomicBool::new(closed),
             guesses: Limiter::new(GUESSES, GUESSES_TTL, GUESSES_TTL),
             callers,
-            refused: Limiter::new(REFUSED, GUESSES_TTL, GUESSES_TTL),
-            all_refused: Limiter::new(ALL_REFUSED, GUESSES_TTL, GUESSES_TTL),
-            passed_over: AtomicU64::new(0),
+            refused: Bounded::new(REFUSED, ALL_REFUSED),
+            logged: Bounded::new(LOGGED, ALL_LOGGED),
         }
     }
 
@@ -166,7 +194,6 @@ impl Access {
     }
 
     /// Whether one more refused request is recorded, of a known caller or of somebody at an address.
-    /// The log of the server has all of them anyway.
     pub(crate) fn records_refused(
         &self,
         actor: Option<&str>,
@@ -177,17 +204,30 @@ impl Access {
             Some(actor) => Hashed::of("actor", actor),
             None => Hashed::of("stranger", &client::limited_as_any(address)),
         };
-        let takes =
-            |limiter: &Limiter, who| matches!(limiter.take(who, now), Verdict::Allowed { .. });
-        if !takes(&self.refused, who) || !takes(&self.all_refused, Hashed::of("all", "")) {
-            self.passed_over.fetch_add(1, Relaxed);
-            return false;
+        match self.refused.take(who, now) {
+            Some(0) => true,
+            Some(count) => {
+                tracing::warn!(count, "refused admin requests were too many to audit each");
+                true
+            }
+            None => false,
         }
-        let count = self.passed_over.swap(0, Relaxed);
-        if 0 < count {
-            tracing::warn!(count, "refused admin requests were too many to audit each");
+    }
+
+    /// Whether one more request is logged of somebody at this address who showed no valid
+    /// credential.
+    fn logs_stranger(&self, address: &str, now: Instant) -> bool {
+        match self.logged.take(Hashed::of("stranger", address), now) {
+            Some(0) => true,
+            Some(count) => {
+                tracing::warn!(
+                    count,
+                    "requests without a valid credential were too many to log each"
+                );
+                true
+            }
+            None => false,
         }
-        true
     }
 
     /// The rate limit as it is set, and what it has done.
@@ -213,12 +253,27 @@ impl Access {
         &self,
         control: &Control,
         shown: &str,
-    ) -> control::Result<Option<Credential>> {
-        let operator = self.operator.read().unwrap_or_else(PoisonError::into_inner).find(shown);
-        match operator {
-            Some(credential) => Ok(Some(credential)),
+    ) -> control::Result<Result<Credential, NotValid>> {
+        match self.find_operator(shown) {
+            Some(credential) => Ok(Ok(credential)),
             None => Ok(control.recognise(shown).await?.map(Credential::stored)),
         }
+    }
+
+    /// As [`Self::recognise`], without a read of the store for each text that is wrong.
+    async fn recognise_listed(
+        &self,
+        control: &Control,
+        shown: &str,
+    ) -> control::Result<Result<Credential, NotValid>> {
+        match self.find_operator(shown) {
+            Some(credential) => Ok(Ok(credential)),
+            None => Ok(control.recognise_listed(shown).await?.map(Credential::stored)),
+        }
+    }
+
+    fn find_operator(&self, shown: &str) -> Option<Credential> {
+        self.operator.read().unwrap_or_else(PoisonError::into_inner).find(shown)
     }
 }
 
@@ -286,6 +341,21 @@ mod tests {
         assert_eq!(recorded(1, 5, now + Duration::from_secs(20)), 2);
         let now = now + Duration::from_secs(24 * 3600);
         assert_eq!((0..3000).map(|from| recorded(from, 1, now)).sum::<usize>(), 1000);
+    }
+
+    /// Nobody who may do nothing fills the log, and what it left out is counted.
+    #[test]
+    fn strangers_are_logged_up_to_a_bound() {
+        let (access, now) = (Access::open(), Instant::now());
+        let logged =
+            |count: u32, now| (0..count).filter(|_| access.logs_stranger("192.0.2.1", now)).count();
+        assert_eq!(logged(100, now), 20);
+        assert_eq!(access.logged.passed_over.load(Relaxed), 80);
+        assert_eq!(logged(100, now + Duration::from_secs(60)), 10);
+        let now = now + Duration::from_secs(24 * 3600);
+        let all = (0..3000).filter(|n| access.logs_stranger(&n.to_string(), now)).count();
+        assert_eq!(all, 60);
+        assert_eq!(access.logged.passed_over.load(Relaxed), 2940);
     }
 
     #[test]

@@ -32,6 +32,15 @@ impl Observed {
     }
 }
 
+/// Whom it is shown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Whoever may see the server: of what failed, which kind of failure it was.
+    Any,
+    /// An administrator: also what the caller was told.
+    Admin,
+}
+
 /// Everything that is shown, gathered once.
 struct Shown {
     version: String,
@@ -57,14 +66,14 @@ impl Shown {
 }
 
 /// R2.3: the numbers as JSON.
-pub(crate) async fn metrics(api: &Api) -> Metrics {
-    views::metrics(&Shown::now(api).await, api.control.settings())
+pub(crate) async fn metrics(api: &Api, reader: Reader) -> Metrics {
+    views::metrics(&Shown::now(api).await, reader, api.control.settings())
 }
 
 /// R2.8: everything that a report about a fault needs, and no secret.
-pub(crate) async fn diagnostics(api: &Api) -> Diagnostics {
+pub(crate) async fn diagnostics(api: &Api, reader: Reader) -> Diagnostics {
     let (shown, store) = tokio::join!(Shown::now(api), api.control.store_answers());
-    views::diagnostics(&shown, store, api.control.settings(), &api.control.rules())
+    views::diagnostics(&shown, reader, store, api.control.settings(), &api.control.rules())
 }
 
 /// R2.4: the numbers as a scrape.

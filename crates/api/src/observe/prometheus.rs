@@ -83,7 +83,7 @@ fn providers(out: &mut Exposition, overview: &Overview) {
     for report in &*overview.providers {
         let default = if report.default { "true" } else { "false" };
         let healthy = u8::from(report.probe.usable);
-        family.sample(&[("provider", report.name), ("default", default)], healthy);
+        family.sample(&[("provider", &*report.name), ("default", default)], healthy);
     }
     let mut family = out.family(
         "stacyvm_provider_health_latency_milliseconds",
@@ -92,7 +92,7 @@ fn providers(out: &mut Exposition, overview: &Overview) {
     );
     for report in &*overview.providers {
         let millis = report.latency.as_secs_f64() * 1_000.0;
-        family.sample(&[("provider", report.name)], millis);
+        family.sample(&[("provider", &*report.name)], millis);
     }
     let mut family = out.family(
         "stacyvm_provider_runtime_sandboxes",
@@ -101,7 +101,7 @@ fn providers(out: &mut Exposition, overview: &Overview) {
     );
     for report in &*overview.providers {
         if let Some(runtimes) = report.runtimes {
-            family.sample(&[("provider", report.name)], runtimes);
+            family.sample(&[("provider", &*report.name)], runtimes);
         }
     }
     let mut family = out.family(
@@ -130,7 +130,7 @@ fn sandboxes(out: &mut Exposition, overview: &Overview) {
         "Sandboxes that have not ended, by provider.",
     );
     if let Some(Census { by_provider, .. }) = census {
-        let idle = overview.providers.iter().map(|report| report.name);
+        let idle = overview.providers.iter().map(|report| &*report.name);
         let idle = idle.filter(|name| !by_provider.contains_key(*name)).map(|name| (name, 0));
         let counts = by_provider.iter().map(|(name, count)| (name.as_str(), *count));
         for (name, count) in counts.chain(idle) {

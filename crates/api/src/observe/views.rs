@@ -10,7 +10,7 @@ use stacyvm_control::{
 use stacyvm_store::{Census, QuotaCounts};
 use stacyvm_types::format_duration;
 
-use super::Shown;
+use super::{Reader, Shown};
 use crate::{
     access::RateLimitStatus,
     routes,
@@ -39,7 +39,7 @@ pub(super) const REMEDIATION: &[(&str, &str)] = &[
     ("unavailable", "docs/errors/UNAVAILABLE.md"),
 ];
 
-pub(super) fn metrics(shown: &Shown, settings: &Settings) -> wire::Metrics {
+pub(super) fn metrics(shown: &Shown, reader: Reader, settings: &Settings) -> wire::Metrics {
     let overview = &shown.overview;
     let items = providers(shown);
     wire::Metrics {
@@ -50,7 +50,7 @@ pub(super) fn metrics(shown: &Shown, settings: &Settings) -> wire::Metrics {
         memory_alloc: shown.memory.resident,
         memory_heap_alloc: shown.memory.anonymous,
         memory_sys: shown.memory.virtual_size,
-        operations: overview.operations.iter().map(operation).collect(),
+        operations: overview.operations.iter().map(|tally| operation(tally, reader)).collect(),
         providers: wire::ProviderStats {
             total: items.len(),
             healthy: items.iter().filter(|provider| provider.healthy).count(),
@@ -67,6 +67,7 @@ pub(super) fn metrics(shown: &Shown, settings: &Settings) -> wire::Metrics {
 
 pub(super) fn diagnostics(
     shown: &Shown,
+    reader: Reader,
     store: Result<Duration, String>,
     settings: &Settings,
     rules: &Rules,
@@ -87,7 +88,7 @@ pub(super) fn diagnostics(
             .collect(),
         leases: leases(census(shown)),
         limits: limits(&overview.scheduler, rules),
-        operations: overview.operations.iter().map(operation).collect(),
+        operations: overview.operations.iter().map(|tally| operation(tally, reader)).collect(),
         process: wire::Process {
             uptime: format_duration(shown.uptime),
             goroutines: shown.tasks as u64,
@@ -171,8 +172,12 @@ fn events(counts: EventCounts) -> wire::EventStats {
     wire::EventStats { subscribers: counts.subscribers, history_size: total, events_total: total }
 }
 
-fn operation(tally: &OperationTally) -> wire::OperationStats {
+fn operation(tally: &OperationTally, reader: Reader) -> wire::OperationStats {
     let (succeeded, failed) = (tally.succeeded.count(), tally.failed.count());
+    let last_error = tally.last_error.as_ref().map(|last| match reader {
+        Reader::Any => last.kind.to_owned(),
+        Reader::Admin => last.text.clone(),
+    });
     let (count, total) = (succeeded + failed, tally.succeeded.total() + tally.failed.total());
     wire::OperationStats {
         operation: tally.operation.as_str().to_owned(),
@@ -184,7 +189,7 @@ fn operation(tally: &OperationTally) -> wire::OperationStats {
         latency_min_ms: millis(tally.shortest),
         latency_max_ms: millis(tally.longest),
         latency_avg_ms: millis(mean(total, count)),
-        last_error: tally.last_error.clone(),
+        last_error: last_error.unwrap_or_default(),
         last_observed_unix: Some(tally.last_observed),
     }
 }

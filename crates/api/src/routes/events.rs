@@ -37,7 +37,8 @@ pub(super) fn routes() -> Vec<Route> {
         doc("followEvents", "Follows the events of the server as a stream.")
             .detail(
                 "Starts after `Last-Event-ID` or `after`, otherwise with the \
-                 next event. Each message has `id`, `event` and `data`, an \
+                 next event; after one that there is not yet, with a `reset` \
+                 and the next event. Each message has `id`, `event` and `data`, an \
                  `Event`; comments are heartbeats.",
             )
             .query(
@@ -60,12 +61,15 @@ pub(super) async fn follow(api: Api, query: Query, headers: HeaderMap) -> Result
         Some(value) => value.to_str().ok().filter(|text| !text.is_empty()),
         None => None,
     };
-    let after = match last_seen.or_else(|| query.text("after")) {
-        Some(text) => position(text)?,
-        None => api.control.last_event().await?,
-    };
+    let asked = last_seen.or_else(|| query.text("after")).map(position).transpose()?;
+    let head = api.control.last_event().await?;
+    let after = asked.unwrap_or(head).min(head);
+    // Another log's id, or one that a loss of power took back: waiting for it would pass over all
+    // that comes until then.
+    let reset = asked.filter(|asked| head < *asked);
+    let reset = reset.map(|asked| notice("reset", asked, head, api.control.time()));
     let signal = api.control.event_signal();
-    let reader = Reader { heard: Instant::now(), api, filter, after, signal };
+    let reader = Reader { heard: Instant::now(), api, filter, after, reset, signal };
     let frames = stream::unfold(reader, async |mut reader| {
         let frames = reader.next().await?;
         Some((Ok::<_, Infallible>(frames), reader))
@@ -112,6 +116,8 @@ struct Reader {
     api: Api,
     filter: EventFilter,
     after: u64,
+    /// What is sent first, where the place that was asked for is none.
+    reset: Option<wire::Event>,
     signal: watch::Receiver<u64>,
     /// When something was last sent.
     heard: Instant,
@@ -121,6 +127,9 @@ impl Reader {
     /// What to send next; nothing when the stream ends.
     async fn next(&mut self) -> Option<Bytes> {
         let timing = self.api.config.timing;
+        if let Some(reset) = self.reset.take() {
+            return Some(frames([reset].into_iter()));
+        }
         loop {
             // Marked before reading: what is appended meanwhile wakes the wait below.
             self.signal.mark_unchanged();
@@ -164,20 +173,22 @@ impl Reader {
         // Asked after the read: what is forgotten before a read is then never passed over.
         let forgotten = control.forgotten_events().await?;
         let through = batch.first().map_or(forgotten, |event| forgotten.min(event.id - 1));
-        let gap = (self.after < through).then(|| gap(self.after, through, control.time()));
+        let gap =
+            (self.after < through).then(|| notice("gap", self.after, through, control.time()));
         self.after = batch.last().map_or(head, |event| event.id);
         Ok((gap, batch))
     }
 }
 
-/// The message that says that events were forgotten before they were asked for. Its id is that of
-/// the last one, so that whoever resumes after it is told once.
-fn gap(after: u64, forgotten: u64, now: Timestamp) -> wire::Event {
+/// A message about the stream itself: a `gap` says that events were forgotten before they were
+/// asked for, a `reset` that the log does not reach to where it was asked for. Its id is where the
+/// stream goes on, so that whoever resumes after it is told once.
+fn notice(kind: &str, after: u64, through: u64, now: Timestamp) -> wire::Event {
     let bound = |id| format!("evt-{id}");
-    let bounds = [("after", bound(after)), ("through", bound(forgotten))];
+    let bounds = [("after", bound(after)), ("through", bound(through))];
     wire::Event {
-        id: bound(forgotten),
-        kind: "gap".to_owned(),
+        id: bound(through),
+        kind: kind.to_owned(),
         sandbox_id: String::new(),
         owner_id: String::new(),
         timestamp: now.to_string(),

@@ -15,6 +15,7 @@ mod sandboxes;
 mod system;
 pub(crate) mod table;
 mod templates;
+mod worker_tokens;
 
 pub use table::{Listed, demanded, list};
 
@@ -39,6 +40,7 @@ pub(crate) fn table() -> Vec<table::Route> {
         observe::routes(),
         audit::routes(),
         keys::routes(),
+        worker_tokens::routes(),
     ]
     .into_iter()
     .flatten()

@@ -11,13 +11,14 @@ use super::{
 use crate::{
     Api,
     json::{Json, ok},
-    observe,
+    observe::{self, Reader},
     problem::Result,
     scope::Scope,
 };
 
 /// The routes of this file. What they show names nobody and holds no secret, so that whoever may
-/// see the server may see them; administrators have addresses of their own, as earlier servers had.
+/// see the server may see them; administrators have addresses of their own, as earlier servers had,
+/// where the last errors are sentences and not just their kinds.
 pub(super) fn routes() -> Vec<Route> {
     vec![
         get("/metrics", Scope::Read, metrics, metrics_doc("getMetrics")),
@@ -30,7 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc("getSystemStats", "Shows figures of the host.")
                 .gives::<SystemStats>(StatusCode::OK, "The figures."),
         ),
-        get("/admin/metrics", Scope::Admin, metrics, metrics_doc("adminGetMetrics")),
+        get("/admin/metrics", Scope::Admin, admin_metrics, metrics_doc("adminGetMetrics")),
         get(
             "/admin/metrics/prometheus",
             Scope::Admin,
@@ -40,7 +41,7 @@ pub(super) fn routes() -> Vec<Route> {
         get(
             "/admin/diagnostics",
             Scope::Admin,
-            diagnostics,
+            admin_diagnostics,
             diagnostics_doc("adminGetDiagnostics"),
         ),
     ]
@@ -66,7 +67,12 @@ fn diagnostics_doc(id: &'static str) -> Doc {
 
 pub(super) async fn metrics(api: Api) -> Result<Json<Metrics>> {
     api.control.whole_server()?;
-    Ok(ok(observe::metrics(&api).await))
+    Ok(ok(observe::metrics(&api, Reader::Any).await))
+}
+
+pub(super) async fn admin_metrics(api: Api) -> Result<Json<Metrics>> {
+    api.control.whole_server()?;
+    Ok(ok(observe::metrics(&api, Reader::Admin).await))
 }
 
 pub(super) async fn prometheus(api: Api) -> Result<Response> {
@@ -77,7 +83,12 @@ pub(super) async fn prometheus(api: Api) -> Result<Response> {
 
 pub(super) async fn diagnostics(api: Api) -> Result<Json<Diagnostics>> {
     api.control.whole_server()?;
-    Ok(ok(observe::diagnostics(&api).await))
+    Ok(ok(observe::diagnostics(&api, Reader::Any).await))
+}
+
+pub(super) async fn admin_diagnostics(api: Api) -> Result<Json<Diagnostics>> {
+    api.control.whole_server()?;
+    Ok(ok(observe::diagnostics(&api, Reader::Admin).await))
 }
 
 pub(super) async fn system(api: Api) -> Result<Json<SystemStats>> {

@@ -6,7 +6,6 @@ use http::StatusCode;
 use stacyvm_api_types::{Code, Provider, ProviderConfig, ProviderDetail};
 use stacyvm_control::Error;
 use stacyvm_fleet::ProviderReport;
-use stacyvm_store::Include;
 
 use super::{
     doc::{doc, text},
@@ -60,7 +59,7 @@ pub(super) fn routes() -> Vec<Route> {
 pub(crate) fn view(report: &ProviderReport) -> Provider {
     let usable = report.probe.usable;
     Provider {
-        name: report.name.to_owned(),
+        name: report.name.to_string(),
         healthy: usable,
         default: report.default,
         latency_ms: views::millis(report.latency),
@@ -76,22 +75,22 @@ pub(super) async fn list(api: Api) -> Json<Vec<Provider>> {
     ok(api.control.providers().await.iter().map(view).collect())
 }
 
-pub(super) async fn test(api: Api) -> Json<BTreeMap<&'static str, bool>> {
+pub(super) async fn test(api: Api) -> Json<BTreeMap<String, bool>> {
     let reports = api.control.providers().await;
-    ok(reports.iter().map(|report| (report.name, report.probe.usable)).collect())
+    ok(reports.iter().map(|report| (report.name.to_string(), report.probe.usable)).collect())
 }
 
 pub(super) async fn show(api: Api, path: PathText) -> Result<Json<ProviderDetail>> {
     let name = path.get("name");
     let reports = api.control.providers().await;
-    let report = reports.iter().find(|report| report.name == name);
+    let report = reports.iter().find(|report| *report.name == *name);
     let health = view(report.ok_or_else(|| Error::NoProvider(echo(name)))?);
-    let live = api.control.list(Include::Live).await?;
+    let count = api.control.sandboxes_of_provider(name).await?;
     Ok(ok(ProviderDetail {
         name: health.name.clone(),
         healthy: health.healthy,
         default: health.default,
-        sandbox_count: live.iter().filter(|row| row.spec.provider == name).count(),
+        sandbox_count: usize::try_from(count).unwrap_or(usize::MAX),
         config: ProviderConfig { kind: health.name.clone() },
         health,
     }))

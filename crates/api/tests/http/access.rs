@@ -6,12 +6,17 @@ use std::{
 };
 
 use http::Method;
+use serde_json::json;
 use stacyvm_api::{
     Access, AccessSettings, ApiConfig, Authentication, KeyBy, Limits, OperatorKeys, RateLimit,
     Scope,
 };
 use stacyvm_control::NewKey;
-use stacyvm_types::{Network, OwnerId, Role, SandboxId};
+use stacyvm_fleet::identity::{Audience, KeyRing, Keys, Scope as Right, Secret, token};
+use stacyvm_types::{
+    Network, OwnerId, Role, SandboxId, Timestamp, WorkerId,
+    time::{Clock as _, SystemClock},
+};
 
 use crate::world::{Reply, World};
 
@@ -225,6 +230,46 @@ async fn a_key_is_shown_once_works_and_is_revoked_at_once() {
     assert_eq!(unknown.code(), "NOT_FOUND");
 }
 
+/// R6.5: tokens are signed with the key of the settings, and open what they name only.
+#[tokio::test]
+async fn a_worker_token_is_signed_for_who_asks_as_admin() {
+    let keys = Keys { signing: Some(Secret::new("a-signing-key")), ..Keys::default() };
+    let access = AccessSettings::default();
+    let config = ApiConfig {
+        access: Arc::new(Access::new(access, &operator(), false)),
+        worker_keys: Arc::new(KeyRing::of(keys.clone())),
+        ..ApiConfig::default()
+    };
+    let world = World::with(config, Limits::default()).await;
+    let ask = async |key: &str, body: &str| {
+        with(&world, Method::POST, "/admin/worker-tokens", key, body).await
+    };
+    let usual = ask(ADMIN, r#"{"worker_id":"w1"}"#).await;
+    assert_eq!(usual.status, 200, "{}", usual.text());
+    let usual = usual.json();
+    assert_eq!(usual["worker_id"], "w1");
+    assert_eq!(usual["audience"], "worker:control-plane");
+    assert_eq!(usual["scopes"], json!(["worker:heartbeat", "worker:lease"]));
+    let now = SystemClock.now();
+    let ends = Timestamp::parse(usual["expires_at"].as_str().unwrap()).unwrap();
+    assert!(now < ends && ends.saturating_since(now) <= token::USUAL, "{usual}");
+
+    let body = r#"{"worker_id":"w1","audience":"worker:rpc","scopes":["worker:exec"],"ttl":"15m"}"#;
+    let named = ask(ADMIN, body).await.json();
+    let text = named["token"].as_str().unwrap();
+    let worker = WorkerId::parse("w1").unwrap();
+    let opens = token::verify(&keys, text, &worker, Audience::Rpc, now);
+    assert_eq!(opens, Ok([Right::Exec].into_iter().collect()));
+    assert_eq!(token::inspect(text).unwrap().jti.as_deref(), named["token_id"].as_str());
+
+    assert_eq!(ask(API, r#"{"worker_id":"w1"}"#).await.code(), "FORBIDDEN");
+    assert_eq!(ask("wrong", r#"{"worker_id":"w1"}"#).await.code(), "UNAUTHORIZED");
+    // A worker's token is no key of the API.
+    assert_eq!(with(&world, Method::GET, "/sandboxes", text, "").await.code(), "UNAUTHORIZED");
+    let without = with(&closed().await, Method::POST, "/admin/worker-tokens", ADMIN, body).await;
+    assert_eq!(without.code(), "UNAVAILABLE");
+}
+
 #[tokio::test]
 async fn a_key_that_cannot_be_right_is_refused_with_what_would_be() {
     let world = closed().await;
@@ -423,12 +468,12 @@ async fn what_all_owners_share_is_not_changed_by_a_key_of_one() {
 #[tokio::test]
 async fn wrong_keys_from_one_address_are_soon_not_even_looked_at() {
     let world = closed().await;
-    let show = |key: &'static str, from: &'static str| {
-        let world = &world;
-        async move {
-            let headers = [("x-api-key", key), ("x-forwarded-for", from)];
-            world.send(Method::GET, "/sandboxes", &headers, "").await
-        }
+    let revoked = world.control.create_key(new_key("gone", Role::Api)).await.unwrap();
+    world.control.revoke_key(&revoked.key.id).await.unwrap();
+    let old = key(&world, new_key("old", Role::Api)).await;
+    let show = async |key: &str, from: &str| {
+        let headers = [("x-api-key", key), ("x-forwarded-for", from)];
+        world.send(Method::GET, "/sandboxes", &headers, "").await
     };
     let mut refused = 0;
     let limited = loop {
@@ -443,7 +488,19 @@ async fn wrong_keys_from_one_address_are_soon_not_even_looked_at() {
     assert_eq!(limited.code(), "RESOURCE_LIMIT");
     assert!(limited.text().contains("rate limit exceeded; retry after"), "{}", limited.text());
     assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
-    assert_eq!(show(API, "203.0.113.9").await.status, 429, "the right one is not told apart");
+    let new = key(&world, new_key("new", Role::Api)).await;
+    for right in [API, &old, &new] {
+        assert_eq!(
+            show(right, "203.0.113.9").await.status,
+            200,
+            "who has a key is in nobody's way"
+        );
+    }
+    let mut other_secret = old.clone();
+    other_secret.pop();
+    for wrong in ["wrong", &revoked.text, &format!("{other_secret}x")] {
+        assert_eq!(show(wrong, "203.0.113.9").await.status, 429, "how it is wrong is not told");
+    }
     assert_eq!(show(API, "203.0.113.10").await.status, 200, "others are not in its way");
     let none = [("x-forwarded-for", "203.0.113.9")];
     assert_eq!(world.send(Method::GET, "/live", &none, "").await.status, 200);

@@ -1,9 +1,10 @@
 //! R3.10: requests that are sent again under their key.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
+use stacyvm_control::Rules;
 
 use crate::world::{Reply, World};
 
@@ -182,6 +183,40 @@ async fn a_long_answer_is_made_anew_without_running_the_command_again() {
     }
     assert_eq!(world.keyed(&path, "k", &body).await.code(), "NOT_FOUND", "all is forgotten");
     assert_eq!(world.runs(&id).await, "ran\n");
+}
+
+/// R3.10: what was answered stays the answer when limits are lowered, also where it is made anew.
+#[tokio::test]
+async fn a_limit_that_is_lowered_refuses_no_repeat() {
+    let world = World::new().await;
+    let id = world.sandbox().await;
+    let path = format!("/sandboxes/{id}/exec");
+    let plain = json!({"command": "echo ran >> runs; echo out", "timeout": "5m"});
+    let long = "echo ran >> runs; head -c 400000 /dev/zero | tr '\\0' x";
+    let long = json!({"command": long, "timeout": "5m"});
+    let mut streamed = plain.clone();
+    streamed["stream"] = json!(true);
+    let asked = [("plain", plain), ("streamed", streamed), ("long", long)];
+    let mut firsts = Vec::new();
+    for (key, body) in &asked {
+        firsts.push(world.keyed(&path, key, body).await);
+    }
+    let runs = world.runs(&id).await;
+    let mut rules = Rules::clone(&world.control.rules());
+    rules.max_exec_timeout = Some(Duration::from_secs(1));
+    world.control.set_rules(rules);
+    for ((key, body), first) in asked.iter().zip(firsts) {
+        let again = world.keyed(&path, key, body).await;
+        assert_eq!((again.status.as_u16(), again.header(REPLAYED)), (200, "true"), "{key}");
+        if *key == "long" {
+            assert_eq!(again.json()["stdout"], first.json()["stdout"]);
+        } else {
+            assert_eq!(again.body, first.body, "{key}");
+        }
+        let new = world.keyed(&path, &format!("new-{key}"), body).await;
+        assert_eq!(new.code(), "RESOURCE_LIMIT", "{key}");
+    }
+    assert_eq!(world.runs(&id).await, runs);
 }
 
 #[tokio::test]

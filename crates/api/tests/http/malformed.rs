@@ -84,6 +84,13 @@ async fn a_wrong_field_is_named() {
         ("/admin/keys", r#"{"name":7,"role":"api"}"#, "name"),
         ("/admin/keys", r#"{"name":"a","role":"root"}"#, "role"),
         ("/admin/keys", r#"{"name":"a","role":"api","speak_for":"yes"}"#, "speak_for"),
+        ("/admin/worker-tokens", "{}", "worker_id is required"),
+        ("/admin/worker-tokens", r#"{"worker_id":"a b"}"#, "worker_id is not valid"),
+        ("/admin/worker-tokens", r#"{"worker_id":"w","ttl":"16m"}"#, "ttl must be"),
+        ("/admin/worker-tokens", r#"{"worker_id":"w","ttl":"x"}"#, "ttl"),
+        ("/admin/worker-tokens", r#"{"worker_id":"w","audience":"api"}"#, "audience must be"),
+        ("/admin/worker-tokens", r#"{"worker_id":"w","scopes":["worker:all"]}"#, "scopes must be"),
+        ("/admin/worker-tokens", r#"{"worker_id":"w","audience":"worker:rpc"}"#, "scopes are"),
         (&extend, "{}", "ttl is required"),
         (&extend, r#"{"ttl":"x"}"#, "ttl"),
         (&extend, r#"{"ttl":"0s"}"#, "ttl must be positive"),
@@ -209,6 +216,9 @@ const VALUES: &[&str] = &[
     "\"ex-00000000000000000000\"",
 ];
 const KEYS: &[&str] = &[
+    "worker_id",
+    "audience",
+    "scopes",
     "command",
     "args",
     "mode",

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
-use stacyvm_control::{Overflow, Rules};
-use stacyvm_types::Operation;
+use stacyvm_control::{Error, Overflow, Rules};
+use stacyvm_types::{Operation, SandboxId};
 
 use crate::world::World;
 
@@ -65,7 +65,8 @@ async fn metrics_are_the_numbers_of_every_part() {
     let world = World::new().await;
     world.sandbox().await;
     let took = Duration::from_millis(4);
-    world.control.operations().record(Operation::Exec, "mock", took, Some("exec timeout: sb-1"));
+    let late = Error::ExecTimeout(SandboxId::from_entropy([0; 10]));
+    world.control.operations().record(Operation::Exec, "mock", took, Some(&late));
     let reply = world.get("/metrics").await;
     assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "application/json"));
     let body = reply.json();
@@ -118,7 +119,7 @@ async fn metrics_are_the_numbers_of_every_part() {
     let expected = json!({
         "operation": "exec", "provider": "mock", "success_total": 0, "failure_total": 1,
         "latency_count": 1, "latency_total_ms": 4.0, "latency_min_ms": 4.0,
-        "latency_max_ms": 4.0, "latency_avg_ms": 4.0, "last_error": "exec timeout: sb-1",
+        "latency_max_ms": 4.0, "latency_avg_ms": 4.0, "last_error": "exec_timeout",
         "last_observed_unix": exec["last_observed_unix"],
     });
     assert_eq!(*exec, expected);
@@ -286,10 +287,11 @@ async fn a_scrape_keeps_every_older_name() {
 #[tokio::test]
 async fn a_scrape_is_well_formed() {
     let world = World::new().await;
+    let no = Error::DiskFull;
     for operation in Operation::ALL {
         let took = Duration::from_millis(1);
         world.control.operations().record(*operation, "mock", took, None);
-        world.control.operations().record(*operation, "none\"\n\\", took, Some("no"));
+        world.control.operations().record(*operation, "none\"\n\\", took, Some(&no));
     }
     world.get("/nonexistent/%22%0Apath").await;
     let reply = world.get("/metrics/prometheus").await;
@@ -356,6 +358,21 @@ async fn no_owner_is_named_anywhere() {
         let reply = world.get(path).await;
         assert_eq!(reply.status, 200, "{path}");
         assert!(!reply.text().contains("planted"), "{path}: {}", reply.text());
+    }
+}
+
+/// R2.2, R2.8: what failed may name paths and what others named; only administrators read that.
+#[tokio::test]
+async fn a_last_error_is_a_word_for_readers_and_a_sentence_for_administrators() {
+    let world = World::new().await;
+    let reply = world.post("/sandboxes", r#"{"template":"planted/of-somebody"}"#).await;
+    assert_eq!(reply.status, 404);
+    for path in ["/metrics", "/diagnostics"] {
+        let error = |body: serde_json::Value| body["operations"][0]["last_error"].clone();
+        let (plain, admin) = (world.get(path).await, world.get(&format!("/admin{path}")).await);
+        assert!(!plain.text().contains("planted"), "{path}: {}", plain.text());
+        assert_eq!(error(plain.json()), "no_template", "{path}");
+        assert_eq!(error(admin.json()), "not found: template \"planted/of-somebody\"", "{path}");
     }
 }
 

@@ -163,6 +163,36 @@ async fn a_follower_hears_of_a_gap_where_events_were_forgotten() {
     assert!(whole[0].starts_with("id: evt-3\nevent: sandbox.created"), "{whole:?}");
 }
 
+/// R2.5: an id that the log does not have yet passes over nothing.
+#[tokio::test]
+async fn a_follower_who_is_ahead_of_the_log_hears_so_and_gets_what_comes() {
+    let world = World::new().await;
+    world.sandbox().await;
+    for (query, headers) in [
+        ("?after=900", &[][..]),
+        ("?after=900&type=sandbox.running,sandbox.created", &[]),
+        ("", &[("last-event-id", "evt-900")]),
+    ] {
+        let head = world.control.last_event().await.unwrap();
+        let path = format!("/api/v1/events{query}");
+        let (_, mut body, _owner) = world.open(Method::GET, &path, headers, "").await;
+        let reset = frames(&mut body, 1).await;
+        let starts = format!("id: evt-{head}\nevent: reset\ndata: {{\"id\":\"evt-{head}\",");
+        assert!(reset[0].starts_with(&starts), "{reset:?}");
+        let bounds = format!("\"data\":{{\"after\":\"evt-900\",\"through\":\"evt-{head}\"}}");
+        assert!(reset[0].contains(&bounds), "{reset:?}");
+        let next = world.sandbox().await;
+        let frames = frames(&mut body, 1).await;
+        let created = format!("id: evt-{}\nevent: sandbox.created", head + 1);
+        assert!(frames[0].starts_with(&created) && frames[0].contains(&next), "{frames:?}");
+    }
+    let newest = world.control.last_event().await.unwrap();
+    let (_, mut body, _owner) =
+        world.open(Method::GET, &format!("/api/v1/events?after={newest}"), &[], "").await;
+    let next = world.sandbox().await;
+    assert!(frames(&mut body, 1).await[0].contains(&next), "the newest event is no reset");
+}
+
 #[tokio::test]
 async fn an_event_that_happens_now_comes_at_once_and_silence_has_a_heartbeat() {
     let timing = Timing { event_heartbeat: Duration::from_millis(100), ..Timing::default() };

@@ -81,6 +81,7 @@ impl World {
         let control = Control::new(Parts {
             store: store.clone(),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: Settings::new(id, "mock"),
             tasks: TaskTracker::new(),

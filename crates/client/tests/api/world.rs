@@ -44,6 +44,7 @@ impl World {
         let control = Control::new(Parts {
             store: Arc::new(MemoryStore::new()),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings: ControlSettings::new(id, "mock"),
             tasks: TaskTracker::new(),

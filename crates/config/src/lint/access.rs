@@ -17,7 +17,7 @@ const ENOUGH_BYTES: usize = 32;
 const ENOUGH_KINDS: usize = 8;
 const PLACEHOLDERS: &[&str] =
     &["change-me", "changeme", "replace-me", "replaceme", "your-", "example"];
-const MAKE_ONE: &str = "make one with `openssl rand -hex 32`";
+pub(super) const MAKE_ONE: &str = "make one with `openssl rand -hex 32`";
 
 /// All of them.
 pub(super) fn checks(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
@@ -93,7 +93,7 @@ fn keys(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
 }
 
 /// Why a key can be guessed.
-fn weakness(key: &Secret) -> Option<&'static str> {
+pub(super) fn weakness(key: &Secret) -> Option<&'static str> {
     let text = key.expose();
     let lower = text.to_ascii_lowercase();
     if PLACEHOLDERS.iter().any(|word| lower.contains(word)) {

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(2_500);
 #[derive(Default)]
 pub(crate) struct ProviderHealth {
     last: Arc<Looked<Arc<[ProviderReport]>>>,
-    looks: Mutex<BTreeMap<&'static str, Looks>>,
+    looks: Mutex<BTreeMap<Arc<str>, Looks>>,
 }
 
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl ProviderHealth {
     fn count(&self, reports: &[ProviderReport]) {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         for report in reports {
-            let looks = looks.entry(report.name).or_default();
+            let looks = looks.entry(report.name.clone()).or_default();
             if looks.counted.replace(report.checked_at) != Some(report.checked_at) {
                 looks.times.record(report.latency);
             }
@@ -48,7 +48,7 @@ impl ProviderHealth {
     /// How long the looks at each provider took.
     pub(crate) fn tallies(&self) -> Vec<(String, Tally)> {
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.iter().map(|(name, looks)| ((*name).to_owned(), looks.times.tally())).collect()
+        looks.iter().map(|(name, looks)| (name.to_string(), looks.times.tally())).collect()
     }
 }
 
@@ -63,7 +63,7 @@ impl Control {
                 let worker = control.0.parts.fleet.worker(&control.settings().worker).ok()?;
                 let mut reports = timeout(LOOK, worker.providers()).await.ok()?;
                 for report in &mut reports {
-                    report.default = report.name == control.settings().default_provider;
+                    report.default = *report.name == *control.settings().default_provider;
                 }
                 control.0.health.count(&reports);
                 Some(reports.into())

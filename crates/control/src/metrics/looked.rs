@@ -71,6 +71,11 @@ impl<T: Clone + Send + Sync + 'static> Looked<T> {
         self.last(stale.end)
     }
 
+    /// Makes the next one look again. An answer that is being looked for may still be the old one.
+    pub(crate) fn forget(&self) {
+        self.seen.send_replace(None);
+    }
+
     fn last(&self, too_old: Duration) -> Option<(Duration, T)> {
         let seen = self.seen.borrow();
         let (at, answer) = seen.as_ref()?;

@@ -10,10 +10,11 @@ mod overview;
 mod redact;
 mod status;
 
-pub use operations::{OperationMetrics, OperationTally};
+pub use operations::{LastError, OperationMetrics, OperationTally};
 pub use overview::{EventCounts, Overview, WorkerReport};
 pub use status::SchedulerStatus;
 
 pub(crate) use health::ProviderHealth;
 pub(crate) use looked::Looked;
+pub(crate) use overview::Owned;
 pub(crate) use status::Waits;

@@ -13,6 +13,7 @@ use stacyvm_fleet::Fleet;
 use stacyvm_types::{Histogram, Operation, Tally, time::Clock};
 
 use super::redact::redacted;
+use crate::Error;
 
 /// Providers that are told apart; names beyond these, and names that no worker has, count as
 /// [`UNKNOWN`], so that no caller can make the record grow.
@@ -38,7 +39,7 @@ struct Cell {
     shards: [Shard; SHARDS],
     /// Unix seconds.
     last_observed: AtomicI64,
-    last_error: Mutex<String>,
+    last_error: Mutex<Option<LastError>>,
 }
 
 /// On cache lines of its own, and those that the processor fetches together with them.
@@ -61,6 +62,16 @@ impl Default for Shard {
     }
 }
 
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// The word for it, as [`crate::Error::kind`] has it: for whoever may see the server.
+    pub kind: &'static str,
+    /// The sentence, without what could be a secret. It may name paths and what callers named, so
+    /// it is for administrators.
+    pub text: String,
+}
+
 /// What was recorded of one operation of one provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationTally {
@@ -76,8 +87,8 @@ pub struct OperationTally {
     pub shortest: Duration,
     /// The longest of all.
     pub longest: Duration,
-    /// Why the last failed one failed, without secrets; empty when none has.
-    pub last_error: String,
+    /// Why the last failed one failed.
+    pub last_error: Option<LastError>,
     /// When the last one ended, in Unix seconds.
     pub last_observed: i64,
 }
@@ -100,7 +111,7 @@ impl OperationMetrics {
         operation: Operation,
         provider: &str,
         took: Duration,
-        failure: Option<&str>,
+        failure: Option<&Error>,
     ) {
         let cell = self.cells[operation as usize][self.place(provider)].get_or_init(Box::default);
         let shard = &cell.shards[shard()];
@@ -120,10 +131,10 @@ impl OperationMetrics {
             None => shard.succeeded.record(took),
             Some(failure) => {
                 shard.failed.record(took);
-                let kept = redacted(failure, MAX_ERROR);
+                let text = redacted(&failure.recorded(), MAX_ERROR);
                 // Whoever holds the lock writes an error of this moment too.
                 if let Ok(mut last) = cell.last_error.try_lock() {
-                    *last = kept;
+                    *last = Some(LastError { kind: failure.kind(), text });
                 }
             }
         }
@@ -158,7 +169,7 @@ impl OperationMetrics {
     }
 
     fn is_known(&self, provider: &str) -> bool {
-        self.fleet.workers().any(|worker| worker.capabilities(provider).is_ok())
+        self.fleet.workers().iter().any(|worker| worker.capabilities(provider).is_ok())
     }
 }
 
@@ -199,7 +210,7 @@ mod tests {
 
     use stacyvm_fleet::Worker;
     use stacyvm_provider::{Provider, mock::MockProvider};
-    use stacyvm_types::{Timestamp, WorkerId, time::ManualClock};
+    use stacyvm_types::{SandboxId, Timestamp, WorkerId, time::ManualClock};
     use stacyvm_worker::LocalWorker;
 
     use super::*;
@@ -208,6 +219,10 @@ mod tests {
         metrics: OperationMetrics,
         clock: Arc<ManualClock>,
         _dir: tempfile::TempDir,
+    }
+
+    fn late() -> Error {
+        Error::ExecTimeout(SandboxId::from_entropy([0; 10]))
     }
 
     fn fixture() -> Fixture {
@@ -227,7 +242,7 @@ mod tests {
         let Fixture { metrics, clock, _dir } = fixture();
         let ms = Duration::from_millis;
         metrics.record(Operation::Exec, "mock", ms(2), None);
-        metrics.record(Operation::Exec, "mock", ms(8), Some("exec timeout: sb-1"));
+        metrics.record(Operation::Exec, "mock", ms(8), Some(&late()));
         clock.advance(ms(2_000));
         metrics.record(Operation::Exec, "mock", ms(5), None);
         let [tally] = &metrics.tallies()[..] else { panic!("one operation") };
@@ -235,7 +250,9 @@ mod tests {
         assert_eq!((tally.succeeded.count(), tally.failed.count()), (2, 1));
         assert_eq!((tally.succeeded.total(), tally.failed.total()), (ms(7), ms(8)));
         assert_eq!((tally.shortest, tally.longest), (ms(2), ms(8)));
-        assert_eq!(tally.last_error, "exec timeout: sb-1");
+        let last = tally.last_error.as_ref().unwrap();
+        assert_eq!(last.kind, "exec_timeout");
+        assert_eq!(last.text, "exec timeout: sb-00000000000000000000");
         assert_eq!(tally.last_observed, 9);
     }
 
@@ -244,7 +261,7 @@ mod tests {
     fn providers_that_no_worker_has_count_as_one() {
         let Fixture { metrics, _dir, .. } = fixture();
         for n in 0..100 {
-            metrics.record(Operation::Spawn, &format!("no-{n}"), Duration::ZERO, Some("no"));
+            metrics.record(Operation::Spawn, &format!("no-{n}"), Duration::ZERO, Some(&late()));
         }
         metrics.record(Operation::Spawn, "mock", Duration::ZERO, None);
         let names: Vec<_> = metrics
@@ -259,11 +276,12 @@ mod tests {
     #[test]
     fn nothing_is_lost_between_threads_or_while_somebody_reads() {
         let Fixture { metrics, _dir, .. } = fixture();
+        let late = late();
         thread::scope(|scope| {
             for _ in 0..2 * SHARDS {
                 scope.spawn(|| {
                     for n in 0..1_000_u64 {
-                        let failure = n.is_multiple_of(10).then_some("no");
+                        let failure = n.is_multiple_of(10).then_some(&late);
                         metrics.record(
                             Operation::FileRead,
                             "mock",

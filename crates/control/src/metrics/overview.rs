@@ -1,14 +1,14 @@
 //! Everything that operators see, gathered in one bounded look.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use stacyvm_fleet::ProviderReport;
-use stacyvm_store::{Census, QuotaCounts, Timings};
-use stacyvm_types::{Tally, Timestamp, WorkerId};
+use stacyvm_store::{Census, Include, QuotaCounts, Timings};
+use stacyvm_types::{OwnerId, Tally, Timestamp, WorkerId};
 use tokio::time::timeout;
 
-use super::{OperationTally, SchedulerStatus};
-use crate::{Control, JobStatus};
+use super::{Looked, OperationTally, SchedulerStatus};
+use crate::{Control, Error, JobStatus};
 
 /// How long a count of what lives stays good.
 const CENSUS_FRESH: Duration = Duration::from_secs(5);
@@ -21,6 +21,12 @@ const CENSUS: Duration = Duration::from_millis(2_500);
 const SCRAPE: Duration = Duration::from_millis(10);
 /// How long it waits for the number of the newest event, which is one small read.
 const EVENTS: Duration = Duration::from_millis(100);
+
+/// How long somebody waits for a fresher count who asks about one provider.
+const COUNT: Duration = Duration::from_millis(250);
+
+/// Sandboxes that have not ended, by owner and provider.
+pub(crate) type Owned = Arc<Looked<Arc<HashMap<(OwnerId, String), u64>>>>;
 
 /// What operators see.
 #[derive(Debug, Clone)]
@@ -82,7 +88,7 @@ impl Control {
         let total = timeout(EVENTS, self.store().last_event());
         let (providers, census, quotas, total) = tokio::join!(
             self.provider_reports(SCRAPE),
-            self.census(),
+            self.census(SCRAPE),
             self.counted_quotas(),
             total
         );
@@ -105,7 +111,44 @@ impl Control {
         }
     }
 
-    async fn census(&self) -> Option<(Duration, Arc<Census>)> {
+    /// How many sandboxes that exist for the caller have not ended, by provider. Everybody who asks
+    /// shares one count, which is at most five seconds old unless the store is slow.
+    pub async fn sandboxes_of_provider(&self, name: &str) -> Result<u64, Error> {
+        let counted = match &self.caller().only {
+            None => {
+                let census = self.census(COUNT).await;
+                census.map(|(_, census)| census.by_provider.get(name).copied())
+            }
+            Some(owner) => {
+                let owned = self.counted_by_owner().await;
+                owned.map(|owned| owned.get(&(owner.clone(), name.to_owned())).copied())
+            }
+        };
+        let counted = counted.ok_or_else(|| {
+            Error::unavailable("the sandboxes could not be counted in time; try again")
+        })?;
+        Ok(counted.unwrap_or(0))
+    }
+
+    async fn counted_by_owner(&self) -> Option<Arc<HashMap<(OwnerId, String), u64>>> {
+        let look = || {
+            let store = self.0.parts.store.clone();
+            async move {
+                let rows = timeout(CENSUS, store.sandboxes(Include::Live)).await.ok()?.ok()?;
+                let mut owned = HashMap::<_, u64>::new();
+                for row in rows {
+                    if let Some(owner) = row.spec.owner {
+                        *owned.entry((owner, row.spec.provider)).or_default() += 1;
+                    }
+                }
+                Some(Arc::new(owned))
+            }
+        };
+        let found = self.0.owned.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, COUNT, look).await;
+        found.map(|(_, owned)| owned)
+    }
+
+    async fn census(&self, patience: Duration) -> Option<(Duration, Arc<Census>)> {
         let look = || {
             let (store, now) = (self.0.parts.store.clone(), self.now());
             async move {
@@ -122,7 +165,7 @@ impl Control {
                 }
             }
         };
-        self.0.census.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await
+        self.0.census.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, patience, look).await
     }
 
     async fn counted_quotas(&self) -> Option<QuotaCounts> {
@@ -144,10 +187,10 @@ impl Control {
             providers: providers
                 .iter()
                 .filter(|_| known(id))
-                .map(|report| report.name.to_owned())
+                .map(|report| report.name.to_string())
                 .collect(),
         };
-        self.0.parts.fleet.workers().map(|worker| report(worker.id())).collect()
+        self.0.parts.fleet.workers().iter().map(|worker| report(worker.id())).collect()
     }
 }
 

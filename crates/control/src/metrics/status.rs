@@ -72,7 +72,7 @@ impl Control {
             cancelled: counts.cancelled,
             waits: waits.times.tally(),
             longest_wait: Duration::from_nanos(waits.longest_nanos.load(Relaxed)),
-            eligible_workers: self.0.parts.fleet.workers().count(),
+            eligible_workers: self.eligible_workers(),
         }
     }
 }

@@ -468,6 +468,46 @@ async fn a_place_freed_while_the_store_says_no_is_taken_at_once() {
     assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
 }
 
+/// R3.5: who waits keeps its turn also when nobody else may wait any more.
+#[tokio::test(start_paused = true)]
+async fn nobody_overtakes_those_who_wait_when_the_queue_is_closed() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server_with(&gate, |settings| settings.rules = rules(1, 1, 10));
+    server.control.start_jobs();
+    let first = server.control.spawn(request()).await.unwrap().spec.id;
+    let waiting = spawn(&server, of("ann"));
+    settle().await;
+    let no = gate.hold_refusal();
+    server.control.set_rules(rules(1, 1, 0));
+    settle().await;
+    server.control.destroy(&first).await.unwrap();
+    settle().await;
+    for newcomer in [of("bob"), of("ann"), request()] {
+        let said = refusal(server.control.spawn(newcomer).await);
+        assert_eq!(said, "resource limit exceeded: earlier spawns still wait for a place");
+    }
+    drop(no);
+    id_of(waiting).await;
+    server.control.set_rules(rules(2, 1, 0));
+    id_of(spawn(&server, of("bob"))).await;
+}
+
+/// R3.5: a closed queue keeps out only those whom somebody in it would have to let pass.
+#[tokio::test(start_paused = true)]
+async fn a_closed_queue_is_in_nobodys_way_who_would_not_stand_in_it() {
+    let world = World::new();
+    let server = server(&world, rules(0, 1, 10)).await;
+    server.control.spawn(of("ann")).await.unwrap();
+    let waiting = spawn(&server, of("ann"));
+    settle().await;
+    server.control.set_rules(rules(0, 1, 0));
+    settle().await;
+    id_of(spawn(&server, of("bob"))).await;
+    refusal(server.control.spawn(of("ann")).await);
+    assert!(!waiting.is_finished());
+}
+
 /// R3.5: an owner that fills the queue keeps out nobody: neither those who could run at once, nor
 /// those who would wait for their share.
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Callers for whom one owner's sandboxes exist, and keys.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use stacyvm_control::{Caller, Control, Error, NewKey, SpawnRequest};
 use stacyvm_store::{EventFilter, Include, KeyState};
@@ -104,16 +104,16 @@ async fn a_key_is_recognised_until_it_expires_or_is_revoked() {
     assert!(matches!(control.create_key(new("long", None)).await, Err(Error::Conflict(_))));
     assert_eq!(control.recognise(&short.text).await.unwrap().unwrap().name, "short");
     let mixed = short.text.replace(&short.text[25..], &long.text[25..]);
-    assert!(control.recognise(&mixed).await.unwrap().is_none(), "another key's secret");
+    assert!(control.recognise(&mixed).await.unwrap().is_err(), "another key's secret");
     world.clock.advance(5 * SECOND);
-    assert!(control.recognise(&short.text).await.unwrap().is_none());
+    assert!(control.recognise(&short.text).await.unwrap().is_err());
     assert_eq!(control.recognise(&long.text).await.unwrap().unwrap().name, "long");
     // Nobody waits for the note of a use: it is there when the other tasks have run.
     while control.keys().await.unwrap().iter().any(|key| key.last_used_at.is_none()) {
         tokio::task::yield_now().await;
     }
     control.revoke_key(&long.key.id).await.unwrap();
-    assert!(control.recognise(&long.text).await.unwrap().is_none());
+    assert!(control.recognise(&long.text).await.unwrap().is_err());
     let states: Vec<_> = control
         .keys()
         .await
@@ -123,4 +123,37 @@ async fn a_key_is_recognised_until_it_expires_or_is_revoked() {
         .collect();
     assert_eq!(states, [(KeyState::Revoked, true), (KeyState::Expired, true)]);
     assert!(control.has_keys().await.unwrap(), "a revoked key is one that was there");
+}
+
+/// R3.7: where wrong keys come in masses, none of them costs a look of its own at the store.
+#[tokio::test(start_paused = true)]
+async fn wrong_keys_are_told_by_one_list_for_all_of_them() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = world.server(&gate);
+    let control = &server.control;
+    let new = |name: &str| NewKey {
+        name: name.to_owned(),
+        role: Role::Api,
+        owner: None,
+        speaks_for_others: false,
+        ttl: None,
+    };
+    let (good, gone) = (new("good"), new("gone"));
+    let good = control.create_key(good).await.unwrap();
+    let gone = control.create_key(gone).await.unwrap();
+    let listed = async |text: &str| control.recognise_listed(text).await.unwrap().is_ok();
+    assert!(listed(&good.text).await && listed(&gone.text).await);
+    gate.store_is_down.store(true, Ordering::SeqCst);
+    let mixed = good.text.replace(&good.text[25..], &gone.text[25..]);
+    for number in 0..100 {
+        let wrong = format!("svm_{number:020}_{}", &good.text[25..]);
+        assert!(!listed(&wrong).await && !listed(&mixed).await && !listed("wrong").await);
+    }
+    assert!(control.recognise_listed(&good.text).await.is_err(), "a good one is looked up");
+    gate.store_is_down.store(false, Ordering::SeqCst);
+    control.revoke_key(&gone.key.id).await.unwrap();
+    assert!(listed(&good.text).await && !listed(&gone.text).await);
+    let made = control.create_key(new("made")).await.unwrap();
+    assert!(listed(&made.text).await, "a key counts at once");
 }

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,16 +16,17 @@ use stacyvm_provider::{
     Capabilities, Guest, Images, LaunchSpec, Probe, Provider, Result as ProviderResult, Runtime,
 };
 use stacyvm_store::{
-    Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
+    Allowance, Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
     IdempotencyStore, Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota,
     QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
-    Template, TemplateChange, Timings,
+    Template, TemplateChange, Timings, WorkerRow, WorkerStore,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     memory::MemoryStore,
     retention::{Swept, Walk},
 };
 use stacyvm_types::{
-    Event, ExecId, Generation, KeyId, Lease, OwnerId, SandboxId, Timestamp, Transition, WorkerId,
+    Beat, Event, ExecId, Generation, KeyId, Lease, OwnerId, Resources, SandboxId, Timestamp,
+    Transition, WorkerId,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -135,7 +137,11 @@ impl GatedStore {
             |is: &dyn Fn(&Sandbox) -> bool| live.iter().filter(|row| is(row)).count() as u64;
         let within = |max: u64, taken: u64| assert!(max == 0 || taken <= max, "{taken} of {max}");
         within(policy.max_sandboxes, count(&|_| true));
-        within(policy.max_per_worker, count(&|row| row.spec.worker == admitted.spec.worker));
+        let worker = self.0.worker(&admitted.spec.worker).await.unwrap().unwrap();
+        let on_it = live.iter().filter(|row| row.spec.worker == admitted.spec.worker);
+        let load = on_it.map(|row| Resources::of_one(&row.spec.limits));
+        let load = load.fold(Resources::default(), Resources::plus);
+        assert!(worker.beat.capacity.holds(&load), "{load:?} on {worker:?}");
         if let Some(owner) = &admitted.spec.owner {
             let quota = self.0.quota(owner).await.unwrap();
             let own = quota.and_then(|quota| quota.fields.max_sandboxes);
@@ -165,6 +171,36 @@ impl GatedStore {
             Durability::Disk => self.synced(change).await,
             Durability::Kernel => self.1.store(change).await,
         }
+    }
+}
+
+#[async_trait]
+impl WorkerStore for GatedStore {
+    async fn time(&self, now: Timestamp) -> Result<Timestamp> {
+        self.0.time(now).await
+    }
+    async fn beat(&self, beat: Beat, term: Option<Duration>, now: Timestamp) -> Result<WorkerRow> {
+        self.synced(self.0.beat(beat, term, now)).await
+    }
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRow>> {
+        self.1.store(self.0.worker(id)).await
+    }
+    async fn workers(&self) -> Result<Vec<(WorkerRow, Resources)>> {
+        self.1.store(self.0.workers()).await
+    }
+    async fn cordon(&self, id: &WorkerId, cordoned: bool, now: Timestamp) -> Result<WorkerRow> {
+        self.synced(self.0.cordon(id, cordoned, now)).await
+    }
+    async fn remove_worker(&self, id: &WorkerId) -> Result<()> {
+        self.synced(self.0.remove_worker(id)).await
+    }
+    async fn sandboxes_of(
+        &self,
+        worker: &WorkerId,
+        after: Option<(Timestamp, SandboxId)>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>> {
+        self.1.store(self.0.sandboxes_of(worker, after, limit)).await
     }
 }
 
@@ -239,12 +275,11 @@ impl Store for GatedStore {
         &self,
         policy: &Policy,
         new: NewSandbox,
-        until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let change = async {
-            let answer = self.0.admit(policy, new, until, durability, now).await;
+            let answer = self.0.admit(policy, new, durability, now).await;
             let held = match &answer {
                 Ok(row) => {
                     self.assert_within(policy, row).await;
@@ -288,20 +323,19 @@ impl Store for GatedStore {
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.synced(self.0.extend(id, expires_at, lease_until, events, now)).await
+        self.synced(self.0.extend(id, expires_at, events, now)).await
     }
     async fn acquire_lease(
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        self.synced(self.0.acquire_lease(id, holder, until, now)).await
+        self.synced(self.0.acquire_lease(id, holder, fence, now)).await
     }
     async fn release_lease(
         &self,
@@ -372,8 +406,14 @@ impl IdempotencyStore for GatedStore {
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         self.1.store(self.0.renew_key(id, attempt, resource)).await
     }
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
-        self.synced(self.0.finish_key(id, attempt, answer)).await
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
+        self.synced(self.0.finish_key(id, attempt, answer, allowance)).await
     }
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
         self.1.store(self.0.release_key(id, attempt)).await

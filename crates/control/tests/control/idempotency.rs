@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stacyvm_control::{Control, Error, ExecRequest, Key, Once, Turn, Verdict};
+use stacyvm_control::{Caller, Control, Error, ExecRequest, Key, Once, Turn, Verdict};
 use stacyvm_provider::Program;
 use stacyvm_store::{Answer, Sandbox, TemplateFields};
 use stacyvm_types::{CauseKind, Phase, WorkerId};
@@ -107,7 +107,9 @@ async fn a_host_that_dies_at_any_effect_leaves_at_most_one_sandbox_that_counted(
         world.assert_agrees().await;
         let rows = world.rows().await;
         let counted = rows.iter().filter(|row| match &row.phase {
-            Phase::Ended(cause) => cause.kind != CauseKind::LaunchInterrupted,
+            Phase::Ended(cause) => {
+                !matches!(cause.kind, CauseKind::LaunchInterrupted | CauseKind::LaunchFailed)
+            }
             _ => true,
         });
         assert_eq!(counted.map(|row| row.spec.id.as_str()).collect::<Vec<_>>(), [again.as_str()]);
@@ -301,4 +303,39 @@ async fn a_template_that_the_turn_before_made_is_the_answer() {
         let other = create("other", "host").await.unwrap_err();
         assert!(matches!(other, Error::Conflict(_)), "it was there before: {other:?}");
     }
+}
+
+/// Does work that answers with a body of this length, and repeats it: whether the answer was kept.
+async fn is_kept(control: &Control, name: &str, status: u16, length: usize) -> bool {
+    let work = move |_: Turn| async move {
+        let content_type = "application/json".to_owned();
+        let body = Some("x".repeat(length));
+        ((), Verdict::Keep(Answer { status, content_type, body }))
+    };
+    let first = control.once(key(control, name), work).await.unwrap();
+    assert!(matches!(first, Once::First(())), "{name}: {first:?}");
+    match control.once(key(control, name), work).await.unwrap() {
+        Once::Replay(answer) => answer.body.is_some_and(|body| body.len() == length),
+        Once::Anew(()) => false,
+        Once::First(()) => panic!("{name} was done again"),
+    }
+}
+
+/// R3.10: what is kept for one caller is bounded; what is not kept is made anew.
+#[tokio::test(start_paused = true)]
+async fn long_answers_of_one_caller_are_kept_up_to_a_bound() {
+    let world = World::new();
+    let server = world.start().await;
+    let of = |name: &str| {
+        let actor = format!("key:{name}");
+        server.control.on_behalf_of(Caller { actor, only: None })
+    };
+    let (ann, bob) = (of("ann"), of("bob"));
+    for number in 0..64 {
+        assert!(is_kept(&ann, &format!("l{number}"), 200, 256 << 10).await, "{number}");
+    }
+    assert!(!is_kept(&ann, "above", 200, 256 << 10).await, "16 MiB are kept");
+    assert!(is_kept(&ann, "short", 200, 4 << 10).await, "short ones do not count");
+    assert!(is_kept(&ann, "refusal", 404, 5 << 10).await, "refusals are never made anew");
+    assert!(is_kept(&bob, "bob", 200, 256 << 10).await, "others have their own");
 }

@@ -2,6 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use stacyvm_control::{Caller, Error, SpawnRequest};
+use stacyvm_types::OwnerId;
 use tokio::time::{Instant, sleep};
 
 use crate::world::{World, request};
@@ -70,6 +72,31 @@ async fn sandboxes_are_counted_by_state_provider_and_worker() {
     sleep(Duration::from_secs(6)).await;
     let (_, census) = server.control.overview().await.census.unwrap();
     assert_eq!(census.total, 2);
+}
+
+/// R2.7: who asks about a provider again and again has its sandboxes counted once in a while.
+#[tokio::test(start_paused = true)]
+async fn sandboxes_of_a_provider_are_counted_once_for_all_who_ask() {
+    let world = World::new();
+    let gate = crate::gate::Gate::open();
+    let server = world.server(&gate);
+    let of = |name: &str| Some(OwnerId::parse(name).unwrap());
+    for owner in [of("ann"), of("ann"), of("bob"), None] {
+        server.control.spawn(SpawnRequest { owner, ..request() }).await.unwrap();
+    }
+    let caller = |only| Caller { actor: "key:k".to_owned(), only };
+    let ann = server.control.on_behalf_of(caller(of("ann")));
+    let cid = server.control.on_behalf_of(caller(of("cid")));
+    for is_down in [false, true] {
+        gate.store_is_down.store(is_down, Ordering::SeqCst);
+        for (control, count) in [(&server.control, 4), (&ann, 2), (&cid, 0)] {
+            assert_eq!(control.sandboxes_of_provider("fake").await.unwrap(), count);
+            assert_eq!(control.sandboxes_of_provider("none").await.unwrap(), 0);
+        }
+    }
+    sleep(Duration::from_secs(61)).await;
+    let unknown = server.control.sandboxes_of_provider("fake").await;
+    assert!(matches!(unknown, Err(Error::Unavailable(_))), "{unknown:?}");
 }
 
 /// R2.8: a store that is away is said to be away, and what it said last is not for ever.

@@ -73,6 +73,7 @@ impl World {
         let control = Control::new(Parts {
             store: Arc::new(GatedStore(self.store.clone(), gate.clone(), self.disk.clone())),
             fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            dial: None,
             clock,
             settings,
             tasks: tasks.clone(),

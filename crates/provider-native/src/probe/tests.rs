@@ -29,8 +29,8 @@ fn rootless() -> Facts {
     Facts { root: false, limits, ..good() }
 }
 
-fn failing(decision: &Decision) -> Vec<&'static str> {
-    decision.probe.findings.iter().filter(|f| !f.ok).map(|f| f.name).collect()
+fn failing(decision: &Decision) -> Vec<&str> {
+    decision.probe.findings.iter().filter(|f| !f.ok).map(|f| &*f.name).collect()
 }
 
 #[test]

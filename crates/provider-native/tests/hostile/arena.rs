@@ -70,7 +70,7 @@ pub(crate) const LIMITS: Limits = Limits { memory_mb: 128, vcpus: 1, pids: 64, d
 async fn launch(provider: &Arc<dyn Provider>, limits: Limits) -> Sandbox {
     let id = fresh_id();
     let image = "host".to_owned();
-    let spec = LaunchSpec { id: id.clone(), generation: Generation(1), image, limits };
+    let spec = LaunchSpec { id: id.clone(), generation: Generation(1), image, limits, ttl: None };
     soon("launch", provider.launch(&spec)).await.unwrap();
     Sandbox { guest: provider.guest(&id).await.unwrap(), id }
 }

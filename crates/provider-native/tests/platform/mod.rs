@@ -49,6 +49,7 @@ pub(crate) fn spec() -> LaunchSpec {
         generation: Generation(1),
         image: HOST_IMAGE.to_owned(),
         limits: limits(),
+        ttl: None,
     }
 }
 

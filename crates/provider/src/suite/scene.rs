@@ -213,6 +213,7 @@ impl Scene {
             generation: Generation(1),
             image: "host".to_owned(),
             limits: Limits { memory_mb: 512, vcpus: 1, pids: 128, disk_mb: 256 },
+            ttl: None,
         }
     }
 

@@ -113,7 +113,6 @@ impl Store for SimStore {
         &self,
         policy: &Policy,
         new: NewSandbox,
-        until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
@@ -121,7 +120,7 @@ impl Store for SimStore {
         let none = Policy::default();
         let judged = if self.world.has(Plant::LimitIgnored) { &none } else { policy };
         let admit = async {
-            let row = self.truth().admit(judged, new, until, durability, now).await?;
+            let row = self.truth().admit(judged, new, durability, now).await?;
             invariants::after_admission(&self.world, policy, &row);
             Ok(row)
         };
@@ -169,21 +168,19 @@ impl Store for SimStore {
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
-        self.change("extend", id, self.truth().extend(id, expires_at, lease_until, events, now))
-            .await
+        self.change("extend", id, self.truth().extend(id, expires_at, events, now)).await
     }
     async fn acquire_lease(
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        self.write("acquire_lease", self.truth().acquire_lease(id, holder, until, now)).await
+        self.write("acquire_lease", self.truth().acquire_lease(id, holder, fence, now)).await
     }
     async fn release_lease(
         &self,

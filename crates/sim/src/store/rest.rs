@@ -1,16 +1,48 @@
 //! The other parts of the contract, each call on its way like those of [`super`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use stacyvm_store::{
-    Answer, ApiKey, AuditStore, Begun, Census, Durability, ExecLog, IdempotencyStore, KeyStore,
-    NewEvent, NewKey, ObserveStore, Quota, QuotaCounts, QuotaFields, QuotaStore, Result,
-    RetentionStore, Standing, Timings,
+    Allowance, Answer, ApiKey, AuditStore, Begun, Census, Durability, ExecLog, IdempotencyStore,
+    KeyStore, NewEvent, NewKey, ObserveStore, Quota, QuotaCounts, QuotaFields, QuotaStore, Result,
+    RetentionStore, Sandbox, Standing, Timings, WorkerRow, WorkerStore,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
     retention::{Swept, Walk},
 };
-use stacyvm_types::{ExecId, KeyId, OwnerId, SandboxId, Timestamp, WorkerId};
+use stacyvm_types::{Beat, ExecId, KeyId, OwnerId, Resources, SandboxId, Timestamp, WorkerId};
 
 use super::SimStore;
+
+#[async_trait]
+impl WorkerStore for SimStore {
+    async fn time(&self, now: Timestamp) -> Result<Timestamp> {
+        self.read("time", self.truth().time(now)).await
+    }
+    async fn beat(&self, beat: Beat, term: Option<Duration>, now: Timestamp) -> Result<WorkerRow> {
+        self.write("beat", self.truth().beat(beat, term, now)).await
+    }
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRow>> {
+        self.read("worker", self.truth().worker(id)).await
+    }
+    async fn workers(&self) -> Result<Vec<(WorkerRow, Resources)>> {
+        self.read("workers", self.truth().workers()).await
+    }
+    async fn cordon(&self, id: &WorkerId, cordoned: bool, now: Timestamp) -> Result<WorkerRow> {
+        self.write("cordon", self.truth().cordon(id, cordoned, now)).await
+    }
+    async fn remove_worker(&self, id: &WorkerId) -> Result<()> {
+        self.write("remove_worker", self.truth().remove_worker(id)).await
+    }
+    async fn sandboxes_of(
+        &self,
+        worker: &WorkerId,
+        after: Option<(Timestamp, SandboxId)>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>> {
+        self.read("sandboxes_of", self.truth().sandboxes_of(worker, after, limit)).await
+    }
+}
 
 #[async_trait]
 impl ObserveStore for SimStore {
@@ -91,8 +123,14 @@ impl IdempotencyStore for SimStore {
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         self.write("renew_key", self.truth().renew_key(id, attempt, resource)).await
     }
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
-        self.write("finish_key", self.truth().finish_key(id, attempt, answer)).await
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
+        self.write("finish_key", self.truth().finish_key(id, attempt, answer, allowance)).await
     }
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {
         self.write("release_key", self.truth().release_key(id, attempt)).await

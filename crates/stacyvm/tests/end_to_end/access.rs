@@ -1,8 +1,15 @@
 //! Keys: made without a server and over one, kept in files, and asked for.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::world::{Said, World, command, port, serve_with, wait_for};
 
@@ -137,4 +144,73 @@ fn settings_that_ask_for_credentials_may_listen_beyond_loopback() {
     let given = show(&[("STACYVM_AUTH_API_KEY", "hunter2hunter2")]);
     assert_eq!(given.code, 0, "{given:?}");
     assert!(given.out.contains("(hidden)") && !given.out.contains("hunter2"), "{given:?}");
+}
+
+/// Who may do nothing fills no disk with lines either.
+#[test]
+fn strangers_fill_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(keys(dir.path(), &["create", "root", "--role", "admin"]).code, 0);
+    let world = served(dir, &[], &[]);
+    let address = world.url.strip_prefix("http://").unwrap();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = "GET /api/v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
+    }
+    let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
+    let lines = log.matches("127.0.0.1 shows no credential").count();
+    assert!((1..200).contains(&lines), "{lines}");
+}
+
+/// R2.6: what is done to the keys of a stopped server is in its audit log too.
+#[test]
+fn keys_made_and_revoked_without_a_server_are_audited() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = keys(dir.path(), &["create", "root", "--role", "admin"]);
+    assert_eq!(root.code, 0, "{root:?}");
+    assert_eq!(keys(dir.path(), &["create", "ci", "--role", "api"]).code, 0);
+    assert_eq!(keys(dir.path(), &["create", "ci", "--role", "api"]).code, 4);
+    assert_eq!(keys(dir.path(), &["revoke", "ci"]).code, 0);
+    let world = served(dir, &[], &[]);
+    let root = root.out.trim();
+    let ask = |path: &str| -> Vec<serde_json::Value> {
+        let address = world.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = format!(
+            "GET /api/v1/admin/audit{path} HTTP/1.0\r\nHost: localhost\r\nX-API-Key: {root}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{reply}");
+        serde_json::from_str(body).unwrap()
+    };
+    let mut admin: Vec<_> = ask("?method=cli")
+        .iter()
+        .map(|row| (row["actor"].clone(), row["path"].clone(), row["status"].clone()))
+        .collect();
+    admin.reverse();
+    let of = |path: &str, status: u16| (json!("local"), json!(path), json!(status));
+    assert_eq!(
+        admin,
+        [
+            of("keys create root", 201),
+            of("keys create ci", 201),
+            of("keys create ci", 409),
+            of("keys revoke ci", 200),
+        ]
+    );
+    let mut operations: Vec<_> = ask("/operations?actor=local")
+        .iter()
+        .map(|row| format!("{} {}", row["action"], row["status"]).replace('"', ""))
+        .collect();
+    operations.reverse();
+    let expected = ["create success", "create success", "create failure", "revoke success"]
+        .map(|s| format!("key.{s}"));
+    assert_eq!(operations, expected);
 }

@@ -9,4 +9,5 @@ mod db;
 mod golden;
 mod mock;
 mod serving;
+mod worker_token;
 mod world;

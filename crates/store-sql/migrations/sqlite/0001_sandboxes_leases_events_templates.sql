@@ -18,6 +18,8 @@ CREATE TABLE sandboxes (
     metadata       TEXT    NOT NULL,
     env            TEXT    NOT NULL,
     expires_at_us  INTEGER NOT NULL,
+    -- The latest deadline that it ever had: its worker ends it then, whoever it hears.
+    latest_end_us  INTEGER NOT NULL,
     phase          TEXT    NOT NULL,
     cause_kind     TEXT,
     cause_detail   TEXT,
@@ -29,15 +31,14 @@ CREATE TABLE sandboxes (
     -- When the end was decided, and when it was reached.
     stopping_at_us INTEGER,
     ended_at_us    INTEGER,
-    -- A lease that is held or has lapsed, under the generation above; no holder is a free lease.
+    -- Who holds the lease, under the generation above, for as long as its own holds; no holder is a
+    -- free lease.
     lease_holder   TEXT,
-    lease_until_us INTEGER,
     PRIMARY KEY (created_at_us, id),
     CHECK ((cause_kind IS NULL) = (cause_detail IS NULL)),
     CHECK ((cause_kind IS NULL) = (phase IN ('creating', 'running', 'paused'))),
     CHECK ((stopping_at_us IS NULL) = (phase NOT IN ('stopping', 'ended'))),
-    CHECK ((ended_at_us IS NULL) = (phase <> 'ended')),
-    CHECK ((lease_holder IS NULL) = (lease_until_us IS NULL))
+    CHECK ((ended_at_us IS NULL) = (phase <> 'ended'))
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX sandboxes_by_id ON sandboxes (id);

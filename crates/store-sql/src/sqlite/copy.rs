@@ -5,6 +5,8 @@
 //! name of its own, is checked and synced, and gets its name last; so whoever finds a file under
 //! that name finds a whole copy, however the copying process ended.
 
+mod leftovers;
+
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -16,6 +18,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use stacyvm_types::Timestamp;
 
+use self::leftovers::Presence;
 use super::{
     inspect::{self, Report, check},
     open::{self, OpenError},
@@ -82,16 +85,18 @@ pub enum CopyError {
 struct Unnamed {
     path: PathBuf,
     kept: bool,
+    _presence: Presence,
 }
 
 impl Unnamed {
-    /// Makes an empty file beside `target`, for its owner only.
+    /// Makes an empty file beside `target`, for its owner only. What killed copies left there goes.
     fn beside(target: &Path) -> Result<Self, CopyError> {
+        let presence = Presence::tidy(directory_of(target));
         for number in 0..TRIES {
-            let path = with_suffix(target, &format!(".partial-{}-{number}", std::process::id()));
+            let path = with_suffix(target, &leftovers::suffix(number));
             let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
             match made {
-                Ok(_) => return Ok(Self { path, kept: false }),
+                Ok(_) => return Ok(Self { path, kept: false, _presence: presence }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(CopyError::File { path, source }),
             }

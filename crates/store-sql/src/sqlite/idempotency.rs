@@ -1,7 +1,7 @@
 //! Idempotency keys in the SQLite file.
 
 use async_trait::async_trait;
-use stacyvm_store::{Answer, Begun, Durability, IdempotencyStore, NewKey, Result};
+use stacyvm_store::{Allowance, Answer, Begun, Durability, IdempotencyStore, NewKey, Result};
 use stacyvm_types::Timestamp;
 
 use super::{SqliteStore, writer::Needs};
@@ -27,9 +27,15 @@ impl IdempotencyStore for SqliteStore {
         self.writer.run_to(KERNEL, move |tx| keys::renew(tx, &id, attempt, &resource)).await
     }
 
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
         let id = id.to_owned();
-        self.writer.run(move |tx| keys::finish(tx, &id, attempt, &answer)).await
+        self.writer.run(move |tx| keys::finish(tx, &id, attempt, answer, allowance.as_ref())).await
     }
 
     async fn release_key(&self, id: &str, attempt: u64) -> Result<()> {

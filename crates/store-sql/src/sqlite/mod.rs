@@ -12,9 +12,10 @@ mod readers;
 mod recent;
 mod retention;
 mod syncer;
+mod workers;
 mod writer;
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stacyvm_admission::Policy;
@@ -87,7 +88,6 @@ impl Store for SqliteStore {
         &self,
         policy: &Policy,
         new: NewSandbox,
-        lease_until: Timestamp,
         durability: Durability,
         now: Timestamp,
     ) -> Result<Sandbox> {
@@ -95,7 +95,7 @@ impl Store for SqliteStore {
         let policy = policy.clone();
         self.writer
             .change(Needs::of(durability, 1), about, move |tx| {
-                sandboxes::admit(tx, &policy, new, lease_until, now)
+                sandboxes::admit(tx, &policy, new, now)
             })
             .await
     }
@@ -141,14 +141,13 @@ impl Store for SqliteStore {
         &self,
         id: &SandboxId,
         expires_at: Timestamp,
-        lease_until: Timestamp,
         events: Vec<NewEvent>,
         now: Timestamp,
     ) -> Result<Sandbox> {
         let id = id.clone();
         self.writer
             .change(Needs::Disk, whole(&id), move |tx| {
-                sandboxes::extend(tx, &id, expires_at, lease_until, events, now)
+                sandboxes::extend(tx, &id, expires_at, events, now)
             })
             .await
     }
@@ -157,12 +156,12 @@ impl Store for SqliteStore {
         &self,
         id: &SandboxId,
         holder: &WorkerId,
-        until: Timestamp,
+        fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
         let (id, holder) = (id.clone(), holder.clone());
         let about = About { id: id.clone(), after: |_: &Lease| None };
-        let body = move |tx: &mut Tx<'_>| leases::acquire(tx, &id, holder, until, now);
+        let body = move |tx: &mut Tx<'_>| leases::acquire(tx, &id, holder, fence, now);
         self.writer.change(Needs::Disk, about, body).await
     }
 

@@ -16,6 +16,9 @@ use crate::sql;
 const APPLICATION_ID: i32 = 0x5356_4d31;
 /// How long a starter waits for another one, and a writer for a checkpoint by another process.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// Bytes of a page of a new file. A row that is put between others costs the log a whole page for
+/// each index that it is in, and a page must have room for four rows with all that they usually say.
+pub(super) const PAGE: i64 = 2048;
 /// Enough for every statement of this crate.
 const CACHED_STATEMENTS: usize = 128;
 
@@ -50,6 +53,16 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         number: 6,
         name: "exec_ids",
         sql: include_str!("../../migrations/sqlite/0006_exec_ids.sql"),
+    },
+    Migration {
+        number: 7,
+        name: "workers",
+        sql: include_str!("../../migrations/sqlite/0007_workers.sql"),
+    },
+    Migration {
+        number: 8,
+        name: "idempotency_bodies",
+        sql: include_str!("../../migrations/sqlite/0008_idempotency_bodies.sql"),
     },
 ];
 
@@ -134,6 +147,8 @@ pub(super) fn writer(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
     connection.busy_timeout(BUSY).map_err(sql)?;
+    // Does nothing to a file that has pages already.
+    connection.pragma_update(None, "page_size", PAGE).map_err(sql)?;
     while migrate_one(&mut connection, path, MIGRATIONS, &sql)? {}
     restrict(path)?;
     use_wal(&connection).map_err(sql)?;

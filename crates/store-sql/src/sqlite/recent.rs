@@ -107,6 +107,7 @@ mod tests {
         let at = contract::at(0);
         let generation = contract::FIRST;
         Sandbox {
+            latest_end: spec.expires_at,
             spec,
             phase: Phase::Creating,
             generation,

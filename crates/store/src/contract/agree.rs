@@ -3,18 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use stacyvm_admission::{Policy, Weight};
-use stacyvm_types::{CauseKind, EventKind, Generation, Timestamp, Transition};
+use stacyvm_types::{Beat, CauseKind, EventKind, Generation, Timestamp, Transition};
 
 use super::{
     at,
     audit::operation,
-    cause, event, exec_id, id,
+    beat, cause, event, exec_id, id,
     keys::{key_id, new_key},
     map, new_sandbox, new_template, owner, worker,
 };
 use crate::{
-    Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store, TemplateChange,
-    audit::OperationFilter, retention::Walk,
+    Allowance, Answer, Durability, EventFilter, ExecLog, Include, NewKey, QuotaFields, Store,
+    TemplateChange, audit::OperationFilter, retention::Walk,
 };
 
 /// A small generator of numbers (SplitMix64): a seed says everything about a history.
@@ -46,14 +46,17 @@ impl Dice {
 /// One call, chosen so that calls meet: few ids, few holders, times close together.
 #[derive(Debug, Clone)]
 enum Call {
-    Admit(u8, Timestamp, Timestamp, Durability),
+    Admit(u8, Timestamp, Durability),
     AdmitWithin(u8, Timestamp, Policy),
     PutQuota(&'static str, QuotaFields),
     DeleteQuota(&'static str),
     Sync,
     Transition(u8, Generation, Transition, Durability),
-    Extend(u8, Timestamp, Timestamp),
-    Acquire(u8, &'static str, Timestamp),
+    Extend(u8, Timestamp),
+    Acquire(u8, &'static str, Duration),
+    Beat(Box<Beat>, Option<Duration>),
+    Cordon(&'static str, bool),
+    RemoveWorker(&'static str),
     Release(u8, &'static str, Generation),
     Append(Vec<EventKind>, u8),
     Log(u8, u8),
@@ -70,12 +73,20 @@ enum Call {
     Key(&'static str, KeyCall),
 }
 
+/// The body of an answer.
+#[derive(Debug, Clone, Copy)]
+enum Body {
+    None,
+    Kept,
+    Counted,
+}
+
 /// One call about an idempotency key.
 #[derive(Debug, Clone)]
 enum KeyCall {
     Begin(&'static str, &'static str, u8),
     Renew(u64, u8),
-    Finish(u64, bool),
+    Finish(u64, Body),
     Release(u64),
     Prune(u64, u32),
 }
@@ -94,14 +105,17 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(28) {
+    match dice.below(31) {
+        28 => Call::Cordon(dice.pick(&WORKERS), dice.below(2) == 0),
+        29 => Call::RemoveWorker(dice.pick(&WORKERS)),
+        30 => worker_call(dice),
         25 => Call::Record(dice.below(9), past),
         26 => Call::PruneSandboxes(past, 1 + u32::from(dice.below(4))),
         27 => match dice.below(2) {
             0 => Call::PruneLogs(past, u32::from(dice.below(3))),
             _ => Call::PruneEvents(past, u32::from(dice.below(9))),
         },
-        0..=2 => Call::Admit(sandbox, soon, later, durability),
+        0..=2 => Call::Admit(sandbox, soon, durability),
         3..=7 => {
             let kind = dice.pick(CauseKind::ALL);
             let transition = dice.pick(&[
@@ -116,8 +130,10 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             ]);
             Call::Transition(sandbox, generation, transition, durability)
         }
-        8 | 9 => Call::Extend(sandbox, later, soon),
-        10 => Call::Acquire(sandbox, dice.pick(&WORKERS), soon),
+        8 | 9 => Call::Extend(sandbox, later),
+        10 => {
+            Call::Acquire(sandbox, dice.pick(&WORKERS), Duration::from_secs(dice.below(9).into()))
+        }
         11 => Call::Release(sandbox, dice.pick(&WORKERS), generation),
         12 => {
             let kinds = (0..dice.below(4)).map(|_| dice.pick(EventKind::ALL)).collect();
@@ -130,7 +146,6 @@ fn call(dice: &mut Dice, now: u64) -> Call {
             let policy = Policy {
                 max_sandboxes: u64::from(dice.below(5)),
                 max_per_owner: u64::from(dice.below(4)),
-                max_per_worker: u64::from(dice.below(5)),
                 max_ttl: dice.maybe(Duration::from_secs(10)),
             };
             Call::AdmitWithin(sandbox, soon, policy)
@@ -173,6 +188,16 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     }
 }
 
+fn worker_call(dice: &mut Dice) -> Call {
+    let mut one = beat(dice.pick(&WORKERS));
+    one.instance = dice.pick(&["a", "a", "a", "b"]).to_owned();
+    one.draining = dice.below(4) == 0;
+    one.capacity.sandboxes = u64::from(dice.below(4));
+    one.capacity.memory_mb = u64::from(dice.below(4)) * 11;
+    let term = Duration::from_secs(dice.below(30).into());
+    Call::Beat(Box::new(one), dice.maybe(term))
+}
+
 fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
     let attempt = dice.pick(&[1, 1, 1, 2, 2, 3]);
     match dice.below(10) {
@@ -180,7 +205,7 @@ fn key_call(dice: &mut Dice, now: u64) -> KeyCall {
             KeyCall::Begin(dice.pick(&["f", "f", "f", "g"]), dice.pick(&WORKERS), dice.below(9))
         }
         5 => KeyCall::Renew(attempt, dice.below(9)),
-        6 => KeyCall::Finish(attempt, dice.below(2) == 0),
+        6 => KeyCall::Finish(attempt, dice.pick(&[Body::None, Body::Kept, Body::Counted])),
         7 => KeyCall::Release(attempt),
         _ => {
             KeyCall::Prune(now.saturating_sub(u64::from(dice.below(40))), u32::from(dice.below(3)))
@@ -203,10 +228,13 @@ async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Times
         KeyCall::Renew(attempt, number) => {
             format!("{:?}", store.renew_key(id, attempt, &format!("n{number}")).await)
         }
-        KeyCall::Finish(attempt, has_body) => {
+        KeyCall::Finish(attempt, body) => {
             let answer = super::idempotency::answer("{}");
-            let body = answer.body.filter(|_| has_body);
-            format!("{:?}", store.finish_key(id, attempt, Answer { body, ..answer }).await)
+            let kept = answer.body.filter(|_| !matches!(body, Body::None));
+            let answer = Answer { body: kept, ..answer };
+            let allowance = Allowance { caller: "ann".to_owned(), bytes: 3 };
+            let allowance = matches!(body, Body::Counted).then_some(allowance);
+            format!("{:?}", store.finish_key(id, attempt, answer, allowance).await)
         }
         KeyCall::Release(attempt) => format!("{:?}", store.release_key(id, attempt).await),
         KeyCall::Prune(before, limit) => {
@@ -219,20 +247,17 @@ async fn perform_key(store: &Arc<dyn Store>, id: &str, call: KeyCall, now: Times
 async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
     match call {
         Call::Sync => format!("{:?}", store.sync().await),
-        Call::Admit(number, expires_at, lease_until, durability) => {
+        Call::Admit(number, expires_at, durability) => {
             let mut new = new_sandbox(number, expires_at);
             if number % 2 == 0 {
                 new.owner = None;
             }
-            format!(
-                "{:?}",
-                store.admit(&Policy::default(), new, lease_until, durability, now).await
-            )
+            format!("{:?}", store.admit(&Policy::default(), new, durability, now).await)
         }
         Call::AdmitWithin(number, expires_at, policy) => {
             let mut new = new_sandbox(number, expires_at);
             new.worker = worker(WORKERS[usize::from(number % 2)]);
-            format!("{:?}", store.admit(&policy, new, expires_at, Durability::Disk, now).await)
+            format!("{:?}", store.admit(&policy, new, Durability::Disk, now).await)
         }
         Call::PutQuota(name, fields) => {
             let events = vec![event(EventKind::QuotaSaved, 0)];
@@ -249,14 +274,19 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
                 .await;
             format!("{answer:?}")
         }
-        Call::Extend(number, expires_at, lease_until) => {
+        Call::Extend(number, expires_at) => {
             let events = vec![event(EventKind::SandboxExtended, number)];
-            let answer = store.extend(&id(number), expires_at, lease_until, events, now).await;
+            let answer = store.extend(&id(number), expires_at, events, now).await;
             format!("{answer:?}")
         }
-        Call::Acquire(number, holder, until) => {
-            format!("{:?}", store.acquire_lease(&id(number), &worker(holder), until, now).await)
+        Call::Acquire(number, holder, fence) => {
+            format!("{:?}", store.acquire_lease(&id(number), &worker(holder), fence, now).await)
         }
+        Call::Beat(beat, term) => format!("{:?}", store.beat(*beat, term, now).await),
+        Call::Cordon(name, cordoned) => {
+            format!("{:?}", store.cordon(&worker(name), cordoned, now).await)
+        }
+        Call::RemoveWorker(name) => format!("{:?}", store.remove_worker(&worker(name)).await),
         Call::Release(number, holder, generation) => {
             let answer = store.release_lease(&id(number), &worker(holder), generation).await;
             format!("{answer:?}")
@@ -342,6 +372,10 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
         format!("{:?}", store.quota_counts().await),
         format!("{:?}", store.standing(Some(&owner("ann")), &worker("w1")).await),
         format!("{:?}", store.standing(None, &worker("w2")).await),
+        format!("{:?}", store.workers().await),
+        format!("{:?}", store.worker(&worker("w1")).await),
+        format!("{:?}", store.sandboxes_of(&worker("w1"), None, 3).await),
+        format!("{:?}", store.sandboxes_of(&worker("w1"), Some((at(9), id(2))), 9).await),
     ];
     for number in 0..SANDBOXES {
         all.push(format!("{:?}", store.sandbox(&id(number)).await));
@@ -356,6 +390,9 @@ async fn everything(store: &Arc<dyn Store>, now: Timestamp, dice: &mut Dice) -> 
 pub async fn agree(oracle: Arc<dyn Store>, subject: Arc<dyn Store>, seed: u64, calls: u64) {
     let mut dice = Dice(seed);
     let mut now = 0;
+    for store in [&oracle, &subject] {
+        super::register(store).await;
+    }
     for number in 0..calls {
         now += u64::from(dice.below(4));
         let call = call(&mut dice, now);

@@ -78,12 +78,12 @@ pub async fn concurrent_events_get_gapless_ids(store: Arc<dyn Store>) {
         let store = store.clone();
         async move {
             store
-                .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
+                .admit(&Policy::default(), new_sandbox(number, at(100)), Disk, at(0))
                 .await
                 .unwrap();
             // A refused call in between must not use up an id.
             store
-                .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(0))
+                .admit(&Policy::default(), new_sandbox(number, at(100)), Disk, at(0))
                 .await
                 .unwrap_err();
             let pair = vec![event(EventKind::FileRead, number); 2];
@@ -132,7 +132,7 @@ pub async fn a_failed_change_leaves_no_event(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
     let events = || vec![event(EventKind::SandboxDestroyed, 1)];
     store.transition(&id(1), FIRST, Transition::Resumed, events(), Disk, at(1)).await.unwrap_err();
-    store.extend(&id(1), at(200), at(200), events(), at(100)).await.unwrap_err();
+    store.extend(&id(1), at(200), events(), at(100)).await.unwrap_err();
     assert_eq!(store.last_event().await.unwrap(), 1);
     assert_eq!(store.sandboxes(Include::Live).await.unwrap().len(), 1);
 }
@@ -144,7 +144,7 @@ pub async fn texts_are_kept_byte_for_byte(store: Arc<dyn Store>) {
     new.image = odd.to_owned();
     new.metadata = map(&[(odd, odd)]);
     new.env = map(&[(odd, odd)]);
-    store.admit(&Policy::default(), new.clone(), at(50), Disk, at(0)).await.unwrap();
+    store.admit(&Policy::default(), new.clone(), Disk, at(0)).await.unwrap();
     assert_eq!(store.sandbox(&id(1)).await.unwrap().unwrap().spec, new);
     let events = all_events(&store).await;
     assert_eq!(events[0].data["image"], odd);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use stacyvm_types::Timestamp;
 
 use super::{at, race, worker};
-use crate::{Answer, Begun, Durability::Disk, Error, NewKey, Store, Turn};
+use crate::{Allowance, Answer, Begun, Durability::Disk, Error, NewKey, Store, Turn};
 
 /// A key that is to be held by `w1` until second 60, with a resource of its own.
 pub fn new_key(id: &str, fingerprint: &str, resource: &str) -> NewKey {
@@ -43,7 +43,7 @@ pub async fn a_new_key_gives_the_turn_to_who_brings_it(store: Arc<dyn Store>) {
 pub async fn a_key_with_another_fingerprint_is_a_mismatch(store: Arc<dyn Store>) {
     begin(&store, new_key("k", "f", "r1"), at(1)).await;
     assert_eq!(begin(&store, new_key("k", "g", "r2"), at(2)).await, Begun::Mismatch);
-    store.finish_key("k", 1, answer("{}")).await.unwrap();
+    store.finish_key("k", 1, answer("{}"), None).await.unwrap();
     assert_eq!(begin(&store, new_key("k", "g", "r2"), at(3)).await, Begun::Mismatch);
 }
 
@@ -73,19 +73,46 @@ pub async fn a_released_turn_is_free_at_once(store: Arc<dyn Store>) {
 pub async fn a_kept_answer_is_given_back_and_never_changes(store: Arc<dyn Store>) {
     begin(&store, new_key("k", "f", "r1"), at(1)).await;
     let kept = answer("{\"a\":\"\u{2028}é😀\\u0000\"}\n");
-    store.finish_key("k", 1, kept.clone()).await.unwrap();
+    store.finish_key("k", 1, kept.clone(), None).await.unwrap();
     let other = NewKey { holder: worker("w2"), ..new_key("k", "f", "r2") };
     let done = Begun::Done(turn("r1", 1, 1), kept);
     assert_eq!(begin(&store, other.clone(), at(2)).await, done);
-    let refused = store.finish_key("k", 1, answer("other")).await;
+    let refused = store.finish_key("k", 1, answer("other"), None).await;
     assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
     store.release_key("k", 1).await.unwrap();
     assert_eq!(begin(&store, other, at(3)).await, done);
     let bodiless = Answer { body: None, ..answer("") };
     begin(&store, new_key("b", "f", "r1"), at(1)).await;
-    store.finish_key("b", 1, bodiless.clone()).await.unwrap();
+    store.finish_key("b", 1, bodiless.clone(), None).await.unwrap();
     let done = begin(&store, new_key("b", "f", "r2"), at(2)).await;
     assert_eq!(done, Begun::Done(turn("r1", 1, 1), bodiless));
+}
+
+/// Each caller has its own; what is forgotten makes room, and an answer without a body takes none.
+pub async fn bodies_of_one_caller_take_no_more_than_its_allowance(store: Arc<dyn Store>) {
+    let of = |caller: &str| Some(Allowance { caller: caller.to_owned(), bytes: 10 });
+    let finish = async |id: &str, body: Option<&str>, allowance: Option<Allowance>, second| {
+        begin(&store, new_key(id, "f", "r"), at(second)).await;
+        let answer = Answer { body: body.map(str::to_owned), ..answer("") };
+        store.finish_key(id, 1, answer, allowance).await.unwrap();
+        match begin(&store, new_key(id, "f", "r"), at(second)).await {
+            Begun::Done(_, answer) => answer.body.as_deref() == body,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(finish("a", Some("six__6"), of("ann"), 1).await);
+    assert!(!finish("b", Some("five5"), of("ann"), 2).await, "eleven are too many");
+    assert!(finish("c", Some("é__"), of("ann"), 2).await, "ten bytes are not");
+    assert!(!finish("d", Some("1"), of("ann"), 2).await);
+    assert!(finish("e", None, of("ann"), 2).await);
+    assert!(finish("f", Some("five5"), of("bob"), 2).await, "another caller has its own");
+    assert!(finish("g", Some("five5"), None, 2).await, "what is not counted is kept");
+    let refused = store.finish_key("a", 1, answer("1"), of("cid")).await;
+    assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
+    assert!(finish("h", Some("ten_____10"), of("cid"), 2).await, "what was refused took nothing");
+    assert_eq!(store.prune_keys(at(2), 9).await.unwrap(), 1);
+    assert!(finish("i", Some("six__6"), of("ann"), 3).await, "what is forgotten makes room");
+    assert!(!finish("j", Some("1"), of("ann"), 3).await);
 }
 
 /// The one that was taken over says nothing any more.
@@ -93,16 +120,16 @@ pub async fn only_the_last_turn_says_how_it_went(store: Arc<dyn Store>) {
     begin(&store, new_key("k", "f", "r1"), at(1)).await;
     begin(&store, new_key("k", "f", "r2"), at(2)).await;
     for late in [
-        store.finish_key("k", 1, answer("late")).await,
+        store.finish_key("k", 1, answer("late"), None).await,
         store.renew_key("k", 1, "late").await,
-        store.finish_key("nobody", 1, answer("late")).await,
+        store.finish_key("nobody", 1, answer("late"), None).await,
     ] {
         assert!(matches!(late, Err(Error::LeaseLost)), "{late:?}");
     }
     store.release_key("k", 1).await.unwrap();
     let other = NewKey { holder: worker("w2"), ..new_key("k", "f", "r3") };
     assert_eq!(begin(&store, other, at(3)).await, Begun::Held);
-    store.finish_key("k", 2, answer("last")).await.unwrap();
+    store.finish_key("k", 2, answer("last"), None).await.unwrap();
 }
 
 /// For work that has to begin anew.
@@ -134,7 +161,7 @@ pub async fn old_keys_are_pruned_oldest_first_up_to_the_limit(store: Arc<dyn Sto
     for (id, second) in [("c", 3), ("a", 1), ("d", 4), ("b", 2)] {
         begin(&store, new_key(id, "f", "r"), at(second)).await;
     }
-    store.finish_key("a", 1, answer("{}")).await.unwrap();
+    store.finish_key("a", 1, answer("{}"), None).await.unwrap();
     assert_eq!(store.prune_keys(at(4), 0).await.unwrap(), 0);
     assert_eq!(store.prune_keys(at(4), 2).await.unwrap(), 2);
     let mut left = BTreeSet::new();
@@ -146,6 +173,6 @@ pub async fn old_keys_are_pruned_oldest_first_up_to_the_limit(store: Arc<dyn Sto
     assert_eq!(left, BTreeSet::from(["c", "d"]));
     assert_eq!(store.prune_keys(at(4), 9).await.unwrap(), 1);
     assert_eq!(store.prune_keys(at(4), 9).await.unwrap(), 0);
-    let late = store.finish_key("c", 1, answer("{}")).await;
+    let late = store.finish_key("c", 1, answer("{}"), None).await;
     assert!(matches!(late, Err(Error::LeaseLost)), "{late:?}");
 }

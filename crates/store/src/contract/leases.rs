@@ -1,10 +1,13 @@
 //! Cases about leases: who may change a runtime.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use stacyvm_types::{CauseKind, Generation, Lease, Phase, Transition};
+use stacyvm_admission::Usage;
+use stacyvm_types::{
+    Beat, CauseKind, Generation, Lease, Phase, Resources, Timestamp, Transition, Unfit,
+};
 
-use super::{FIRST, admit, at, cause, id, race, steps, worker};
+use super::{FIRST, NOW, admit, at, beat, cause, id, owner, race, steps, worker};
 use crate::{Durability::Disk, Error, Store};
 
 /// The fencing token outlives the lease.
@@ -16,7 +19,7 @@ pub async fn ending_releases_the_lease_and_keeps_the_generation(store: Arc<dyn S
     let ended = steps(&store, 1, &[Transition::Gone]).await;
     assert_eq!(store.lease(&id(1)).await.unwrap(), None);
     assert_eq!(ended.generation, FIRST);
-    let lease = store.acquire_lease(&id(1), &worker("w2"), at(60), at(9)).await.unwrap();
+    let lease = store.acquire_lease(&id(1), &worker("w2"), NOW, at(9)).await.unwrap();
     assert_eq!(lease.generation, Generation(2));
     store.release_lease(&id(1), &worker("w2"), Generation(2)).await.unwrap();
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
@@ -26,8 +29,8 @@ pub async fn ending_releases_the_lease_and_keeps_the_generation(store: Arc<dyn S
 /// Also its own worker gets a new generation: what it did before is over.
 pub async fn the_holder_acquires_again_with_a_higher_generation(store: Arc<dyn Store>) {
     let before = admit(&store, 1, at(100)).await;
-    let lease = store.acquire_lease(&id(1), &worker("w1"), at(70), at(1)).await.unwrap();
-    let expected = Lease { holder: worker("w1"), generation: Generation(2), expires_at: at(70) };
+    let lease = store.acquire_lease(&id(1), &worker("w1"), NOW, at(1)).await.unwrap();
+    let expected = Lease { holder: worker("w1"), generation: Generation(2), expires_at: at(50) };
     assert_eq!(lease, expected);
     assert_eq!(store.lease(&id(1)).await.unwrap(), Some(expected));
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
@@ -36,24 +39,74 @@ pub async fn the_holder_acquires_again_with_a_higher_generation(store: Arc<dyn S
 }
 
 /// A lease holds up to, and not at, its end.
-pub async fn a_held_lease_is_refused_to_others_until_it_lapses(store: Arc<dyn Store>) {
+pub async fn a_held_lease_is_refused_to_others_until_its_holders_has_lapsed(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
     let before = store.sandbox(&id(1)).await.unwrap();
     let just_before = stacyvm_types::Timestamp::from_micros(at(50).as_micros() - 1);
     for now in [at(0), just_before] {
-        let refused = store.acquire_lease(&id(1), &worker("w2"), at(90), now).await;
+        let refused = store.acquire_lease(&id(1), &worker("w2"), NOW, now).await;
         assert!(matches!(refused, Err(Error::LeaseHeld)), "{refused:?}");
     }
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), before);
     assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
-    let lease = store.acquire_lease(&id(1), &worker("w2"), at(90), at(50)).await.unwrap();
-    assert_eq!((lease.holder, lease.generation), (worker("w2"), Generation(2)));
+    let lease = store.acquire_lease(&id(1), &worker("w2"), NOW, at(50)).await.unwrap();
+    let expected =
+        Lease { holder: worker("w2"), generation: Generation(2), expires_at: Timestamp::MAX };
+    assert_eq!(lease, expected);
+    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
+    assert_eq!(row.spec.worker, worker("w2"), "R4.3: the row names who has it");
+}
+
+/// R4.6: until then its holder may not have ended the runtime yet.
+pub async fn a_lapsed_lease_is_its_holders_until_the_fence_is_over(store: Arc<dyn Store>) {
+    let fence = Duration::from_secs(10);
+    admit(&store, 1, at(1000)).await;
+    for now in [at(50), Timestamp::from_micros(at(60).as_micros() - 1)] {
+        let refused = store.acquire_lease(&id(1), &worker("w2"), fence, now).await;
+        assert!(matches!(refused, Err(Error::LeaseHeld)), "{refused:?}");
+    }
+    store.beat(beat("w1"), Some(Duration::from_secs(50)), at(55)).await.unwrap();
+    let refused = store.acquire_lease(&id(1), &worker("w2"), fence, at(60)).await;
+    assert!(matches!(refused, Err(Error::LeaseHeld)), "it came back: {refused:?}");
+    store.acquire_lease(&id(1), &worker("w2"), fence, at(115)).await.unwrap();
+}
+
+/// Whoever is not heard of itself gets nothing.
+pub async fn only_a_worker_that_is_heard_of_acquires(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(1000)).await;
+    for (name, expected) in [("w1", Unfit::Stale), ("nobody", Unfit::Unknown)] {
+        let refused = store.acquire_lease(&id(1), &worker(name), NOW, at(50)).await;
+        assert!(matches!(refused, Err(Error::Unfit(unfit)) if unfit == expected), "{refused:?}");
+    }
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before));
+}
+
+/// R3.2: the places of each worker are those of the sandboxes that it has.
+pub async fn a_sandbox_takes_its_place_along_to_another_worker(store: Arc<dyn Store>) {
+    admit(&store, 1, at(1000)).await;
+    let one = Resources { sandboxes: 1, memory_mb: 11, vcpus: 12 };
+    let no_room = Beat { capacity: Resources { vcpus: 11, ..one }, ..beat("w3") };
+    store.beat(no_room, None, at(49)).await.unwrap();
+    let refused = store.acquire_lease(&id(1), &worker("w3"), NOW, at(50)).await;
+    assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
+    store.acquire_lease(&id(1), &worker("w2"), NOW, at(50)).await.unwrap();
+    for (name, taken) in [("w1", Resources::default()), ("w2", one)] {
+        let standing = store.standing(Some(&owner("ann")), &worker(name)).await.unwrap();
+        assert_eq!(standing.usage, Usage { total: 1, owner: 1, worker: taken });
+    }
+    let stop = Transition::Stop(cause(CauseKind::Requested));
+    for transition in [stop, Transition::Gone] {
+        let now = at(60);
+        store.transition(&id(1), Generation(2), transition, vec![], Disk, now).await.unwrap();
+    }
+    let standing = store.standing(Some(&owner("ann")), &worker("w2")).await.unwrap();
+    assert_eq!(standing.usage, Usage::default());
 }
 
 /// The old holder's generation opens nothing any more.
 pub async fn a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
-    store.acquire_lease(&id(1), &worker("w2"), at(90), at(60)).await.unwrap();
+    store.acquire_lease(&id(1), &worker("w2"), NOW, at(60)).await.unwrap();
     let released = store.release_lease(&id(1), &worker("w1"), FIRST).await;
     assert!(matches!(released, Err(Error::LeaseLost)), "{released:?}");
     let moved = store.transition(&id(1), FIRST, Transition::Started, vec![], Disk, at(61)).await;
@@ -62,10 +115,13 @@ pub async fn a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it(store: 
 }
 
 async fn contend(store: &Arc<dyn Store>, sandbox: u8, now: u64) -> Vec<crate::Result<Lease>> {
+    for number in 0..16 {
+        store.beat(beat(&format!("contender-{number}")), None, at(now)).await.unwrap();
+    }
     race((0..16).map(|number| {
         let store = store.clone();
         let holder = worker(&format!("contender-{number}"));
-        async move { store.acquire_lease(&id(sandbox), &holder, at(now + 50), at(now)).await }
+        async move { store.acquire_lease(&id(sandbox), &holder, NOW, at(now)).await }
     }))
     .await
 }
@@ -98,6 +154,8 @@ pub async fn one_of_sixteen_contenders_takes_over_a_lapsed_lease(store: Arc<dyn 
     }
 }
 
+const MOMENT: Duration = Duration::from_micros(1);
+
 /// Acquires, take-overs and releases from all sides: every generation is new.
 pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
@@ -108,7 +166,9 @@ pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
             let mut given = Vec::new();
             for round in 0..20 {
                 let now = at(100 + round);
-                let Ok(lease) = store.acquire_lease(&id(1), &holder, at(0), now).await else {
+                // Each is heard of for an instant, so that the others may take over in the next.
+                store.beat(beat(holder.as_str()), Some(MOMENT), now).await.unwrap();
+                let Ok(lease) = store.acquire_lease(&id(1), &holder, NOW, now).await else {
                     continue;
                 };
                 given.push(lease.generation);
@@ -128,7 +188,8 @@ pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
     }
     let all: Vec<_> = given.into_iter().flatten().collect();
     let unique: BTreeSet<_> = all.iter().copied().collect();
-    assert_eq!((all.len(), unique.len()), (160, 160));
+    assert_eq!(all.len(), unique.len());
+    assert!(20 <= all.len(), "somebody gets it in each round: {}", all.len());
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
     assert_eq!(Some(&row.generation), unique.last());
 }
@@ -155,6 +216,6 @@ pub async fn releasing_needs_the_holder_and_its_generation(store: Arc<dyn Store>
 
 /// No row, no lease.
 pub async fn a_lease_of_an_unknown_sandbox_cannot_be_taken(store: Arc<dyn Store>) {
-    let refused = store.acquire_lease(&id(1), &worker("w1"), at(9), at(1)).await;
+    let refused = store.acquire_lease(&id(1), &worker("w1"), NOW, at(1)).await;
     assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
 }

@@ -16,13 +16,14 @@ pub mod quotas;
 pub mod retention;
 pub mod sandboxes;
 pub mod templates;
+pub mod workers;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use stacyvm_admission::Policy;
 use stacyvm_types::{
-    Cause, CauseKind, Event, EventKind, ExecId, Generation, Limits, OwnerId, SandboxId, Timestamp,
-    Transition, WorkerId,
+    Beat, Cause, CauseKind, Event, EventKind, ExecId, Generation, Limits, Offer, OwnerId,
+    Resources, SandboxId, Timestamp, Transition, WorkerId,
 };
 
 use crate::{
@@ -50,7 +51,7 @@ macro_rules! store_contract {
                 every_phase_and_cause_is_read_back_as_written
                 concurrent_transitions_append_one_event
                 a_row_is_never_older_than_it_was_read_before
-                extending_moves_the_deadline_and_the_lease
+                extending_moves_the_deadline_and_not_the_lease
                 only_a_creating_running_or_paused_sandbox_is_extended
                 an_expired_sandbox_is_not_extended
                 a_sandbox_does_not_expire_before_its_deadline
@@ -63,7 +64,10 @@ macro_rules! store_contract {
             leases:
                 ending_releases_the_lease_and_keeps_the_generation
                 the_holder_acquires_again_with_a_higher_generation
-                a_held_lease_is_refused_to_others_until_it_lapses
+                a_held_lease_is_refused_to_others_until_its_holders_has_lapsed
+                a_lapsed_lease_is_its_holders_until_the_fence_is_over
+                only_a_worker_that_is_heard_of_acquires
+                a_sandbox_takes_its_place_along_to_another_worker
                 a_lapsed_lease_is_taken_over_and_the_old_holder_has_lost_it
                 one_of_sixteen_contenders_wins_a_free_lease
                 one_of_sixteen_contenders_takes_over_a_lapsed_lease
@@ -86,6 +90,16 @@ macro_rules! store_contract {
                 a_known_id_is_a_conflict_also_where_nothing_is_free
                 racing_admissions_meet_the_limit_exactly
                 a_standing_is_the_quota_and_the_places_taken;
+            workers:
+                a_worker_is_remembered_as_it_said_last
+                a_heartbeat_renews_the_leases_of_all_its_sandboxes
+                another_instance_of_a_name_waits_until_the_first_has_lapsed
+                one_of_many_instances_gets_a_free_name
+                a_worker_that_is_not_heard_of_takes_nothing_new
+                a_drained_worker_takes_nothing_new_and_keeps_what_it_has
+                a_worker_is_filled_up_to_what_it_can_hold
+                a_worker_that_holds_places_is_not_forgotten
+                the_sandboxes_of_a_worker_are_walked_through_by_age;
             templates:
                 a_template_is_created_read_and_deleted
                 a_known_template_name_is_a_conflict
@@ -102,6 +116,7 @@ macro_rules! store_contract {
                 a_turn_goes_on_with_its_resource_at_its_holder_or_when_its_time_is_over
                 a_released_turn_is_free_at_once
                 a_kept_answer_is_given_back_and_never_changes
+                bodies_of_one_caller_take_no_more_than_its_allowance
                 only_the_last_turn_says_how_it_went
                 a_renewed_key_has_its_new_resource_from_then_on
                 one_of_sixteen_holders_gets_a_new_key
@@ -131,6 +146,7 @@ macro_rules! store_contract {
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
                 let (store, _outlives_it) = $fresh().await;
+                $crate::contract::register(&store).await;
                 $crate::contract::$group::$case(store).await;
             }
         )+)+
@@ -150,6 +166,7 @@ pub fn names() -> Vec<&'static str> {
         include_str!("leases.rs"),
         include_str!("events.rs"),
         include_str!("quotas.rs"),
+        include_str!("workers.rs"),
         include_str!("templates.rs"),
         include_str!("observe.rs"),
         include_str!("idempotency.rs"),
@@ -251,10 +268,42 @@ pub fn cause(kind: CauseKind) -> Cause {
 /// The first generation of every sandbox.
 pub const FIRST: Generation = Generation(1);
 
-/// Admits a sandbox at second 0 with a lease until second 50.
+/// No time: a lease that has lapsed may be taken at once.
+pub const NOW: Duration = Duration::ZERO;
+
+/// What a worker with two providers says.
+pub fn beat(name: &str) -> Beat {
+    let offer = |provider: &str, default| Offer {
+        provider: provider.to_owned(),
+        default,
+        ready: !default,
+        capabilities: ["exec".to_owned(), "pty".to_owned()].into(),
+        images: ["host".to_owned()].into(),
+    };
+    Beat {
+        id: worker(name),
+        instance: format!("instance of {name}"),
+        hostname: format!("host of {name}"),
+        version: "1.2.3".to_owned(),
+        url: Some(format!("http://{name}:7433")),
+        draining: false,
+        offers: vec![offer("mock", true), offer("native", false)],
+        capacity: Resources::default(),
+    }
+}
+
+/// What every case begins with: `w1` is heard of at second 0 and its lease holds until second 50,
+/// those of `w2` and `w3` hold without end.
+pub async fn register(store: &Arc<dyn Store>) {
+    for (name, term) in [("w1", Some(Duration::from_secs(50))), ("w2", None), ("w3", None)] {
+        store.beat(beat(name), term, at(0)).await.expect("a first heartbeat");
+    }
+}
+
+/// Admits a sandbox at second 0; its lease holds until second 50.
 pub(crate) async fn admit(store: &Arc<dyn Store>, number: u8, expires_at: Timestamp) -> Sandbox {
     store
-        .admit(&Policy::default(), new_sandbox(number, expires_at), at(50), Disk, at(0))
+        .admit(&Policy::default(), new_sandbox(number, expires_at), Disk, at(0))
         .await
         .expect("a fresh id")
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use stacyvm_types::{CauseKind, Transition};
 
-use super::{admit, at, cause, id, steps, worker};
+use super::{NOW, admit, at, cause, id, steps, worker};
 use crate::{Census, LeaseCensus, Store};
 
 /// R2.4: what has ended is not counted, everything else once in each table.
@@ -29,7 +29,7 @@ pub async fn a_census_tells_leases_that_are_held_from_those_that_lapsed(store: A
     admit(&store, 2, at(100)).await;
     admit(&store, 3, at(100)).await;
     store.release_lease(&id(1), &worker("w1"), free.generation).await.unwrap();
-    store.acquire_lease(&id(3), &worker("w2"), at(90), at(60)).await.unwrap();
+    store.acquire_lease(&id(3), &worker("w2"), NOW, at(60)).await.unwrap();
     let census = store.census(at(70)).await.unwrap();
     let by_holder = BTreeMap::from([("w1".to_owned(), 1), ("w2".to_owned(), 1)]);
     assert_eq!(census.leases, LeaseCensus { total: 2, lapsed: 1, by_holder });

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use stacyvm_admission::{Full, Policy, Refusal, Usage, Weight};
-use stacyvm_types::{CauseKind, EventKind, Transition};
+use stacyvm_types::{Beat, CauseKind, EventKind, Resources, Transition};
 
-use super::{all_events, at, cause, event, id, new_sandbox, owner, race, steps, worker};
+use super::{all_events, at, beat, cause, event, id, new_sandbox, owner, race, steps, worker};
 use crate::{
     Durability::{Disk, Kernel},
     Error, NewSandbox, Quota, QuotaCounts, QuotaFields, Standing, Store,
@@ -67,6 +67,11 @@ pub async fn quotas_are_listed_by_owner_and_counted_by_kind(store: Arc<dyn Store
     assert_eq!(store.quota_counts().await.unwrap(), counts);
 }
 
+/// What that many sandboxes of the contract take.
+fn places(sandboxes: u64) -> Resources {
+    Resources { sandboxes, memory_mb: 11 * sandboxes, vcpus: 12 * sandboxes }
+}
+
 fn of(name: Option<&str>, on: &str, number: u8) -> NewSandbox {
     NewSandbox { owner: name.map(owner), worker: worker(on), ..new_sandbox(number, at(100)) }
 }
@@ -76,7 +81,7 @@ async fn admit(
     policy: &Policy,
     new: NewSandbox,
 ) -> crate::Result<crate::Sandbox> {
-    store.admit(policy, new, at(200), Kernel, at(0)).await
+    store.admit(policy, new, Kernel, at(0)).await
 }
 
 fn full<T: std::fmt::Debug>(result: crate::Result<T>) -> Full {
@@ -92,9 +97,8 @@ pub async fn a_full_limit_admits_again_when_a_sandbox_has_ended(store: Arc<dyn S
     let cases = [
         (Policy { max_sandboxes: 2, ..Policy::default() }, Full::Total { max: 2 }),
         (Policy { max_per_owner: 2, ..Policy::default() }, Full::Owner { max: 2 }),
-        (Policy { max_per_worker: 2, ..Policy::default() }, Full::Worker { max: 2 }),
     ];
-    for ((policy, limit), first) in cases.into_iter().zip([10, 20, 30]) {
+    for ((policy, limit), first) in cases.into_iter().zip([10, 20]) {
         let new = |number| of(Some("ann"), "w1", first + number);
         for number in 0..2 {
             admit(&store, &policy, new(number)).await.unwrap();
@@ -116,9 +120,11 @@ pub async fn a_full_limit_admits_again_when_a_sandbox_has_ended(store: Arc<dyn S
     }
 }
 
-/// Others' sandboxes, and those of nobody, do not count for an owner; others' workers not for one.
+/// Others' sandboxes, and those of nobody, do not count for an owner; others' not for a worker.
 pub async fn limits_count_what_they_are_about(store: Arc<dyn Store>) {
-    let policy = Policy { max_per_owner: 1, max_per_worker: 3, ..Policy::default() };
+    let policy = Policy { max_per_owner: 1, ..Policy::default() };
+    let max = Resources { sandboxes: 3, ..Resources::default() };
+    store.beat(Beat { capacity: max, ..beat("w1") }, None, at(0)).await.unwrap();
     for (number, (name, on)) in
         (0..).zip([(Some("ann"), "w1"), (Some("bob"), "w1"), (None, "w1"), (None, "w2")])
     {
@@ -128,7 +134,7 @@ pub async fn limits_count_what_they_are_about(store: Arc<dyn Store>) {
         full(admit(&store, &policy, of(Some("ann"), "w2", 9)).await),
         Full::Owner { max: 1 }
     );
-    assert_eq!(full(admit(&store, &policy, of(None, "w1", 9)).await), Full::Worker { max: 3 });
+    assert_eq!(full(admit(&store, &policy, of(None, "w1", 9)).await), Full::Worker { max });
     admit(&store, &policy, of(None, "w2", 9)).await.unwrap();
 }
 
@@ -169,7 +175,7 @@ pub async fn racing_admissions_meet_the_limit_exactly(store: Arc<dyn Store>) {
         let name = ["ann", "bob", "cid", "dan"][usize::from(number % 4)];
         async move {
             let new = of(Some(name), "w1", number);
-            store.admit(&policy, new, at(200), Disk, at(0)).await.map(|row| row.spec.owner)
+            store.admit(&policy, new, Disk, at(0)).await.map(|row| row.spec.owner)
         }
     }))
     .await;
@@ -180,7 +186,7 @@ pub async fn racing_admissions_meet_the_limit_exactly(store: Arc<dyn Store>) {
         assert!(of_owner <= 7, "{name}: {of_owner}");
         let standing = store.standing(Some(&owner(name)), &worker("w1")).await.unwrap();
         let owner = of_owner as u64;
-        assert_eq!(standing.usage, Usage { total: 20, owner, worker: 20 });
+        assert_eq!(standing.usage, Usage { total: 20, owner, worker: places(20) });
     }
 }
 
@@ -194,9 +200,9 @@ pub async fn a_standing_is_the_quota_and_the_places_taken(store: Arc<dyn Store>)
     }
     let quota = store.put_quota(&owner("ann"), fields(), vec![], at(1)).await.unwrap();
     let standing = store.standing(Some(&owner("ann")), &worker("w1")).await.unwrap();
-    let usage = Usage { total: 3, owner: 2, worker: 2 };
+    let usage = Usage { total: 3, owner: 2, worker: places(2) };
     assert_eq!(standing, Standing { quota: Some(quota), usage });
     let nobody = store.standing(None, &worker("w3")).await.unwrap();
-    let usage = Usage { total: 3, owner: 0, worker: 0 };
+    let usage = Usage { total: 3, owner: 0, worker: places(0) };
     assert_eq!(nobody, Standing { quota: None, usage });
 }

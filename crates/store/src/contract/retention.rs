@@ -6,7 +6,7 @@ use stacyvm_admission::Policy;
 use stacyvm_types::{CauseKind, EventKind, Transition};
 
 use super::{
-    FIRST, admit, all_events, at,
+    FIRST, NOW, admit, all_events, at,
     audit::{admin_request, operation},
     cause, event, exec_id, id, new_sandbox, steps, worker,
 };
@@ -58,7 +58,7 @@ pub async fn ended_sandboxes_are_removed_and_no_others(store: Arc<dyn Store>) {
     }
     steps(&store, 6, &[stop()]).await;
     store.transition(&id(6), FIRST, Transition::Gone, vec![], Disk, at(50)).await.unwrap();
-    store.acquire_lease(&id(5), &worker("w1"), at(60), at(4)).await.unwrap();
+    store.acquire_lease(&id(5), &worker("w2"), NOW, at(4)).await.unwrap();
     let nothing = store.prune_sandboxes(at(3), Walk::START, 100).await.unwrap();
     assert_eq!(nothing, Swept { removed: 0, next: None }, "ended at the limit is not before it");
     let swept = store.prune_sandboxes(at(50), Walk::START, 100).await.unwrap();
@@ -69,7 +69,7 @@ pub async fn ended_sandboxes_are_removed_and_no_others(store: Arc<dyn Store>) {
     assert_eq!(store.exec_logs(&id(1), 9).await.unwrap().len(), 1);
     // The id is free again, as for one that never was.
     let again = new_sandbox(3, at(100));
-    store.admit(&Policy::default(), again, at(50), Disk, at(60)).await.unwrap();
+    store.admit(&Policy::default(), again, Disk, at(49)).await.unwrap();
 }
 
 /// Each step looks at a few rows, and the walk comes to its end.

@@ -12,8 +12,8 @@ use stacyvm_admission::Policy;
 use stacyvm_types::{CauseKind, EventKind, Generation, Lease, Phase, Transition};
 
 use super::{
-    FIRST, admit, all_events, at, cause, event, exec_id, id, map, new_sandbox, owner, race, steps,
-    worker,
+    FIRST, NOW, admit, all_events, at, cause, event, exec_id, id, map, new_sandbox, owner, race,
+    steps, worker,
 };
 use crate::{
     Durability::{Disk, Kernel},
@@ -22,14 +22,12 @@ use crate::{
 
 /// Admit returns and keeps the row, its first lease and its event.
 pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: Arc<dyn Store>) {
-    let row = store
-        .admit(&Policy::default(), new_sandbox(1, at(100)), at(50), Disk, at(7))
-        .await
-        .unwrap();
+    let row = store.admit(&Policy::default(), new_sandbox(1, at(100)), Disk, at(7)).await.unwrap();
     assert_eq!(
         row,
         Sandbox {
             spec: new_sandbox(1, at(100)),
+            latest_end: at(100),
             phase: Phase::Creating,
             generation: FIRST,
             version: 1,
@@ -52,7 +50,7 @@ pub async fn an_admitted_sandbox_is_remembered_with_its_lease_and_event(store: A
     let mut plain = new_sandbox(2, at(100));
     (plain.owner, plain.template) = (None, None);
     plain.metadata.clear();
-    let row = store.admit(&Policy::default(), plain.clone(), at(50), Disk, at(8)).await.unwrap();
+    let row = store.admit(&Policy::default(), plain.clone(), Disk, at(8)).await.unwrap();
     assert_eq!(row.spec, plain);
     assert_eq!(store.sandbox(&id(2)).await.unwrap(), Some(row));
 }
@@ -62,7 +60,7 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
     let first = admit(&store, 1, at(100)).await;
     let mut again = new_sandbox(1, at(900));
     again.worker = worker("w2");
-    let refused = store.admit(&Policy::default(), again.clone(), at(950), Disk, at(5)).await;
+    let refused = store.admit(&Policy::default(), again.clone(), Disk, at(5)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(first));
     assert_eq!(store.lease(&id(1)).await.unwrap().unwrap().holder, worker("w1"));
@@ -70,19 +68,22 @@ pub async fn a_known_id_is_not_admitted_again_and_nothing_changes(store: Arc<dyn
 
     let end = [Transition::Stop(cause(CauseKind::Requested)), Transition::Gone];
     steps(&store, 1, &end).await;
-    let refused = store.admit(&Policy::default(), again, at(950), Disk, at(6)).await;
+    let refused = store.admit(&Policy::default(), again, Disk, at(6)).await;
     assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
 }
 
 /// Racing admits of one id: one row, one event.
 pub async fn one_of_many_concurrent_admits_of_an_id_wins(store: Arc<dyn Store>) {
-    let results = race((0..16).map(|_| {
-        let store = store.clone();
-        async move {
-            store.admit(&Policy::default(), new_sandbox(1, at(100)), at(50), Disk, at(0)).await
-        }
-    }))
-    .await;
+    let results =
+        race(
+            (0..16).map(|_| {
+                let store = store.clone();
+                async move {
+                    store.admit(&Policy::default(), new_sandbox(1, at(100)), Disk, at(0)).await
+                }
+            }),
+        )
+        .await;
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
     assert!(results.iter().all(|r| matches!(r, Ok(_) | Err(Error::Conflict))), "{results:?}");
     assert_eq!(all_events(&store).await.len(), 1);
@@ -142,8 +143,7 @@ pub async fn a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced(
     store.sync().await.unwrap();
     for number in 1..=3 {
         let new = new_sandbox(number, at(100));
-        let row =
-            store.admit(&Policy::default(), new.clone(), at(50), Kernel, at(0)).await.unwrap();
+        let row = store.admit(&Policy::default(), new.clone(), Kernel, at(0)).await.unwrap();
         assert_eq!((&row.spec, &row.phase, row.version), (&new, &Phase::Creating, 1));
         assert_eq!(store.sandbox(&id(number)).await.unwrap().as_ref(), Some(&row));
         assert_eq!(store.last_event().await.unwrap(), u64::from(number));
@@ -153,7 +153,7 @@ pub async fn a_sandbox_admitted_to_the_kernel_is_read_at_once_and_can_be_synced(
         }));
         assert!(syncs.await.iter().all(Result::is_ok));
         assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
-        let refused = store.admit(&Policy::default(), new, at(50), Kernel, at(1)).await;
+        let refused = store.admit(&Policy::default(), new, Kernel, at(1)).await;
         assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     }
 }
@@ -182,7 +182,7 @@ pub async fn a_repeated_transition_changes_nothing_and_appends_nothing(store: Ar
 /// The generation is looked at before the phase.
 pub async fn a_transition_with_another_generation_is_fenced(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
-    let lease = store.acquire_lease(&id(1), &worker("w1"), at(60), at(1)).await.unwrap();
+    let lease = store.acquire_lease(&id(1), &worker("w1"), NOW, at(1)).await.unwrap();
     let before = store.sandbox(&id(1)).await.unwrap();
     for (generation, transition) in [
         (FIRST, Transition::Started),
@@ -292,8 +292,8 @@ pub async fn a_row_is_never_older_than_it_was_read_before(store: Arc<dyn Store>)
                 let (id, now) = (id(1), at(100 + number));
                 // Refused to whoever comes second; the rest is about what readers see.
                 drop(match (number + writer) % 3 {
-                    0 => store.extend(&id, at(2_000_000), now, vec![], now).await.map(drop),
-                    1 => store.acquire_lease(&id, &worker("w1"), now, now).await.map(drop),
+                    0 => store.extend(&id, at(2_000_000), vec![], now).await.map(drop),
+                    1 => store.acquire_lease(&id, &worker("w2"), NOW, now).await.map(drop),
                     _ => store
                         .transition(&id, row.generation, transition, vec![], Kernel, now)
                         .await
@@ -309,22 +309,23 @@ pub async fn a_row_is_never_older_than_it_was_read_before(store: Arc<dyn Store>)
     assert_eq!(store.sandboxes(Include::Live).await.unwrap(), [row]);
 }
 
-/// Extend returns the row after; the lease moves with it unless it is free.
-pub async fn extending_moves_the_deadline_and_the_lease(store: Arc<dyn Store>) {
+/// Extend returns the row after; how long the lease holds is its holder's.
+pub async fn extending_moves_the_deadline_and_not_the_lease(store: Arc<dyn Store>) {
     let before = admit(&store, 1, at(100)).await;
     let events = vec![event(EventKind::SandboxExtended, 1)];
-    let after = store.extend(&id(1), at(200), at(250), events, at(99)).await.unwrap();
-    let mut expected = Sandbox { version: 2, updated_at: at(99), ..before };
+    let after = store.extend(&id(1), at(200), events, at(99)).await.unwrap();
+    let mut expected = Sandbox { version: 2, updated_at: at(99), latest_end: at(200), ..before };
     expected.spec.expires_at = at(200);
     assert_eq!(after, expected);
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(expected));
     let lease = store.lease(&id(1)).await.unwrap().unwrap();
-    assert_eq!((lease.expires_at, lease.generation), (at(250), FIRST));
+    assert_eq!((lease.expires_at, lease.generation), (at(50), FIRST));
     assert_eq!(all_events(&store).await[1].kind, EventKind::SandboxExtended);
 
     store.release_lease(&id(1), &worker("w1"), FIRST).await.unwrap();
-    let sooner = store.extend(&id(1), at(150), at(300), vec![], at(99)).await.unwrap();
-    assert_eq!(sooner.spec.expires_at, at(150));
+    let sooner = store.extend(&id(1), at(150), vec![], at(99)).await.unwrap();
+    assert_eq!((sooner.spec.expires_at, sooner.latest_end), (at(150), at(200)));
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(sooner));
     assert_eq!(store.lease(&id(1)).await.unwrap(), None);
 }
 
@@ -341,7 +342,7 @@ pub async fn only_a_creating_running_or_paused_sandbox_is_extended(store: Arc<dy
     for (transitions, number) in extendable.iter().zip(1..) {
         admit(&store, number, at(100)).await;
         steps(&store, number, transitions).await;
-        store.extend(&id(number), at(200), at(250), vec![], at(9)).await.unwrap();
+        store.extend(&id(number), at(200), vec![], at(9)).await.unwrap();
     }
     for (transitions, number) in others.iter().zip(10..) {
         admit(&store, number, at(100)).await;
@@ -349,7 +350,7 @@ pub async fn only_a_creating_running_or_paused_sandbox_is_extended(store: Arc<dy
         let lease = store.lease(&id(number)).await.unwrap();
         let count = all_events(&store).await.len();
         let events = vec![event(EventKind::SandboxExtended, number)];
-        let refused = store.extend(&id(number), at(200), at(250), events, at(9)).await;
+        let refused = store.extend(&id(number), at(200), events, at(9)).await;
         let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
         assert_eq!(*shown, row);
         assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
@@ -361,17 +362,17 @@ pub async fn only_a_creating_running_or_paused_sandbox_is_extended(store: Arc<dy
 /// The reaper's deadline and extend's agree to the microsecond.
 pub async fn an_expired_sandbox_is_not_extended(store: Arc<dyn Store>) {
     let row = admit(&store, 1, at(100)).await;
-    let refused = store.extend(&id(1), at(200), at(250), vec![], at(100)).await;
+    let refused = store.extend(&id(1), at(200), vec![], at(100)).await;
     let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
     assert_eq!(*shown, row);
     let just_before = stacyvm_types::Timestamp::from_micros(at(100).as_micros() - 1);
-    store.extend(&id(1), at(200), at(250), vec![], just_before).await.unwrap();
+    store.extend(&id(1), at(200), vec![], just_before).await.unwrap();
 }
 
 /// Whoever finds it due reads the row first, and its deadline may be moved before the decision.
 pub async fn a_sandbox_does_not_expire_before_its_deadline(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;
-    let extended = store.extend(&id(1), at(200), at(250), vec![], at(99)).await.unwrap();
+    let extended = store.extend(&id(1), at(200), vec![], at(99)).await.unwrap();
     let expire = async |now| {
         let transition = Transition::Stop(cause(CauseKind::Expired));
         let events = vec![event(EventKind::SandboxExpired, 1)];
@@ -396,7 +397,7 @@ pub async fn an_unknown_sandbox_is_not_found(store: Arc<dyn Store>) {
     let moved =
         store.transition(&id(1), FIRST, Transition::Started, events.clone(), Disk, at(1)).await;
     assert!(matches!(moved, Err(Error::NotFound)), "{moved:?}");
-    let extended = store.extend(&id(1), at(200), at(250), events, at(1)).await;
+    let extended = store.extend(&id(1), at(200), events, at(1)).await;
     assert!(matches!(extended, Err(Error::NotFound)), "{extended:?}");
     assert_eq!(store.last_event().await.unwrap(), 0);
 }
@@ -440,7 +441,7 @@ pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn S
     admit(&store, 1, at(30)).await;
     admit(&store, 2, at(20)).await;
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(20)));
-    store.extend(&id(2), at(40), at(50), vec![], at(1)).await.unwrap();
+    store.extend(&id(2), at(40), vec![], at(1)).await.unwrap();
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(30)));
     steps(&store, 1, &[Transition::Stop(cause(CauseKind::Requested))]).await;
     assert_eq!(store.next_expiry().await.unwrap(), Some(at(40)));
@@ -452,7 +453,7 @@ pub async fn the_next_expiry_is_the_earliest_that_still_matters(store: Arc<dyn S
 pub async fn sandboxes_are_listed_newest_first(store: Arc<dyn Store>) {
     for (number, created) in [(1, 5), (2, 9), (3, 5), (4, 7)] {
         store
-            .admit(&Policy::default(), new_sandbox(number, at(100)), at(50), Disk, at(created))
+            .admit(&Policy::default(), new_sandbox(number, at(100)), Disk, at(created))
             .await
             .unwrap();
     }

@@ -8,7 +8,7 @@ use stacyvm_types::{Timestamp, WorkerId};
 use super::MemoryStore;
 use crate::{
     Durability, Error, Result,
-    idempotency::{Answer, Begun, IdempotencyStore, NewKey, Turn},
+    idempotency::{Allowance, Answer, Begun, IdempotencyStore, NewKey, Turn},
 };
 
 /// The keys, by id.
@@ -21,6 +21,17 @@ pub(super) struct Key {
     /// Who has the turn, until when.
     held: Option<(WorkerId, Timestamp)>,
     answer: Option<Answer>,
+    /// Whose allowance the answer's body counts against.
+    counted_for: Option<String>,
+}
+
+/// What the bodies take that count against a caller's allowance.
+fn kept_for(keys: &Keys, caller: &str) -> u64 {
+    keys.values()
+        .filter(|key| key.counted_for.as_deref() == Some(caller))
+        .filter_map(|key| key.answer.as_ref()?.body.as_ref())
+        .map(|body| body.len() as u64)
+        .sum()
 }
 
 /// The key whose last turn this is and that is not done.
@@ -33,7 +44,8 @@ fn begin(keys: &mut Keys, new: NewKey, now: Timestamp) -> Begun {
     let Some(key) = keys.get_mut(&new.id) else {
         let turn = Turn { resource: new.resource, attempt: 1, begun_at: now };
         let fingerprint = new.fingerprint;
-        let key = Key { fingerprint, turn: turn.clone(), held: hold, answer: None };
+        let turn_now = turn.clone();
+        let key = Key { fingerprint, turn: turn_now, held: hold, answer: None, counted_for: None };
         keys.insert(new.id, key);
         return Begun::Yours(turn);
     };
@@ -69,10 +81,24 @@ impl IdempotencyStore for MemoryStore {
         Ok(())
     }
 
-    async fn finish_key(&self, id: &str, attempt: u64, answer: Answer) -> Result<()> {
+    async fn finish_key(
+        &self,
+        id: &str,
+        attempt: u64,
+        mut answer: Answer,
+        allowance: Option<Allowance>,
+    ) -> Result<()> {
         let mut state = self.state();
-        let key = current(&mut state.idempotency_keys, id, attempt).ok_or(Error::LeaseLost)?;
+        let keys = &mut state.idempotency_keys;
+        let mut counted_for = None;
+        if let Some(Allowance { caller, bytes }) = allowance {
+            let kept = kept_for(keys, &caller);
+            answer.body = answer.body.filter(|body| kept + body.len() as u64 <= bytes);
+            counted_for = answer.body.is_some().then_some(caller);
+        }
+        let key = current(keys, id, attempt).ok_or(Error::LeaseLost)?;
         key.answer = Some(answer);
+        key.counted_for = counted_for;
         key.held = None;
         Ok(())
     }

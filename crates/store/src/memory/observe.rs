@@ -12,7 +12,8 @@ impl ObserveStore for MemoryStore {
         let state = self.state();
         let mut census = Census::default();
         for (id, row) in state.sandboxes.iter().filter(|(_, row)| row.phase.is_live()) {
-            let lease = state.leases.get(id).map(|lease| (lease.holder.as_str(), lease.expires_at));
+            let lease = state.lease(id);
+            let lease = lease.as_ref().map(|lease| (lease.holder.as_str(), lease.expires_at));
             let spec = &row.spec;
             census.add(&row.phase, &spec.provider, spec.worker.as_str(), lease, now);
         }

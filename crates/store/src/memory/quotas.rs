@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Decision, Policy, Usage};
-use stacyvm_types::{OwnerId, Timestamp, WorkerId};
+use stacyvm_types::{OwnerId, Resources, Timestamp, WorkerId};
 
 use super::{MemoryStore, State, whole_micros};
 use crate::{
@@ -16,8 +16,17 @@ impl State {
             total: live().count() as u64,
             owner: live().filter(|row| owner.is_some() && row.spec.owner.as_ref() == owner).count()
                 as u64,
-            worker: live().filter(|row| row.spec.worker == *worker).count() as u64,
+            worker: self.load(worker),
         }
+    }
+
+    /// What the sandboxes of a worker take.
+    pub(super) fn load(&self, worker: &WorkerId) -> Resources {
+        self.sandboxes
+            .values()
+            .filter(|row| row.phase.is_live() && row.spec.worker == *worker)
+            .map(|row| Resources::of_one(&row.spec.limits))
+            .fold(Resources::default(), Resources::plus)
     }
 
     fn standing(&self, owner: Option<&OwnerId>, worker: &WorkerId) -> Standing {
@@ -27,9 +36,10 @@ impl State {
 
     /// Whether the limits let this sandbox in.
     pub(super) fn decide(&self, policy: &Policy, new: &NewSandbox, now: Timestamp) -> Result<()> {
+        let capacity = self.capacity(&new.worker, now)?;
         let Standing { quota, usage } = self.standing(new.owner.as_ref(), &new.worker);
         let limits = quota.map(|quota| quota.fields.limits()).unwrap_or_default();
-        match admission::decide(policy, &limits, usage, new.request(now)) {
+        match admission::decide(policy, &limits, &capacity, usage, new.request(now)) {
             Decision::Admit => Ok(()),
             Decision::Wait(full) => Err(Error::Full(full)),
             Decision::Refuse(refusal) => Err(Error::NotAllowed(refusal)),

@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::Connection;
 use stacyvm_admission::Policy;
-use stacyvm_store::{Durability, EventFilter, Include, Store, contract};
+use stacyvm_store::{Durability, EventFilter, Include, Store, WorkerStore as _, contract};
 use stacyvm_types::SandboxId;
 
 use super::{CopyError, Existing, OpenError, backup, check, open, restore, with_suffix};
@@ -62,8 +62,8 @@ async fn admit(store: &SqliteStore, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let mut new = contract::new_sandbox(0, contract::at(1000));
         new.id = id(number);
-        let (policy, until) = (Policy::default(), contract::at(50));
-        store.admit(&policy, new, until, Durability::Disk, contract::at(0)).await.unwrap();
+        store.beat(contract::beat("w1"), None, contract::at(0)).await.unwrap();
+        store.admit(&Policy::default(), new, Durability::Disk, contract::at(0)).await.unwrap();
     }
 }
 
@@ -169,6 +169,48 @@ async fn a_name_that_is_taken_meanwhile_is_not_taken_over() {
     assert_eq!(fs::read(&to).unwrap(), b"precious");
 }
 
+/// A process that no system has: above the highest number that Linux gives.
+const NOBODY: u32 = (1 << 22) + 1;
+
+#[tokio::test]
+async fn what_a_killed_backup_left_is_removed_by_the_next_one() {
+    let place = Place::new();
+    admit(&place.store(), 0..3).await;
+    let from = place.path("stacyvm.db");
+    let whole = fs::read(&from).unwrap();
+    let left = |name: &str| format!("{name}.partial-{NOBODY}-0");
+    for (name, content) in
+        [("a.db", &b""[..]), ("b.db", &[0; 64]), ("c.db", &whole[..100]), ("sunday", &whole)]
+    {
+        fs::write(place.path(&left(name)), content).unwrap();
+    }
+    let others = [
+        (format!("d.db.partial-{}-7", std::process::id()), &b""[..]),
+        (left("letter"), b"Dear Sir or Madam"),
+        (format!(".partial-{NOBODY}-0"), b""),
+        (format!("e.partial-{NOBODY}"), b""),
+    ];
+    for (name, content) in &others {
+        fs::write(place.path(name), content).unwrap();
+    }
+    let before = place.names();
+    {
+        let another = super::Presence::tidy(&place.path("absent"));
+        let beside = super::Unnamed::beside(&from).unwrap();
+        assert_eq!(place.names().len(), others.len() + 3, "{:?}", place.names());
+        fs::write(place.path(&left("made-meanwhile")), "").unwrap();
+        backup(&from, &place.path("copy.db"), Existing::Keep).unwrap();
+        assert!(place.path(&left("made-meanwhile")).exists(), "another copy is being made");
+        drop((another, beside));
+    }
+    backup(&from, &place.path("copy.db"), Existing::Replace).unwrap();
+    assert!(!place.path(&left("made-meanwhile")).exists());
+    for (name, content) in &others {
+        assert_eq!(fs::read(place.path(name)).unwrap(), *content, "{name}");
+    }
+    assert!(before.len() > place.names().len());
+}
+
 /// Looking must not move the log: it holds what a killed server answered.
 #[tokio::test]
 async fn looking_at_the_files_of_a_killed_server_leaves_them_as_they_are() {
@@ -195,8 +237,8 @@ async fn damage_is_told_and_not_copied() {
     let path = place.path("stacyvm.db");
     let mut bytes = fs::read(&path).unwrap();
     // Rows and indexes alike: a copy makes indexes anew.
-    let pages = bytes.len() / 4096;
-    bytes[pages / 4 * 4096..pages * 3 / 4 * 4096].fill(0xa5);
+    let pages = bytes.len() / 2048;
+    bytes[pages / 4 * 2048..pages * 3 / 4 * 2048].fill(0xa5);
     fs::write(&path, bytes).unwrap();
     let report = check(&path).unwrap();
     assert!(report.problems.iter().any(|problem| problem.contains("damaged")), "{report:?}");

@@ -9,7 +9,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{MIGRATIONS, Migration, OpenError, migrate_one, reader, writer};
+use super::{MIGRATIONS, Migration, OpenError, PAGE, migrate_one, reader, writer};
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -193,6 +193,21 @@ fn a_database_of_the_go_implementation_is_recognised_and_left_alone() {
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(mode(&path), 0o644);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no other file appeared");
+}
+#[test]
+fn a_new_file_has_short_pages_and_an_old_one_keeps_its_own() {
+    let directory = directory();
+    let (new, old) = (directory.path().join("new"), directory.path().join("old"));
+    let connection = Connection::open(&old).unwrap();
+    connection.pragma_update(None, "page_size", 4096).unwrap();
+    drop(connection);
+    migrate(&old, MIGRATIONS).unwrap();
+    for (path, page) in [(new, PAGE), (old, 4096)] {
+        drop(writer(&path).unwrap());
+        let connection = writer(&path).unwrap();
+        assert_eq!(pragma::<i64>(&connection, "page_size"), page);
+        assert_eq!(pragma::<String>(&connection, "journal_mode"), "wal");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{Call, Failure, Needs};
 use crate::{
     db::Tx,
     sql,
-    sqlite::{recent::Recent, syncer::Tail},
+    sqlite::{open, recent::Recent, syncer::Tail},
 };
 
 /// Calls that share one commit at most, so that the first of them does not wait for long.
@@ -28,10 +28,10 @@ const GROUP: usize = 128;
 /// Ids of events that may be given out between two commits that wait for the disk. When they are
 /// used up the next commit waits, whatever it needs.
 pub(super) const RESERVED_IDS: u32 = 1024;
-/// Pages of the log, eight MiB, after which they are moved to the main file. Until the log has its
+/// Bytes of pages in the log after which they are moved to the main file. Until the log has its
 /// size after a start, each sync also makes the file longer and costs half as much again, so not
 /// more; the calls that come meanwhile wait for a checkpoint, so not much less.
-pub(super) const LONG_LOG: i64 = 2_000;
+pub(super) const LONG_LOG: i64 = 8 << 20;
 
 /// Calls to run in one transaction, and what that transaction reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Work {
     reserved: usize,
     /// Whether something was answered that this connection did not sync.
     has_tail: bool,
+    /// As many pages are a long log.
+    long_log: i64,
     /// The same for the others, and whether a sync failed that was to take it along.
     tail: Arc<Tail>,
     recent: Arc<Recent>,
@@ -56,9 +58,12 @@ pub(super) struct Work {
 
 impl Work {
     /// Nothing is reserved at first, so the first commit waits for the disk.
-    pub(super) const fn on(connection: Connection, tail: Arc<Tail>, recent: Arc<Recent>) -> Self {
+    pub(super) fn on(connection: Connection, tail: Arc<Tail>, recent: Arc<Recent>) -> Self {
+        // Files that were made by an older version have longer pages.
+        let page = connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0));
         Self {
             connection,
+            long_log: LONG_LOG / page.unwrap_or(open::PAGE),
             durability: Durability::Disk,
             reserved: 0,
             has_tail: false,
@@ -107,7 +112,7 @@ impl Work {
     /// its beginning.
     fn shorten_log(&mut self) {
         let moved = match self.checkpoint("PRAGMA wal_checkpoint(NOOP)") {
-            Ok((_, pages)) if pages < LONG_LOG => return,
+            Ok((_, pages)) if pages < self.long_log => return,
             Ok(_) => self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)"),
             Err(error) => Err(error),
         };

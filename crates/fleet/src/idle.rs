@@ -12,20 +12,18 @@ use futures_util::{StreamExt, stream};
 use stacyvm_provider::{ByteStream, Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
-/// How long a transfer may stand still on the sandbox's side.
-pub(crate) const STILL: Duration = Duration::from_secs(30);
-
-pub(crate) fn stood_still() -> Error {
-    Error::unknown(ErrorKind::Timeout, "the sandbox did not move any data for 30 s")
+fn stood_still(limit: Duration) -> Error {
+    let message = format!("the sandbox did not move any data for {} s", limit.as_secs());
+    Error::unknown(ErrorKind::Timeout, message)
 }
 
-/// A body from the sandbox: a piece that takes too long ends it with an error.
-pub(crate) fn outgoing(body: ByteStream) -> ByteStream {
-    let pieces = stream::unfold(Some(body), |body| async move {
+/// A body from the sandbox: a piece that takes longer than `limit` ends it with an error.
+pub fn outgoing(body: ByteStream, limit: Duration) -> ByteStream {
+    let pieces = stream::unfold(Some(body), move |body| async move {
         let mut body = body?;
-        match timeout(STILL, body.next()).await {
+        match timeout(limit, body.next()).await {
             Ok(piece) => Some((piece?, Some(body))),
-            Err(_) => Some((Err(stood_still()), None)),
+            Err(_) => Some((Err(stood_still(limit)), None)),
         }
     });
     pieces.boxed()
@@ -33,7 +31,7 @@ pub(crate) fn outgoing(body: ByteStream) -> ByteStream {
 
 /// What a body on its way into the sandbox is waiting for.
 #[derive(Clone, Default)]
-pub(crate) struct Movement(Arc<Moved>);
+pub struct Movement(Arc<Moved>);
 
 #[derive(Default)]
 struct Moved {
@@ -43,7 +41,7 @@ struct Moved {
 
 impl Movement {
     /// The same body, watched.
-    pub(crate) fn watch(&self, mut body: ByteStream) -> ByteStream {
+    pub fn watch(&self, mut body: ByteStream) -> ByteStream {
         let moved = self.0.clone();
         stream::poll_fn(move |context| {
             let polled = body.poll_next_unpin(context);
@@ -56,12 +54,17 @@ impl Movement {
         .boxed()
     }
 
-    /// Waits for `work`, as long as it moves or waits for the caller's next piece.
-    pub(crate) async fn bound<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Waits for `work`, as long as it moves within each `limit` or waits for the caller's next
+    /// piece.
+    pub async fn bound<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let standstill = async {
             let mut before = self.0.pieces.load(Ordering::Relaxed);
             loop {
-                sleep(STILL).await;
+                sleep(limit).await;
                 let now = self.0.pieces.load(Ordering::Relaxed);
                 if now == before && !self.0.waits_for_caller.load(Ordering::Relaxed) {
                     return;
@@ -72,21 +75,24 @@ impl Movement {
         tokio::select! {
             biased;
             result = work => result,
-            () = standstill => Err(stood_still()),
+            () = standstill => Err(stood_still(limit)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytes::Bytes;
+
+    use super::*;
+
+    const STILL: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
     async fn a_body_out_of_the_sandbox_never_stands_still() {
         let stuck: ByteStream =
             stream::iter([Ok(Bytes::from_static(b"a"))]).chain(stream::pending()).boxed();
-        let pieces: Vec<_> = outgoing(stuck).collect().await;
+        let pieces: Vec<_> = outgoing(stuck, STILL).collect().await;
         assert_eq!(pieces.len(), 2);
         assert_eq!(pieces[1].as_ref().unwrap_err().kind, ErrorKind::Timeout);
     }
@@ -99,9 +105,9 @@ mod tests {
             Ok(Bytes::from_static(b"late"))
         });
         let mut body = movement.watch(slow.boxed());
-        let read = movement.bound(async { body.next().await.unwrap() }).await;
+        let read = movement.bound(STILL, async { body.next().await.unwrap() }).await;
         assert_eq!(read.unwrap(), "late");
-        let silent = movement.bound(std::future::pending::<Result<()>>()).await;
+        let silent = movement.bound(STILL, std::future::pending::<Result<()>>()).await;
         assert_eq!(silent.unwrap_err().kind, ErrorKind::Timeout);
     }
 }

@@ -1,7 +1,8 @@
 //! The accept loop: bounded heads, bounded connections, owned tasks, a stop that ends.
 
-use std::{io, net::IpAddr, pin::pin, time::Duration};
+use std::{io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use axum::Router;
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
@@ -9,12 +10,17 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::access::Peer;
+/// The address at the other end of a connection, as the listener saw it: an extension of every
+/// request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +50,43 @@ pub async fn serve(
     serve_with(listener, router, stopping, drain, Limits::default()).await;
 }
 
-/// [`serve()`] with other limits.
+/// [`serve`] with other limits.
 pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    stopping: CancellationToken,
+    drain: Duration,
+    limits: Limits,
+) {
+    serve_through(Arc::new(Plain), listener, router, stopping, drain, limits).await;
+}
+
+/// A connection as bytes, whatever protects them.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What a fresh connection goes through before its first request, for at most as long as the head
+/// of a request may take.
+#[async_trait]
+pub trait Accept: Send + Sync {
+    /// The connection as bytes; an error ends it.
+    async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>>;
+}
+
+/// Connections as they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+#[async_trait]
+impl Accept for Plain {
+    async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(stream))
+    }
+}
+
+/// [`serve_with`] for connections that something protects.
+pub async fn serve_through(
+    way_in: Arc<dyn Accept>,
     listener: TcpListener,
     router: Router,
     stopping: CancellationToken,
@@ -54,7 +95,7 @@ pub async fn serve_with(
 ) {
     let connections = TaskTracker::new();
     let killed = CancellationToken::new();
-    let slots = std::sync::Arc::new(Semaphore::new(limits.connections));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -63,7 +104,8 @@ pub async fn serve_with(
         };
         let Some((stream, peer, slot)) = accepted else { continue };
         let service = From { peer: Peer(peer), inner: TowerToHyperService::new(router.clone()) };
-        let served = connection(stream, slot, service, stopping.clone(), limits.head);
+        let way_in = Arc::clone(&way_in);
+        let served = connection(way_in, stream, slot, service, stopping.clone(), limits.head);
         let killed = killed.clone();
         connections.spawn(async move {
             tokio::select! {
@@ -75,7 +117,7 @@ pub async fn serve_with(
     // From here on the kernel refuses new connections.
     drop(listener);
     connections.close();
-    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+    if timeout(drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "cutting connections that did not finish");
         killed.cancel();
         connections.wait().await;
@@ -101,7 +143,7 @@ impl Service<Request<Incoming>> for From {
 
 async fn accept(
     listener: &TcpListener,
-    slots: &std::sync::Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
@@ -120,7 +162,17 @@ async fn accept(
     }
 }
 
+/// Notices a client's host that is gone while neither side has anything to say. An improvement too.
+fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(30));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(stream, 3);
+}
+
 async fn connection(
+    way_in: Arc<dyn Accept>,
     stream: TcpStream,
     _slot: OwnedSemaphorePermit,
     service: From,
@@ -129,7 +181,12 @@ async fn connection(
 ) {
     // Both are improvements of a connection that works without them.
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    keep_alive(&stream);
+    let stream = match timeout(head, way_in.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a connection was not let in"),
+        Err(_) => return,
+    };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
     let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
