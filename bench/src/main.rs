@@ -1,8 +1,9 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics] [--remote]` builds and runs it. Needs
-//! root, but for `--metrics`: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]
+//! [--remote]` builds and runs it. Needs root, but for `--admission` and `--metrics`: it compares
+//! the root rung.
 
 mod admission;
 mod external;
@@ -11,6 +12,7 @@ mod http;
 mod live;
 mod metrics;
 mod ours;
+mod postgres;
 mod remote;
 mod stats;
 mod tree;
@@ -61,18 +63,24 @@ fn main() -> Result<()> {
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
+    let mut on_postgres = false;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
             "--admission" => only_admission = true,
+            "--postgres" => on_postgres = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --live N, --load N, --admission, \
-                 and alone --metrics and --remote"
+                "unknown argument {other}; known are --quick, --live N, --load N, --admission \
+                 [--postgres], and alone --metrics and --remote"
             ),
         }
+    }
+    if on_postgres {
+        ensure!(only_admission, "--postgres goes with --admission");
+        return postgres::run(effort.seconds);
     }
     if only_admission {
         return admission::run(effort.seconds);

@@ -20,6 +20,7 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod hints;
 mod idempotency;
 mod images;
 mod jobs;
