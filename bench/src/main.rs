@@ -1,7 +1,7 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]` builds and runs it. Needs
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics] [--remote]` builds and runs it. Needs
 //! root, but for `--admission` and `--metrics`: it compares the root rung.
 
 mod admission;
@@ -12,6 +12,7 @@ mod live;
 mod metrics;
 mod ours;
 mod postgres;
+mod remote;
 mod stats;
 mod tree;
 
@@ -23,6 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use external::Measured;
+use stacyvm_provider_native::Spawner;
 use stacyvm_tests::{Options, Server};
 use stats::{PAUSE, Samples, show};
 
@@ -36,6 +38,7 @@ struct Effort {
 }
 
 fn main() -> Result<()> {
+    stacyvm_provider_native::spawner::run_if_requested();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, rounds, program] = &args[..]
         && mode == "__floor"
@@ -51,6 +54,11 @@ fn main() -> Result<()> {
     if args == ["--metrics"] {
         return metrics::run();
     }
+    if args == ["--remote"] {
+        let spawner = Spawner::start().context("the spawner")?;
+        let program = StaticTrue::build()?;
+        return remote::run(spawner, &program.0.display().to_string());
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
@@ -65,7 +73,7 @@ fn main() -> Result<()> {
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
                 "unknown argument {other}; known are --quick, --live N, --load N, --admission \
-                 [--postgres] and --metrics alone"
+                 [--postgres], and alone --metrics and --remote"
             ),
         }
     }

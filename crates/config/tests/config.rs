@@ -404,7 +404,7 @@ fn workers_have_tokens_of_their_own_below_one_key() {
     let given = file(text);
     let loaded = load(&given.sources()).unwrap();
     let tokens = &loaded.credentials.workers.tokens;
-    let read: Vec<_> = tokens.iter().map(|(id, token)| (id.as_str(), token.expose())).collect();
+    let read: Vec<_> = tokens.iter().map(|(id, own)| (id.as_str(), own[0].expose())).collect();
     assert_eq!(read, [("rack.3", "hunter3"), ("w1", "hunter2")]);
     let place = format!("file:{}:3", given.path().display());
     assert_eq!(loaded.source("auth.worker_tokens").to_string(), place);
