@@ -1,8 +1,9 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics] [--remote]` builds and runs it. Needs
-//! root, but for `--admission` and `--metrics`: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]
+//! [--remote]` builds and runs it. Needs root, but for `--admission` and `--metrics`: it compares
+//! the root rung.
 
 mod admission;
 mod external;
