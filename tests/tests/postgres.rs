@@ -28,6 +28,7 @@ fn main() {
             remembers as fn(&postgres::Server) -> Result<()>,
         ),
         ("a_server_survives_a_restart_of_the_database", survives),
+        ("a_place_that_one_server_frees_goes_to_a_waiter_of_another", waits_for_another),
         ("the_commands_about_the_database_know_postgres", commands),
     ];
     let trials = trials.map(|(name, test)| {
@@ -49,12 +50,18 @@ fn main() {
 /// password can be any; nobody may ever see it.
 fn settings(database: &postgres::Server, dir: &Path) -> Result<String> {
     let name = database.create_database()?;
-    let dsn = database.dsn(&name).replace("stacyvm@", "stacyvm:hunter2@");
+    settings_of(database, &name, dir, "")
+}
+
+/// The same with more settings, for a database that may have other servers.
+fn settings_of(database: &postgres::Server, name: &str, dir: &Path, more: &str) -> Result<String> {
+    std::fs::create_dir_all(dir)?;
+    let dsn = database.dsn(name).replace("stacyvm@", "stacyvm:hunter2@");
     std::fs::write(dir.join("dsn"), dsn)?;
     let file = dir.join("stacyvm.yaml");
     let text = format!(
         "providers: {{default: mock, mock: {{enabled: true}}}}\n\
-         database: {{driver: postgres, dsn_file: {}}}\n",
+         database: {{driver: postgres, dsn_file: {}}}\n{more}",
         dir.join("dsn").display()
     );
     std::fs::write(&file, text)?;
@@ -111,6 +118,41 @@ fn survives(_: &postgres::Server) -> Result<()> {
     }
     stop(server);
     shows_no_password(dir.path())
+}
+
+fn waits_for_another(database: &postgres::Server) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let name = database.create_database()?;
+    let serve = |worker: &str| -> Result<Server> {
+        let dir = dir.path().join(worker);
+        let more = format!(
+            "worker: {{id: {worker}}}\n\
+             defaults: {{max_sandboxes: 1, spawn_overflow: queue, spawn_queue_timeout: 60s}}\n"
+        );
+        start(&dir, &settings_of(database, &name, &dir, &more)?)
+    };
+    let (one, other) = (serve("one")?, serve("other")?);
+    let held = one.spawn()?;
+    let waiting = std::thread::scope(|scope| {
+        let spawn = scope.spawn(|| other.spawn());
+        let queued = wait_for("a spawn that waits", LIMIT, || {
+            let scheduler = &other.get("/api/v1/diagnostics")?.json()["scheduler"];
+            Ok((scheduler["spawn_queue_depth"] == 1).then_some(()))
+        });
+        let freed = one.delete(&format!("/api/v1/sandboxes/{held}"));
+        let spawned = spawn.join().map_err(|_| anyhow::anyhow!("the spawn panicked"))?;
+        queued?;
+        ensure!(freed?.status < 300);
+        spawned
+    })?;
+    ensure!(one.live()? == [waiting.clone()], "both servers see the same");
+    ensure!(other.delete(&format!("/api/v1/sandboxes/{waiting}"))?.status < 300);
+    stop(one);
+    stop(other);
+    for worker in ["one", "other"] {
+        shows_no_password(&dir.path().join(worker))?;
+    }
+    Ok(())
 }
 
 fn run(settings: &str, arguments: &[&str]) -> Result<(i32, String)> {

@@ -86,8 +86,8 @@ pub(super) enum Ended {
     Undone,
     /// Nothing of it was kept, for a reason that may be gone the next time.
     Again(Error),
-    /// Whether it was committed is not known.
-    Unknown(Error),
+    /// Whether it was committed is not known, or it was not although the body wanted it.
+    Failed(Error),
 }
 
 /// A transaction's progress.
@@ -170,7 +170,9 @@ impl Session {
             drive(&mut connection, client.batch_execute(self.purpose.set_up()), drop).await?;
             Ok(Link { client, connection, statements: HashMap::new() })
         };
-        let link = self.within(within, connect)?;
+        let connected = self.within(within, connect);
+        self.settings.note(connected.is_ok());
+        let link = connected?;
         *self.link.borrow_mut() = Some(link);
         Ok(())
     }
@@ -217,6 +219,8 @@ impl Session {
         }
         match self.failed.get() {
             Some(Verdict::Again) => Ended::Again(unavailable(Failure::Interrupted)),
+            // A body that went on over a failure: the database did not.
+            Some(Verdict::Final) if keep => Ended::Failed(unavailable(Failure::Interrupted)),
             Some(Verdict::Final) | None => Ended::Undone,
         }
     }
@@ -236,7 +240,7 @@ impl Session {
             Err(failure) if failure.says_undone() => Ended::Again(failure.into_error()),
             Err(failure) => {
                 self.hang_up();
-                Ended::Unknown(unavailable(failure))
+                Ended::Failed(unavailable(failure))
             }
         }
     }

@@ -166,19 +166,17 @@ impl Settings {
         Ok(Self { config, tls, clock: LeaseClock::Database, away_since: Mutex::new(None) })
     }
 
-    /// Connects, and notes how that went.
+    /// Connects.
     pub(super) async fn connect(&self) -> Result<(Client, Connection<Socket, Encrypted>), Failure> {
-        let connected = self.config.connect(self.tls.clone()).await;
+        Ok(self.config.connect(self.tls.clone()).await?)
+    }
+
+    /// Notes whether the database could be reached.
+    pub(super) fn note(&self, reached: bool) {
         let mut away = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        match connected {
-            Ok(connected) => {
-                *away = None;
-                Ok(connected)
-            }
-            Err(error) => {
-                away.get_or_insert_with(Instant::now);
-                Err(error.into())
-            }
+        match reached {
+            true => *away = None,
+            false => _ = away.get_or_insert_with(Instant::now),
         }
     }
 
