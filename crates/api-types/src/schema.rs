@@ -29,6 +29,8 @@ pub mod pattern {
     );
     /// The id of a worker.
     pub const WORKER: &str = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
+    /// A name that a worker gives: of a provider, or of what one can do.
+    pub const NAME: &str = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
     /// The longest image's name.
     pub const IMAGE_LENGTH: usize = 255;
     /// Permission bits as octal text.
@@ -79,6 +81,58 @@ pub(crate) fn owner(_: &mut SchemaGenerator) -> Schema {
 /// A worker of a request.
 pub(crate) fn worker(_: &mut SchemaGenerator) -> Schema {
     optional_text(pattern::WORKER, "rack-3")
+}
+
+/// A name of a worker's host in a request.
+pub(crate) fn hostname(_: &mut SchemaGenerator) -> Schema {
+    optional_text(r"[^\u0000-\u001f\u007f-\u009f]{1,253}", "rack-3.example.org")
+}
+
+/// What a worker says that it does.
+pub(crate) fn worker_status(_: &mut SchemaGenerator) -> Schema {
+    optional_text("[A-Za-z_-]{1,32}", "online")
+}
+
+/// What tells one data directory of a worker from another.
+pub(crate) fn instance(_: &mut SchemaGenerator) -> Schema {
+    optional_text("[A-Za-z0-9._-]{1,128}", "b1946ac92492d234")
+}
+
+/// A version of a program.
+pub(crate) fn version(_: &mut SchemaGenerator) -> Schema {
+    optional_text("[!-~]{1,64}", "1.2.3")
+}
+
+/// Where a worker takes calls.
+pub(crate) fn rpc_url(_: &mut SchemaGenerator) -> Schema {
+    let host = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])";
+    optional_text(&format!("https?://{host}(?::[0-9]{{1,5}})?/?"), "http://10.0.0.7:7424")
+}
+
+/// A provider of a worker.
+pub(crate) fn provider_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": format!("^{}$", pattern::NAME),
+        "examples": ["native"],
+    })
+}
+
+/// Names that a worker gives.
+pub(crate) fn names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["array", "null"],
+        "items": {"type": "string", "pattern": format!("^{}$", pattern::NAME)},
+    })
+}
+
+/// Images that are on a worker.
+pub(crate) fn images(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["array", "null"],
+        "items": {"type": "string", "minLength": 1, "maxLength": pattern::IMAGE_LENGTH},
+        "maxItems": 1024,
+    })
 }
 
 /// Who a worker token of a request is for.

@@ -25,6 +25,7 @@ mod idempotency;
 mod images;
 mod jobs;
 mod keys;
+mod leases;
 mod lifecycle;
 mod members;
 pub mod metrics;
