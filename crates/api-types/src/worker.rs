@@ -14,18 +14,18 @@ pub struct HeartbeatRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::hostname")]
     pub hostname: Option<String>,
-    /// `online`, unless it is given; with any other word it takes nothing new, such as `draining`.
+    /// `online`, unless it is given, or `draining` when it takes nothing new.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::worker_status")]
     pub status: Option<String>,
     /// The names of its providers, all of them ready; a list, or a text that is a list in JSON.
     /// Not looked at when there are `offers`.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::nested")]
-    #[schemars(schema_with = "schema::names")]
+    #[schemars(schema_with = "schema::provider_names")]
     pub providers: Option<Vec<String>>,
-    /// What those providers can do; as `providers`.
+    /// What an earlier worker can do, as `providers`; nothing follows from it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::nested")]
-    #[schemars(schema_with = "schema::names")]
+    #[schemars(schema_with = "schema::capabilities")]
     pub capabilities: Option<Vec<String>>,
     /// What it can hold, and where it is reached; an object, or a text that is one in JSON.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::nested")]
@@ -42,16 +42,6 @@ pub struct HeartbeatRequest {
     /// Its providers, in place of `providers` and `capabilities`; at most 32, each once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offers: Option<Vec<OfferRequest>>,
-}
-
-impl HeartbeatRequest {
-    /// The most providers that a worker may name.
-    pub const MAX_OFFERS: usize = 32;
-    /// The most capabilities of one of them.
-    pub const MAX_CAPABILITIES: usize = 64;
-    /// The most images of one of them. A worker that has more leaves some out: they only say where
-    /// a launch is quicker.
-    pub const MAX_IMAGES: usize = 1024;
 }
 
 /// What a worker can hold, and where it is reached. 0 is no limit.
@@ -91,9 +81,9 @@ pub struct OfferRequest {
     pub ready: Option<bool>,
     /// What it can do there; at most 64.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::names")]
+    #[schemars(schema_with = "schema::capabilities")]
     pub capabilities: Option<Vec<String>>,
-    /// The images that are there and need not be brought; at most 1024.
+    /// The images that are there and need not be brought; at most 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::images")]
     pub images: Option<Vec<String>>,
@@ -192,7 +182,7 @@ pub struct HeartbeatReply {
     /// The worker as it is remembered.
     #[serde(flatten)]
     pub worker: Worker,
-    /// How long its lease holds from now on, as a duration.
+    /// How long its lease holds from this heartbeat on, as a duration.
     #[schemars(schema_with = "schema::elapsed")]
     pub lease_expires_in: String,
     /// Whether the operator wants it to take nothing new.

@@ -9,7 +9,7 @@ use stacyvm_api_types::{
 };
 use stacyvm_control::{Error, Member};
 use stacyvm_store::WorkerRow;
-use stacyvm_types::{Resources, Timestamp, Unfit, WorkerId};
+use stacyvm_types::{Resources, Timestamp, WorkerId};
 
 use super::{
     doc::{Doc, doc, matching},
@@ -169,11 +169,7 @@ fn member_view(member: Member, now: Timestamp) -> Worker {
 
 /// A worker as it stands at `now`, without what its sandboxes take.
 pub(super) fn view(row: WorkerRow, now: Timestamp) -> Worker {
-    let status = match row.unfit(now) {
-        None => "online",
-        Some(Unfit::Draining) => "draining",
-        Some(Unfit::Stale | Unfit::Unknown) => "offline",
-    };
+    let status = row.status(now);
     let stale = !row.is_fresh(now);
     let WorkerRow { beat, cordoned, lease_until, heartbeat_at, created_at, updated_at } = row;
     let capabilities: BTreeSet<_> =
