@@ -57,8 +57,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let _lock = data_dir::lock(&data_dir)?;
     raise_descriptor_limit();
     let spawner = match config.providers.default {
-        config::Provider::Native => Some(native::spawner()?),
-        config::Provider::Mock => None,
+        config::Provider::Native if config.worker.enabled => Some(native::spawner()?),
+        config::Provider::Native | config::Provider::Mock => None,
     };
     let runtime = crate::runtime()?;
     if let Some(traces) = &traces {
@@ -205,7 +205,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// The default first.
+/// The default first; none where the server runs no sandboxes itself.
 async fn providers(
     config: &Config,
     data_dir: &Path,
@@ -214,6 +214,9 @@ async fn providers(
     stopping: &CancellationToken,
 ) -> Result<Vec<Arc<dyn Provider>>, Failure> {
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+    if !config.worker.enabled {
+        return Ok(providers);
+    }
     let mock = spawner.is_none() || config.providers.mock.enabled;
     if let Some(spawner) = spawner {
         let (ready, limits) = (config.defaults.pool_size.0, settings::limits(&config.defaults));
