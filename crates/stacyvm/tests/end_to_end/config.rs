@@ -123,7 +123,7 @@ fn lint_judges_and_its_exit_code_says_so() {
     let sentence = format!("stacyvm: config lint found {failing} failing check(s)\n");
     assert_eq!(strict.err, sentence);
 
-    fs::write(&file, "database: {dsn: \"postgres://u:hunter2@h/d\"}\ncolour: red\n").unwrap();
+    fs::write(&file, "database: {dsn: \"mysql://u:hunter2@h/d\"}\ncolour: red\n").unwrap();
     let broken = in_dir(dir.path(), &["config", "lint", "--file", path, "-o", "json"], &[]);
     assert_eq!(broken.code, 1, "{broken:?}");
     for part in ["\"failing\":2", "\"name\":\"database.dsn\"", "\"status\":\"fail\"", "colour"] {

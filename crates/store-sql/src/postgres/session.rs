@@ -233,7 +233,7 @@ impl Session {
             Ok(()) => Ended::Committed,
             // It was never sent.
             Err(Failure::Gone) => Ended::Again(unavailable(Failure::Gone)),
-            Err(failure) if failure.says_undone() => Ended::Again(failure.to_error()),
+            Err(failure) if failure.says_undone() => Ended::Again(failure.into_error()),
             Err(failure) => {
                 self.hang_up();
                 Ended::Unknown(unavailable(failure))
@@ -341,7 +341,7 @@ impl Session {
         });
         result.map_err(|failure| {
             self.failed.set(Some(failure.verdict()));
-            failure.to_error()
+            failure.into_error()
         })
     }
 
@@ -485,7 +485,7 @@ impl Failure {
     }
 
     /// What it means to the caller of the store.
-    pub(super) fn to_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         match self.code() {
             Some(code) if *code == SqlState::DISK_FULL => Error::DiskFull,
             Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION => Error::NotFound,
