@@ -238,6 +238,7 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
             idempotency_keys: config.retention.idempotency_keys.0,
         },
         default_limits: limits(defaults),
+        runs_sandboxes: config.worker.enabled,
         ..Settings::new(worker, config.providers.default.word())
     }
 }
