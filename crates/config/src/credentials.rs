@@ -25,10 +25,10 @@ pub struct Credentials {
     pub api_key: Option<Secret>,
     /// `auth.admin_api_key`, or what its file holds.
     pub admin_api_key: Option<Secret>,
-    /// What lets workers and control planes in at each other.
-    pub workers: WorkerCredentials,
     /// `database.dsn`, or what its file holds.
     pub database_dsn: Option<Secret>,
+    /// What lets workers and control planes in at each other.
+    pub workers: WorkerCredentials,
 }
 
 /// What is said about a file of a secret.
@@ -86,7 +86,7 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
     notes.extend(others);
     let (database_dsn, others) = database::read(&config.database);
     notes.extend(others);
-    (Credentials { api_key, admin_api_key, workers, database_dsn }, notes)
+    (Credentials { api_key, admin_api_key, database_dsn, workers }, notes)
 }
 
 /// What is said about a file that everybody can read.

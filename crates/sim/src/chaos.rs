@@ -10,6 +10,9 @@ use crate::{server::Host, world::World};
 /// Steps within which a node dies that is to die at one.
 const STEPS: u64 = 60;
 
+/// What the store is called in the network.
+pub(crate) const STORE: &str = "store";
+
 /// Makes trouble until faults end.
 pub(crate) async fn make_trouble(world: World, hosts: Vec<Host>) {
     while world.faults() {
@@ -29,6 +32,9 @@ pub(crate) async fn make_trouble(world: World, hosts: Vec<Host>) {
         }
         if world.strikes("runtime deaths", profile.provider.deaths) {
             kill_a_runtime(&world);
+        }
+        if world.strikes("network cuts", profile.net.cuts) {
+            cut_somewhere(&world, &hosts);
         }
         for host in &hosts {
             trouble_host(&world, host).await;
@@ -56,6 +62,15 @@ async fn trouble_host(world: &World, host: &Host) {
     } else if world.strikes("node restarts", faults.restarts) {
         host.restart().await;
     }
+}
+
+fn cut_somewhere(world: &World, hosts: &[Host]) {
+    let names: Vec<_> = hosts.iter().map(|host| host.id().as_str()).chain([STORE]).collect();
+    let (one, other) = world.roll(|rng| (rng.pick(&names).copied(), rng.pick(&names).copied()));
+    let (Some(one), Some(other)) = (one, other) else { return };
+    let time = world.roll(|rng| rng.time(Duration::from_secs(1), Duration::from_secs(70)));
+    world.note("world", format_args!("{one} and {other} are cut off for {time:?}"));
+    world.cut(one, other, time);
 }
 
 fn kill_a_runtime(world: &World) {

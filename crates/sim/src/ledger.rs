@@ -16,6 +16,8 @@ pub(crate) struct SimLedger {
     pub(crate) world: World,
     pub(crate) life: Life,
     pub(crate) page: Page,
+    /// Whether it keeps the generations.
+    pub(crate) is_fencing: bool,
 }
 
 impl SimLedger {
@@ -27,7 +29,7 @@ impl SimLedger {
 
 impl Ledger for SimLedger {
     fn read(&mut self) -> io::Result<String> {
-        if self.world.has(Plant::FencingForgotten) {
+        if self.is_fencing && self.world.has(Plant::FencingForgotten) {
             return Ok(String::new());
         }
         Ok(self.page.lock().unwrap_or_else(PoisonError::into_inner).clone())

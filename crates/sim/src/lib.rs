@@ -9,6 +9,7 @@ mod chaos;
 mod clients;
 mod invariants;
 mod ledger;
+mod link;
 pub mod model;
 mod node;
 mod plant;

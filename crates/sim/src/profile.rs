@@ -14,6 +14,12 @@ pub(crate) struct Profile {
     pub(crate) store: StoreFaults,
     pub(crate) provider: ProviderFaults,
     pub(crate) node: NodeFaults,
+    pub(crate) net: NetFaults,
+    pub(crate) skew: Skew,
+    /// Servers that share the store, and workers without a server; no server is one that has the
+    /// store for itself.
+    pub(crate) servers: usize,
+    pub(crate) workers: usize,
     /// Calls that their client gives up, of those that it makes.
     pub(crate) impatience: u64,
     pub(crate) limits: Limits,
@@ -64,6 +70,29 @@ pub(crate) struct NodeFaults {
 }
 
 #[derive(Debug, Clone, Default)]
+pub(crate) struct NetFaults {
+    /// The longest way there, and back.
+    pub(crate) latency: Duration,
+    /// Calls that never arrive.
+    pub(crate) lost: u64,
+    /// Calls whose answer never arrives.
+    pub(crate) unanswered: u64,
+    /// Calls that arrive late.
+    pub(crate) slow: u64,
+    /// Calls that arrive once more, later.
+    pub(crate) repeated: u64,
+    /// Cuts between two nodes, or a node and the store, by second.
+    pub(crate) cuts: u64,
+}
+
+/// How wrong clocks are, in microseconds, and in microseconds a second.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Skew {
+    pub(crate) ahead: i64,
+    pub(crate) drift: i64,
+}
+
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     /// Sandboxes at a time; 0 is no limit.
     pub(crate) total: u64,
@@ -84,6 +113,11 @@ impl Profile {
         };
         profile.provider.launch = rng.time(Duration::from_millis(1), Duration::from_secs(2));
         profile.store.latency = rng.time(Duration::from_micros(50), Duration::from_millis(20));
+        if rng.permille(650) {
+            profile.servers = size(rng.between(1, 3));
+            profile.workers = size(rng.between(u64::from(profile.servers == 1), 2));
+            profile.net.latency = rng.time(Duration::from_micros(50), Duration::from_millis(10));
+        }
         if seed.is_multiple_of(8) {
             // What waits for a place is told from what a limit of its own holds up.
             if rng.permille(500) {
@@ -110,6 +144,15 @@ impl Profile {
         node.at_a_step = rng.below(1000);
         node.pauses = one_of(rng, 40);
         node.restarts = one_of(rng, 30);
+        let net = &mut profile.net;
+        net.lost = one_of(rng, 60);
+        net.unanswered = one_of(rng, 60);
+        net.slow = one_of(rng, 100);
+        net.repeated = one_of(rng, 100);
+        net.cuts = one_of(rng, 80);
+        if profile.servers != 0 && rng.permille(500) {
+            profile.skew = Skew { ahead: 20_000_000, drift: 200 };
+        }
         profile.impatience = one_of(rng, 200);
         if plant.is_some_and(Plant::needs_crashes) {
             profile.node.crashes = profile.node.crashes.max(30);
@@ -119,7 +162,7 @@ impl Profile {
 
     /// Whether nothing goes wrong at all.
     pub(crate) fn is_calm(&self) -> bool {
-        let Self { store, provider, node, impatience, .. } = self;
+        let Self { store, provider, node, net, impatience, .. } = self;
         let chances = [
             store.refused,
             store.unacknowledged,
@@ -133,10 +176,19 @@ impl Profile {
             node.crashes,
             node.pauses,
             node.restarts,
+            net.lost,
+            net.unanswered,
+            net.slow,
+            net.repeated,
+            net.cuts,
             *impatience,
         ];
         chances.iter().all(|chance| *chance == 0)
     }
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(0)
 }
 
 fn limits(rng: &mut Rng) -> Limits {

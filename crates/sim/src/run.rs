@@ -15,10 +15,11 @@ use crate::{
     chaos,
     clients::Client,
     invariants,
+    link::Hosts,
     plant::Plant,
     profile::Profile,
     rng::Rng,
-    server::Host,
+    server::{Host, Kind},
     world::{Violation, World},
 };
 
@@ -121,12 +122,26 @@ async fn simulate(plan: Plan) -> World {
 
 async fn story(world: &World) {
     let tasks = TaskTracker::new();
-    let id = WorkerId::parse("one").expect("it is a worker's id");
-    let hosts = vec![Host::new(world, id)];
+    let all = Hosts::default();
+    let host = |name: &str, kind| {
+        let id = WorkerId::parse(name).expect("it is a worker's id");
+        Host::new(world, id, kind, all.clone())
+    };
+    let Profile { servers, workers, .. } = world.profile();
+    let hosts: Vec<_> = match servers {
+        0 => vec![host("alone", Kind::Alone)],
+        _ => {
+            let servers = ["one", "two", "three"].into_iter().take(*servers);
+            let workers = ["four", "five"].into_iter().take(*workers);
+            let servers = servers.map(|name| host(name, Kind::Server));
+            servers.chain(workers.map(|name| host(name, Kind::Worker))).collect()
+        }
+    };
+    all.get_or_init(|| hosts.clone());
     for host in &hosts {
         tasks.spawn(host.clone().supervise());
     }
-    if world.profile().is_calm() {
+    if world.profile().is_calm() && world.profile().servers == 0 {
         tasks.spawn(watch_queues(world.clone(), hosts.clone()));
     }
     let trouble = tasks.spawn(chaos::make_trouble(world.clone(), hosts.clone()));
@@ -174,7 +189,7 @@ async fn watch_queues(world: World, hosts: Vec<Host>) {
 }
 
 async fn end_all(world: &World, client: &Client) {
-    let Some(server) = client.hosts.first().and_then(Host::server) else {
+    let Some(server) = client.hosts.iter().find_map(Host::server) else {
         world.violate("servers_come_back", "no server takes requests at the end".to_owned());
         return;
     };

@@ -1,4 +1,5 @@
-//! A server with its own worker: one life after the other over what its host keeps.
+//! Hosts and what runs on them: a server with its own worker, or a worker alone; one life after the
+//! other over what the host keeps.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -6,16 +7,17 @@ use std::{
 };
 
 use stacyvm_admission::Policy;
-use stacyvm_control::{Control, Overflow, Parts, Rules, Settings};
+use stacyvm_control::{Control, Membership, Overflow, Parts, Rules, Settings};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::Provider;
-use stacyvm_types::{Resources, WorkerId, time::Clock};
+use stacyvm_types::{Beat, Offer, Resources, WorkerId, time::Clock};
 use stacyvm_worker::{Ledgers, LocalWorker};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     ledger::{Page, SimLedger},
+    link::{Hosts, SimDial},
     node::{Life, SimClock},
     plant::Plant,
     provider::{self, SimProvider},
@@ -23,152 +25,284 @@ use crate::{
     world::{Chance, World},
 };
 
-/// How long a supervisor waits before it starts a server again.
+/// How long a supervisor waits before it starts a node again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// How long an orderly stop waits for what is under way.
 const STOPPING: Duration = Duration::from_secs(10);
 /// How far a clock runs ahead where that is planted.
 const AHEAD: i64 = 5_000_000;
+/// How long a heartbeat may take, and when one that failed is tried again.
+const BEAT: Duration = Duration::from_secs(5);
+const BEAT_AGAIN: Duration = Duration::from_secs(2);
 
-/// A host and the server on it.
+/// A host and the node on it.
 #[derive(Clone)]
 pub(crate) struct Host(Arc<Inner>);
 
 struct Inner {
     world: World,
     id: WorkerId,
-    page: Page,
+    kind: Kind,
+    hosts: Hosts,
+    generations: Page,
     deadlines: Page,
+    clock: (i64, i64),
     state: Mutex<State>,
+}
+
+/// What runs on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A server that has its store for itself.
+    Alone,
+    /// One of several servers.
+    Server,
+    /// A worker without a server.
+    Worker,
 }
 
 #[derive(Default)]
 struct State {
     lives: u64,
-    server: Option<Server>,
+    daemon: Option<Daemon>,
 }
 
-/// One life of a server.
+/// One life of a node.
 #[derive(Clone)]
-pub(crate) struct Server {
-    pub(crate) control: Control,
+pub(crate) struct Daemon {
     pub(crate) life: Life,
-    tasks: TaskTracker,
+    pub(crate) worker: Arc<LocalWorker>,
+    pub(crate) tasks: TaskTracker,
+    control: Option<Control>,
     stopping: CancellationToken,
     ready: bool,
 }
 
+/// A server that takes requests.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) control: Control,
+    pub(crate) life: Life,
+}
+
 impl Host {
-    pub(crate) fn new(world: &World, id: WorkerId) -> Self {
-        let (page, deadlines) = (Page::default(), Page::default());
-        Self(Arc::new(Inner { world: world.clone(), id, page, deadlines, state: Mutex::default() }))
+    pub(crate) fn new(world: &World, id: WorkerId, kind: Kind, hosts: Hosts) -> Self {
+        let skew = world.profile().skew;
+        let wrong = |most: i64| {
+            let most = u64::try_from(most).unwrap_or(0);
+            let wrong = world.roll(|rng| rng.below(2 * most + 1));
+            i64::try_from(wrong).unwrap_or(0) - i64::try_from(most).unwrap_or(0)
+        };
+        let clock = (wrong(skew.ahead), wrong(skew.drift));
+        Self(Arc::new(Inner {
+            world: world.clone(),
+            id,
+            kind,
+            hosts,
+            generations: Page::default(),
+            deadlines: Page::default(),
+            clock,
+            state: Mutex::default(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn id(&self) -> &WorkerId {
+        &self.0.id
+    }
+
     /// The server, when it takes requests.
     pub(crate) fn server(&self) -> Option<Server> {
-        self.state().server.clone().filter(|server| server.ready && server.life.is_up())
+        let daemon = self.state().daemon.clone()?;
+        let Daemon { life, control, ready, .. } = daemon;
+        let control = control.filter(|_| ready && life.is_up())?;
+        Some(Server { control, life })
+    }
+
+    /// What takes calls to the worker here, if anything does.
+    pub(crate) fn daemon(&self) -> Option<Daemon> {
+        self.state().daemon.clone().filter(|daemon| !daemon.life.is_dead())
     }
 
     /// The life that is lived now, ready or not.
     pub(crate) fn life(&self) -> Option<Life> {
-        self.state().server.as_ref().map(|server| server.life.clone())
+        self.state().daemon.as_ref().map(|daemon| daemon.life.clone())
     }
 
-    /// Keeps a server running for ever, as a supervisor does.
+    /// Keeps a node running for ever, as a supervisor does.
     pub(crate) async fn supervise(self) {
         loop {
-            let server = self.begin();
-            let started = async {
-                while let Err(error) = server.control.recover().await {
-                    self.0.world.note(server.life.name(), format_args!("cannot recover: {error}"));
-                    sleep(Duration::from_secs(1)).await;
-                }
-                server.control.start_jobs();
-                self.0.world.note(server.life.name(), format_args!("takes requests"));
-                if let Some(server) = &mut self.state().server {
-                    server.ready = true;
-                }
-                std::future::pending::<()>().await;
-            };
+            let daemon = self.begin();
+            let (worker, stopping) = (daemon.worker.clone(), daemon.stopping.clone());
+            daemon.tasks.spawn(async move { worker.keep_time(stopping).await });
             tokio::select! {
                 biased;
-                () = server.life.death() => {}
-                () = started => {}
+                () = daemon.life.death() => {}
+                () = self.run(&daemon) => {}
             }
             let pause = self.0.world.roll(|rng| rng.time(RESTART.0, RESTART.1));
             sleep(pause).await;
         }
     }
 
-    /// Stops a server in order; its supervisor starts it again.
-    pub(crate) async fn restart(&self) {
-        let Some(server) = self.server() else { return };
-        self.0.world.note(server.life.name(), format_args!("stops in order"));
-        if let Some(server) = &mut self.state().server {
-            server.ready = false;
+    async fn run(&self, daemon: &Daemon) {
+        let Some(control) = &daemon.control else { return self.beat_for_ever(daemon).await };
+        while let Err(error) = control.recover().await {
+            self.0.world.note(daemon.life.name(), format_args!("cannot recover: {error}"));
+            sleep(Duration::from_secs(1)).await;
         }
-        server.stopping.cancel();
-        server.tasks.close();
-        let done = timeout(STOPPING, server.tasks.wait()).await;
-        server.life.kill(if done.is_ok() { "in order" } else { "while it stopped" });
+        control.start_jobs();
+        self.0.world.note(daemon.life.name(), format_args!("takes requests"));
+        if let Some(daemon) = &mut self.state().daemon {
+            daemon.ready = true;
+        }
+        std::future::pending().await
     }
 
-    fn begin(&self) -> Server {
+    /// Says that a worker lives, to one server or another.
+    async fn beat_for_ever(&self, daemon: &Daemon) {
         let world = &self.0.world;
-        let mut state = self.state();
-        state.lives += 1;
-        let life = Life::new(world, format!("{}/{}", self.0.id, state.lives));
+        loop {
+            daemon.life.step().await;
+            let beat = self.beat(daemon).await;
+            let servers: Vec<_> = self.0.hosts.get().into_iter().flatten().collect();
+            let servers: Vec<_> = servers
+                .into_iter()
+                .filter(|host| !world.is_cut(self.0.id.as_str(), host.id().as_str()))
+                .filter_map(Host::server)
+                .collect();
+            let heard = match world.roll(|rng| rng.pick(&servers).cloned()) {
+                Some(server) => {
+                    world.delay(world.profile().net.latency).await;
+                    let heard = timeout(BEAT, server.control.heard_of(beat)).await;
+                    heard.is_ok_and(|heard| heard.is_ok())
+                }
+                None => false,
+            };
+            sleep(if heard { Membership::default().heartbeat } else { BEAT_AGAIN }).await;
+        }
+    }
+
+    async fn beat(&self, daemon: &Daemon) -> Beat {
+        let offers = daemon.worker.providers().await.into_iter().map(|report| Offer {
+            provider: report.name.to_string(),
+            default: report.default,
+            ready: report.probe.usable,
+            capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
+            images: [].into(),
+        });
+        let name = self.0.id.to_string();
+        Beat {
+            id: self.0.id.clone(),
+            instance: format!("disk of {name}"),
+            hostname: name.clone(),
+            version: "1".to_owned(),
+            url: Some(name),
+            draining: daemon.worker.is_draining(),
+            offers: offers.collect(),
+            capacity: self.capacity(),
+        }
+    }
+
+    fn capacity(&self) -> Resources {
+        let sandboxes = self.0.world.profile().limits.per_worker;
+        Resources { sandboxes, ..Resources::default() }
+    }
+
+    /// Stops a node in order; its supervisor starts it again.
+    pub(crate) async fn restart(&self) {
+        let Some(daemon) = self.daemon().filter(|daemon| daemon.life.is_up()) else { return };
+        self.0.world.note(daemon.life.name(), format_args!("stops in order"));
+        if let Some(daemon) = &mut self.state().daemon {
+            daemon.ready = false;
+        }
+        daemon.stopping.cancel();
+        daemon.tasks.close();
+        let done = timeout(STOPPING, daemon.tasks.wait()).await;
+        daemon.life.kill(if done.is_ok() { "in order" } else { "while it stopped" });
+    }
+
+    fn begin(&self) -> Daemon {
+        let world = &self.0.world;
+        let life = {
+            let mut state = self.state();
+            state.lives += 1;
+            Life::new(world, format!("{}/{}", self.0.id, state.lives))
+        };
         world.note(life.name(), format_args!("begins"));
-        let ahead = if world.has(Plant::ExpiryByLocalClock) { AHEAD } else { 0 };
-        let clock: Arc<dyn Clock> = Arc::new(SimClock { world: world.clone(), ahead, drift: 0 });
+        let (ahead, drift) = self.0.clock;
+        let planted = if world.has(Plant::ExpiryByLocalClock) { AHEAD } else { 0 };
+        let clock = SimClock { world: world.clone(), ahead: ahead + planted, drift };
+        let clock: Arc<dyn Clock> = Arc::new(clock);
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-        let provider =
-            SimProvider { world: world.clone(), life: life.clone(), host: self.0.id.clone() };
-        let ledger = |page: &Page| {
+        let worker = Arc::new(self.worker(&life, clock.clone()));
+        let control = (self.0.kind != Kind::Worker).then(|| {
+            let dial = SimDial {
+                world: world.clone(),
+                caller: life.clone(),
+                from: self.0.id.clone(),
+                hosts: self.0.hosts.clone(),
+            };
+            let shared = self.0.kind == Kind::Server;
+            let parts = Parts {
+                store: Arc::new(SimStore {
+                    world: world.clone(),
+                    life: life.clone(),
+                    of: self.0.id.clone(),
+                    shared,
+                }),
+                fleet: Fleet::new([Arc::clone(&worker) as Arc<dyn Worker>]),
+                dial: Some(Arc::new(dial)),
+                clock,
+                settings: self.settings(),
+                tasks: tasks.clone(),
+                stopping: stopping.clone(),
+            };
+            let chance = Chance::new(world.roll(|rng| rng.fork()));
+            Control::with_entropy(parts, Arc::new(chance))
+        });
+        let daemon = Daemon { life, worker, tasks, control, stopping, ready: false };
+        self.state().daemon = Some(daemon.clone());
+        daemon
+    }
+
+    fn worker(&self, life: &Life, clock: Arc<dyn Clock>) -> LocalWorker {
+        let Inner { world, id, generations, deadlines, .. } = &*self.0;
+        let provider = SimProvider { world: world.clone(), life: life.clone(), host: id.clone() };
+        let ledger = |page: &Page, is_fencing| {
             let (world, life, page) = (world.clone(), life.clone(), page.clone());
-            Box::new(SimLedger { world, life, page })
+            Box::new(SimLedger { world, life, page, is_fencing })
         };
         let ledgers =
-            Ledgers { generations: ledger(&self.0.page), deadlines: ledger(&self.0.deadlines) };
+            Ledgers { generations: ledger(generations, true), deadlines: ledger(deadlines, false) };
         let providers = [Arc::new(provider) as Arc<dyn Provider>];
-        let worker = LocalWorker::with_ledgers(
-            self.0.id.clone(),
-            providers,
-            provider::NAME,
-            ledgers,
-            clock.clone(),
-        );
-        let worker = worker.expect("a ledger in memory opens while its node lives");
-        let parts = Parts {
-            store: Arc::new(SimStore { world: world.clone(), life: life.clone() }),
-            fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
-            dial: None,
-            clock,
-            settings: self.settings(),
-            tasks: tasks.clone(),
-            stopping: stopping.clone(),
-        };
-        let chance = Chance::new(world.roll(|rng| rng.fork()));
-        let control = Control::with_entropy(parts, Arc::new(chance));
-        let server = Server { control, life, tasks, stopping, ready: false };
-        state.server = Some(server.clone());
-        server
+        LocalWorker::with_ledgers(id.clone(), providers, provider::NAME, ledgers, clock)
+            .expect("ledgers in memory open while their node lives")
     }
 
     fn settings(&self) -> Settings {
         let limits = &self.0.world.profile().limits;
         let mut settings = Settings::new(self.0.id.clone(), provider::NAME);
+        if self.0.kind == Kind::Server {
+            let name = self.0.id.to_string();
+            settings.membership = Membership {
+                instance: format!("disk of {name}"),
+                hostname: name.clone(),
+                url: Some(name),
+                term: Some(settings.membership.lease_term),
+                ..settings.membership
+            };
+        }
         settings.rules = Rules {
             policy: Policy {
                 max_sandboxes: limits.total,
                 max_per_owner: limits.per_owner,
                 ..settings.rules.policy
             },
-            capacity: Resources { sandboxes: limits.per_worker, ..Resources::default() },
+            capacity: self.capacity(),
             overflow: match limits.queue {
                 Some((places, patience)) => Overflow::Queue {
                     places: usize::try_from(places).unwrap_or(usize::MAX),

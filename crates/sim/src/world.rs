@@ -14,6 +14,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
+use tokio_util::task::TaskTracker;
 
 use crate::{plant::Plant, profile::Profile, rng::Rng, trace::Trace, truth::Truth};
 
@@ -38,6 +39,7 @@ struct Shared {
     profile: Profile,
     plant: Option<Plant>,
     store: Arc<MemoryStore>,
+    tasks: TaskTracker,
     state: Mutex<State>,
     violated: Notify,
 }
@@ -48,6 +50,8 @@ pub(crate) struct State {
     trace: Trace,
     /// Whether anything may go wrong now.
     faults: bool,
+    /// Between whom the network is cut, and until when.
+    cuts: BTreeMap<(String, String), Duration>,
     /// Until when the store is away, and until when it fails over.
     away: Duration,
     failing_over: Duration,
@@ -72,6 +76,7 @@ impl World {
             truth: Truth::default(),
             trace: Trace::new(print),
             faults: true,
+            cuts: BTreeMap::new(),
             away: Duration::ZERO,
             failing_over: Duration::ZERO,
             violation: None,
@@ -82,6 +87,7 @@ impl World {
             profile,
             plant,
             store: Arc::default(),
+            tasks: TaskTracker::new(),
             state: Mutex::new(state),
             violated: Notify::new(),
         }))
@@ -137,6 +143,22 @@ impl World {
     pub(crate) fn end_faults(&self) {
         self.state().faults = false;
         self.note("world", format_args!("faults end"));
+    }
+
+    /// Owns what belongs to no node.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    /// Cuts the network between two for a while.
+    pub(crate) fn cut(&self, one: &str, other: &str, time: Duration) {
+        let until = self.elapsed() + time;
+        self.state().cuts.insert(pair(one, other), until);
+    }
+
+    pub(crate) fn is_cut(&self, one: &str, other: &str) -> bool {
+        let (state, now) = (self.state(), self.elapsed());
+        state.faults && state.cuts.get(&pair(one, other)).is_some_and(|until| now < *until)
     }
 
     /// Takes the store away for a while.
@@ -207,6 +229,10 @@ impl World {
             counts: state.counts.clone(),
         }
     }
+}
+
+fn pair(one: &str, other: &str) -> (String, String) {
+    (one.min(other).to_owned(), one.max(other).to_owned())
 }
 
 /// A node's own chance: what one node draws changes nothing for another.

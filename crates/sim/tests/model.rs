@@ -17,11 +17,13 @@ fn the_protocol_keeps_its_promises_in_every_state() {
 fn without_any_of_its_rules_a_promise_is_broken() {
     let all = Rules::of(1);
     for (name, rules, promise) in [
-        ("fenced", Rules { fenced: false, ..all }, "a_fenced_call_has_no_effect"),
+        ("fenced", Rules { fenced: false, ..all }, "one_runtime_per_sandbox"),
         ("margin", Rules { margin: false, ..all }, "one_runtime_per_sandbox"),
         ("ends_itself", Rules { ends_itself: false, ..all }, "one_runtime_per_sandbox"),
-        ("own_lease", Rules { own_lease: false, ..all }, "one_runtime_per_sandbox"),
-        ("termed", Rules { termed: false, ..all }, "one_runtime_per_sandbox"),
+        ("bounded", Rules { bounded: false, ..all }, "one_runtime_per_sandbox"),
+        ("graves", Rules { graves: false, ..all }, "one_runtime_per_sandbox"),
+        ("asking_fences", Rules { asking_fences: false, ..all }, "one_runtime_per_sandbox"),
+        ("remembered", Rules { remembered: false, ..all }, "one_runtime_per_sandbox"),
         ("raised", Rules { raised: false, ..all }, "a_generation_is_given_once"),
     ] {
         let broken = check(rules).expect_err(name);

@@ -10,11 +10,11 @@ use stacyvm_config::{
     self as config, Asked, Auth, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret,
     Sources, WorkerCredentials, Written,
 };
-use stacyvm_control::{Overflow, Retention, Rules, Settings};
+use stacyvm_control::{Membership, Overflow, Retention, Rules, Settings};
 use stacyvm_fleet::identity::{self, Keys, Load};
 use stacyvm_types::{Limits, Resources, WorkerId};
 
-use crate::{data_dir, failed};
+use crate::{cluster, data_dir, failed};
 
 /// The settings that flags can give, and the file that gives the others.
 #[derive(Debug, Clone, Args)]
@@ -211,7 +211,11 @@ pub(crate) fn keys_of(found: &WorkerCredentials) -> Keys {
     let secret = |secret: &Secret| identity::Secret::new(secret.expose());
     Keys {
         shared: found.token.as_ref().map(secret),
-        tokens: found.tokens.iter().map(|(id, token)| (id.clone(), secret(token))).collect(),
+        tokens: found
+            .tokens
+            .iter()
+            .map(|(id, own)| (id.clone(), own.iter().map(secret).collect()))
+            .collect(),
         signing: found.signing_key.as_ref().map(secret),
         also: found.signing_keys.iter().map(secret).collect(),
         revoked: found.revoked.clone(),
@@ -234,7 +238,23 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
             idempotency_keys: config.retention.idempotency_keys.0,
         },
         default_limits: limits(defaults),
+        runs_sandboxes: config.worker.enabled,
         ..Settings::new(worker, config.providers.default.word())
+    }
+}
+
+/// What the server's own worker says of itself: which data directory it has, and where it takes
+/// calls.
+pub(crate) fn membership(config: &Config, instance: String, url: Option<String>) -> Membership {
+    let lease = config.worker.heartbeat_interval.lease();
+    Membership {
+        instance,
+        hostname: cluster::hostname(),
+        url,
+        heartbeat: config.worker.heartbeat_interval.0,
+        lease_term: lease,
+        // Who has the store for himself has nobody to be fenced from.
+        term: (config.database.driver == config::Driver::Postgres).then_some(lease),
     }
 }
 
@@ -289,10 +309,12 @@ mod tests {
             insecure_no_auth: true,
         };
         let mut given: Vec<_> = all.flags().iter().map(|written| written.flag).collect();
+        given.extend(crate::worker::every_flag());
         let mut known: Vec<_> = stacyvm_config::keys().iter().filter_map(|key| key.flag).collect();
-        known.dedup();
         given.sort_unstable();
         known.sort_unstable();
+        given.dedup();
+        known.dedup();
         assert_eq!(given, known);
     }
 }

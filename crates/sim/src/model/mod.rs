@@ -10,12 +10,11 @@
 //! that ships. The clocks are assumptions, written as guards of steps:
 //! - A worker that counts its lease from when it sent the heartbeat sees it end no later than the store.
 //! - A runtime that may be taken over ends by itself before the margin after the lapse is over.
-//! - A sandbox that is gone is remembered for longer than a call is under way.
+//! - A call is under way for less than the margin, and a sandbox that is gone is remembered for longer
+//!   than a call is under way.
 
 mod search;
 mod steps;
-
-use std::collections::BTreeSet;
 
 use stacyvm_types::{Cause, CauseKind, Generation, Phase, Seen, Transition};
 
@@ -23,6 +22,10 @@ pub use search::{Broken, Checked, check};
 
 /// The workers.
 pub(crate) const WORKERS: usize = 2;
+/// The most sandboxes.
+pub(crate) const SANDBOXES: usize = 2;
+/// The most messages under way.
+const MESSAGES: usize = 4;
 
 /// What the protocol relies on. All hold in what ships; a test takes one away to see it missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +34,6 @@ pub struct Rules {
     pub sandboxes: usize,
     /// Messages under way at once.
     pub wire: usize,
-    /// How often workers crash.
-    pub crashes: u8,
     /// Whether sandboxes may be taken over when the margin after a lapse is over.
     pub marked: bool,
     /// A worker refuses what is older than what it has seen.
@@ -43,11 +44,10 @@ pub struct Rules {
     pub margin: bool,
     /// A marked runtime ends by itself when its worker's lease has lapsed.
     pub ends_itself: bool,
-    /// A worker launches only while it knows its own lease to hold.
-    pub own_lease: bool,
-    /// A call names the term of the worker that it was meant for: a lease that lapsed in between, or
-    /// a start of the worker, and it is refused.
-    pub termed: bool,
+    /// A call is under way for less than the margin.
+    pub bounded: bool,
+    /// What a worker knows to be gone outlives it, too, for as long as a call may be under way.
+    pub graves: bool,
     /// A change of the holder raises the generation.
     pub raised: bool,
     /// Asking whether a runtime is there fences what was sent before.
@@ -60,14 +60,13 @@ impl Rules {
         Self {
             sandboxes,
             wire: 2,
-            crashes: 1,
             marked: true,
             fenced: true,
             remembered: true,
             margin: true,
             ends_itself: true,
-            own_lease: true,
-            termed: true,
+            bounded: true,
+            graves: true,
             raised: true,
             asking_fences: true,
         }
@@ -75,12 +74,46 @@ impl Rules {
 }
 
 /// One state of everything.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     pub(crate) workers: [Worker; WORKERS],
-    pub(crate) sandboxes: Vec<Sandbox>,
-    pub(crate) wire: BTreeSet<Message>,
-    pub(crate) crashes: u8,
+    /// The first so many of [`Rules::sandboxes`]; of the others there is nothing.
+    pub(crate) sandboxes: [Sandbox; SANDBOXES],
+    pub(crate) wire: Wire,
+}
+
+/// The messages under way, in order, the free places last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Wire([Option<Message>; MESSAGES]);
+
+impl Wire {
+    pub(crate) fn messages(&self) -> impl Iterator<Item = Message> {
+        self.0.into_iter().flatten()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.messages().count()
+    }
+
+    /// Puts a message under way; false when there is no place for one more.
+    pub(crate) fn insert(&mut self, message: Message) -> bool {
+        if self.messages().any(|other| other == message) {
+            return true;
+        }
+        let Some(free) = self.0.iter_mut().find(|place| place.is_none()) else { return false };
+        *free = Some(message);
+        self.sort();
+        true
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl Fn(Message) -> bool) {
+        self.0 = self.0.map(|place| place.filter(|message| keep(*message)));
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.0.sort_by_key(|place| (place.is_none(), *place));
+    }
 }
 
 /// How the store sees a worker's lease.
@@ -96,11 +129,9 @@ pub(crate) enum Lease {
 pub(crate) struct Worker {
     pub(crate) lease: Lease,
     pub(crate) up: bool,
-    /// Rises when its lease lapsed in between, and when it starts again.
-    pub(crate) term: u8,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Sandbox {
     pub(crate) row: Row,
     /// What each worker's host has of it.
@@ -109,9 +140,7 @@ pub(crate) struct Sandbox {
     pub(crate) acted: u64,
     /// Whether a call had an effect after one of a newer generation.
     pub(crate) acted_late: bool,
-    /// Whom each generation was given to.
-    pub(crate) given: Vec<usize>,
-    /// Whether a generation was given twice.
+    /// Whether a generation was given to two workers.
     pub(crate) given_twice: bool,
 }
 
@@ -172,7 +201,19 @@ pub(crate) struct To {
     pub(crate) worker: usize,
     pub(crate) sandbox: usize,
     pub(crate) generation: u64,
-    pub(crate) term: u8,
+}
+
+impl Message {
+    /// The worker that it calls, if it is a call.
+    pub(crate) const fn callee(self) -> Option<usize> {
+        match self {
+            Self::Spawn(to) | Self::Exec(to) | Self::Destroy(to) | Self::Ask(to) => Some(to.worker),
+            Self::Started { .. }
+            | Self::Present { .. }
+            | Self::Absent { .. }
+            | Self::Gone { .. } => None,
+        }
+    }
 }
 
 impl Stage {
@@ -198,23 +239,17 @@ impl Stage {
 }
 
 impl State {
-    pub(crate) fn first(rules: Rules) -> Self {
-        let worker = Worker { lease: Lease::Held, up: true, term: 0 };
+    pub(crate) fn first() -> Self {
+        let worker = Worker { lease: Lease::Held, up: true };
         let row = Row { stage: Stage::None, holder: 0, generation: 0 };
         let sandbox = Sandbox {
             row,
             on: [Place::default(); WORKERS],
             acted: 0,
             acted_late: false,
-            given: Vec::new(),
             given_twice: false,
         };
-        Self {
-            workers: [worker; WORKERS],
-            sandboxes: vec![sandbox; rules.sandboxes],
-            wire: BTreeSet::new(),
-            crashes: 0,
-        }
+        Self { workers: [worker; WORKERS], sandboxes: [sandbox; SANDBOXES], wire: Wire::default() }
     }
 
     /// The promise that this state breaks.
@@ -239,13 +274,10 @@ impl Sandbox {
     pub(crate) fn give(&mut self, worker: usize, raise: bool) {
         if raise || self.row.generation == 0 {
             self.row.generation += 1;
+        } else {
+            self.given_twice |= self.row.holder != worker;
         }
         self.row.holder = worker;
-        let index = usize::try_from(self.row.generation).unwrap_or(usize::MAX) - 1;
-        match self.given.get(index) {
-            Some(known) => self.given_twice |= *known != worker,
-            None => self.given.push(worker),
-        }
     }
 
     /// A call had an effect.

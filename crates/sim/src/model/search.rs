@@ -1,11 +1,11 @@
 //! Every state, breadth first, so that what is found first is a shortest way to it.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    fmt,
-};
+use std::{collections::HashSet, fmt};
 
-use super::{Rules, State, steps};
+use super::{
+    Rules, State,
+    steps::{self, What},
+};
 
 /// A model whose every state was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +37,20 @@ impl fmt::Display for Broken {
 /// # Errors
 /// When one breaks a promise.
 pub fn check(rules: Rules) -> Result<Checked, Broken> {
-    let first = State::first(rules);
-    let mut known = HashMap::from([(first.clone(), 0)]);
+    let first = State::first();
+    let mut known = HashSet::from([first]);
     // Each state with the one before it, and how it came from it.
-    let mut states: Vec<(usize, String)> = vec![(0, String::new())];
+    let mut states: Vec<(u32, Option<What>)> = vec![(0, None)];
     let (mut layer, mut depth) = (vec![(0, first)], 0);
     while !layer.is_empty() {
         let mut further = Vec::new();
         for (index, state) in &layer {
             for (what, next) in steps::after(state, rules) {
-                let Entry::Vacant(new) = known.entry(next.clone()) else { continue };
-                let number = states.len();
-                new.insert(number);
-                states.push((*index, what));
+                if !known.insert(next) {
+                    continue;
+                }
+                let number = u32::try_from(states.len()).unwrap_or(u32::MAX);
+                states.push((*index, Some(what)));
                 if let Some(promise) = next.broken() {
                     return Err(Broken { promise, way: way(&states, number) });
                 }
@@ -62,11 +63,10 @@ pub fn check(rules: Rules) -> Result<Checked, Broken> {
     Ok(Checked { states: states.len(), depth })
 }
 
-fn way(states: &[(usize, String)], mut at: usize) -> Vec<String> {
+fn way(states: &[(u32, Option<What>)], mut at: u32) -> Vec<String> {
     let mut way = Vec::new();
-    while at != 0 {
-        let (before, what) = &states[at];
-        way.push(what.clone());
+    while let Some((before, Some(what))) = states.get(at as usize) {
+        way.push(format!("{what:?}"));
         at = *before;
     }
     way.reverse();

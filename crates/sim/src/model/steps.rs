@@ -2,81 +2,98 @@
 
 use stacyvm_types::{Cause, CauseKind, Seen, Transition, Verdict};
 
-use super::{Lease, Message, Rules, Stage, State, To, WORKERS, generation};
+use super::{Lease, Message, Rules, SANDBOXES, Stage, State, To, WORKERS, generation};
 
-/// The highest generation and term that are looked at.
+/// The highest generation that is looked at.
 const MOST: u64 = 3;
-const TERMS: u8 = 3;
 
 /// Every state that follows from one, with what happens between.
-pub(crate) fn after(state: &State, rules: Rules) -> Vec<(String, State)> {
-    let mut steps = Steps { state, rules, found: Vec::new() };
+pub(crate) fn after(state: &State, rules: Rules) -> Vec<(What, State)> {
+    let mut steps = Steps { state, rules, found: Vec::with_capacity(32) };
     steps.workers();
     steps.rows();
     steps.wire();
     steps.found
 }
 
+/// What happened between two states: to workers, or sandboxes, or sandboxes on workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Heard(usize),
+    Lapses(usize),
+    MarginOver(usize),
+    Crashes(usize),
+    StartsAgain(usize),
+    EndsItself(usize, usize),
+    Buries(usize, usize),
+    Forgets(usize, usize),
+    Given(usize, usize),
+    AcquiredAnew(usize, usize),
+    MarkedUnhealthy(usize),
+    ToEnd(usize),
+    Sent(Message),
+    Arrives(Message),
+    ArrivesAndStays(Message),
+    Lost(Message),
+}
+
 struct Steps<'s> {
     state: &'s State,
     rules: Rules,
-    found: Vec<(String, State)>,
+    found: Vec<(What, State)>,
 }
 
 impl Steps<'_> {
-    fn add(&mut self, what: String, next: State) {
+    fn add(&mut self, what: What, next: State) {
         if next.wire.len() <= self.rules.wire && next != *self.state {
             self.found.push((what, next));
         }
     }
 
-    fn to(&self, sandbox: usize, worker: usize, generation: u64) -> To {
-        let term = if self.rules.termed { self.state.workers[worker].term } else { 0 };
-        To { worker, sandbox, generation, term }
+    const fn to(sandbox: usize, worker: usize, generation: u64) -> To {
+        To { worker, sandbox, generation }
     }
 
     fn workers(&mut self) {
         for w in 0..WORKERS {
             let worker = self.state.workers[w];
-            if worker.up && worker.lease != Lease::Held && worker.term < TERMS {
-                let mut next = self.state.clone();
+            if worker.up && worker.lease != Lease::Held {
+                let mut next = *self.state;
                 next.workers[w].lease = Lease::Held;
-                next.workers[w].term += 1;
-                self.add(format!("worker {w} is heard again"), next);
+                self.add(What::Heard(w), next);
             }
             if worker.lease == Lease::Held {
-                let mut next = self.state.clone();
+                let mut next = *self.state;
                 next.workers[w].lease = Lease::Lapsed;
-                self.add(format!("the lease of worker {w} lapses"), next);
+                self.add(What::Lapses(w), next);
             }
             let acts = self.state.sandboxes.iter().any(|sandbox| sandbox.on[w].runs);
             let ended = !(self.rules.marked && self.rules.ends_itself && acts);
-            if worker.lease == Lease::Lapsed && ended {
-                let mut next = self.state.clone();
+            let calls = self.rules.bounded
+                && self.state.wire.messages().any(|message| message.callee() == Some(w));
+            if worker.lease == Lease::Lapsed && ended && !calls {
+                let mut next = *self.state;
                 next.workers[w].lease = Lease::Over;
-                self.add(format!("the margin of worker {w} is over"), next);
+                self.add(What::MarginOver(w), next);
             }
-            if worker.up && self.state.crashes < self.rules.crashes {
-                let mut next = self.state.clone();
-                next.crashes += 1;
+            if worker.up {
+                let mut next = *self.state;
                 next.workers[w].up = false;
                 for sandbox in &mut next.sandboxes {
                     let seen = &mut sandbox.on[w].seen;
                     *seen = Seen {
                         live: seen.live.filter(|_| self.rules.remembered),
-                        // Graves are kept in memory.
-                        gone: None,
+                        gone: seen.gone.filter(|_| self.rules.graves),
                     };
                 }
-                self.add(format!("worker {w} crashes"), next);
+                self.add(What::Crashes(w), next);
             }
-            if !worker.up && worker.term < TERMS {
-                let mut next = self.state.clone();
+            if !worker.up {
+                let mut next = *self.state;
                 next.workers[w].up = true;
-                next.workers[w].term += 1;
-                self.add(format!("worker {w} starts again"), next);
+                self.add(What::StartsAgain(w), next);
             }
-            for s in 0..self.rules.sandboxes {
+            for s in 0..self.rules.sandboxes.min(SANDBOXES) {
                 self.host(w, s);
             }
         }
@@ -87,47 +104,48 @@ impl Steps<'_> {
         let place = self.state.sandboxes[s].on[w];
         let lapsed = self.state.workers[w].lease != Lease::Held;
         if place.runs && self.rules.marked && self.rules.ends_itself && lapsed {
-            let mut next = self.state.clone();
+            let mut next = *self.state;
             next.sandboxes[s].on[w].runs = false;
-            self.add(format!("the runtime of {s} on {w} ends by itself"), next);
+            self.add(What::EndsItself(s, w), next);
         }
         if self.state.workers[w].up && !place.runs && place.seen.live.is_some() {
-            let mut next = self.state.clone();
+            let mut next = *self.state;
             next.sandboxes[s].on[w].seen = Seen { live: None, gone: place.seen.highest() };
-            self.add(format!("worker {w} buries {s}"), next);
+            self.add(What::Buries(w, s), next);
         }
-        let late = |message: &Message| matches!(message, Message::Spawn(to) if to.worker == w && to.sandbox == s);
-        if place.seen.gone.is_some() && !self.state.wire.iter().any(late) {
-            let mut next = self.state.clone();
+        let late =
+            |message| matches!(message, Message::Spawn(to) if to.worker == w && to.sandbox == s);
+        if place.seen.gone.is_some() && !self.state.wire.messages().any(late) {
+            let mut next = *self.state;
             next.sandboxes[s].on[w].seen.gone = None;
-            self.add(format!("worker {w} forgets the grave of {s}"), next);
+            self.add(What::Forgets(w, s), next);
         }
     }
 
     fn rows(&mut self) {
-        for s in 0..self.rules.sandboxes {
+        for s in 0..self.rules.sandboxes.min(SANDBOXES) {
             let row = self.state.sandboxes[s].row;
             let holder = self.state.workers[row.holder];
             match row.stage {
                 Stage::None => {
                     for w in 0..WORKERS {
-                        self.launch(s, w, "is admitted");
+                        self.launch(s, w);
                     }
                 }
                 Stage::Creating | Stage::Running | Stage::Unhealthy => {
                     if holder.lease != Lease::Held {
-                        self.transition(s, Transition::Lost(why()), "is marked unhealthy");
+                        self.transition(s, Transition::Lost(why()), What::MarkedUnhealthy(s));
                     }
-                    self.transition(s, Transition::Stop(why()), "is to end");
+                    self.transition(s, Transition::Stop(why()), What::ToEnd(s));
                     if row.stage == Stage::Running && holder.lease == Lease::Held {
-                        self.send(Message::Exec(self.to(s, row.holder, row.generation)));
+                        self.send(Message::Exec(Steps::to(s, row.holder, row.generation)));
                     }
                     if row.stage == Stage::Unhealthy {
                         self.unhealthy(s);
                     }
                 }
                 Stage::Stopping => {
-                    self.send(Message::Destroy(self.to(s, row.holder, row.generation)));
+                    self.send(Message::Destroy(Steps::to(s, row.holder, row.generation)));
                 }
                 Stage::Ended => {}
             }
@@ -137,12 +155,14 @@ impl Steps<'_> {
     fn unhealthy(&mut self, s: usize) {
         let row = self.state.sandboxes[s].row;
         if self.state.workers[row.holder].lease == Lease::Held && row.generation < MOST {
-            let mut next = self.state.clone();
+            let mut next = *self.state;
             // Acquired anew for the same holder, and asked under the new generation.
             next.sandboxes[s].give(row.holder, true);
             let generation = next.sandboxes[s].row.generation;
-            next.wire.insert(Message::Ask(self.to(s, row.holder, generation)));
-            self.add(format!("{s} is acquired anew for {}", row.holder), next);
+            if !next.wire.insert(Message::Ask(Steps::to(s, row.holder, generation))) {
+                return;
+            }
+            self.add(What::AcquiredAnew(s, row.holder), next);
         }
         let free = match self.state.workers[row.holder].lease {
             Lease::Held => false,
@@ -151,49 +171,54 @@ impl Steps<'_> {
         };
         if self.rules.marked && free {
             for w in (0..WORKERS).filter(|w| *w != row.holder) {
-                self.launch(s, w, "is taken over");
+                self.launch(s, w);
             }
         }
     }
 
     /// Gives a sandbox to a worker and sends the launch.
-    fn launch(&mut self, s: usize, w: usize, how: &str) {
+    fn launch(&mut self, s: usize, w: usize) {
         let row = self.state.sandboxes[s].row;
         if self.state.workers[w].lease != Lease::Held || MOST <= row.generation {
             return;
         }
-        let mut next = self.state.clone();
+        let mut next = *self.state;
         next.sandboxes[s].give(w, self.rules.raised);
         next.sandboxes[s].row.stage = Stage::Creating;
         let generation = next.sandboxes[s].row.generation;
-        next.wire.insert(Message::Spawn(self.to(s, w, generation)));
-        self.add(format!("{s} {how} on {w}"), next);
+        if !next.wire.insert(Message::Spawn(Steps::to(s, w, generation))) {
+            return;
+        }
+        self.add(What::Given(s, w), next);
     }
 
-    fn transition(&mut self, s: usize, transition: Transition, how: &str) {
-        let mut next = self.state.clone();
+    fn transition(&mut self, s: usize, transition: Transition, what: What) {
+        let mut next = *self.state;
         if let Some(stage) = self.state.sandboxes[s].row.stage.step(transition) {
             next.sandboxes[s].row.stage = stage;
-            self.add(format!("{s} {how}"), next);
+            self.add(what, next);
         }
     }
 
     fn send(&mut self, message: Message) {
-        let mut next = self.state.clone();
-        next.wire.insert(message);
-        self.add(format!("{message:?} is sent"), next);
+        let mut next = *self.state;
+        if !next.wire.insert(message) {
+            return;
+        }
+        self.add(What::Sent(message), next);
     }
 
     fn wire(&mut self) {
-        for message in &self.state.wire {
-            let mut lost = self.state.clone();
-            lost.wire.remove(message);
-            for (kept, how) in [(false, "arrives"), (true, "arrives, and once more later")] {
-                let mut next = if kept { self.state.clone() } else { lost.clone() };
-                self.deliver(*message, &mut next);
-                self.add(format!("{message:?} {how}"), next);
+        for message in self.state.wire.messages() {
+            let mut lost = *self.state;
+            lost.wire.retain(|other| other != message);
+            for (mut next, what) in
+                [(lost, What::Arrives(message)), (*self.state, What::ArrivesAndStays(message))]
+            {
+                self.deliver(message, &mut next);
+                self.add(what, next);
             }
-            self.add(format!("{message:?} is lost"), lost);
+            self.add(What::Lost(message), lost);
         }
     }
 
@@ -243,7 +268,7 @@ impl Steps<'_> {
                     next.sandboxes[sandbox].give(other, self.rules.raised);
                     next.sandboxes[sandbox].row.stage = Stage::Creating;
                     let generation = next.sandboxes[sandbox].row.generation;
-                    next.wire.insert(Message::Spawn(self.to(sandbox, other, generation)));
+                    next.wire.insert(Message::Spawn(Steps::to(sandbox, other, generation)));
                 }
             }
         }
@@ -260,10 +285,6 @@ impl Steps<'_> {
     }
 
     fn spawn(&self, to: To, next: &mut State) {
-        let worker = next.workers[to.worker];
-        if self.rules.own_lease && worker.lease != Lease::Held {
-            return;
-        }
         if self.admits(to, next, Seen::judge_launch) {
             let sandbox = &mut next.sandboxes[to.sandbox];
             if !sandbox.on[to.worker].runs {
@@ -300,7 +321,7 @@ impl Steps<'_> {
         judge: fn(Seen, stacyvm_types::Generation) -> Verdict,
     ) -> bool {
         let worker = next.workers[to.worker];
-        if !worker.up || (self.rules.termed && worker.term != to.term) {
+        if !worker.up {
             return false;
         }
         let seen = &mut next.sandboxes[to.sandbox].on[to.worker].seen;

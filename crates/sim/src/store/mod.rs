@@ -13,7 +13,7 @@ use stacyvm_store::{
 use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::time::sleep;
 
-use crate::{invariants, node::Life, plant::Plant, world::World};
+use crate::{chaos, invariants, node::Life, plant::Plant, world::World};
 
 /// How long a call to a store that is away takes to fail.
 const REFUSAL: Duration = Duration::from_millis(500);
@@ -22,11 +22,19 @@ const REFUSAL: Duration = Duration::from_millis(500);
 pub(crate) struct SimStore {
     pub(crate) world: World,
     pub(crate) life: Life,
+    pub(crate) of: WorkerId,
+    /// Whether several servers share it: then leases are judged by its own clock.
+    pub(crate) shared: bool,
 }
 
 impl SimStore {
     fn truth(&self) -> &Arc<MemoryStore> {
         self.world.store()
+    }
+
+    /// The time that leases are judged by.
+    fn judged(&self, now: Timestamp) -> Timestamp {
+        if self.shared { self.world.now() } else { now }
     }
 
     /// The way there. Waits out a failover; fails when the call is lost or the store is away.
@@ -37,7 +45,8 @@ impl SimStore {
         while let Some(pause) = self.world.failing_over() {
             sleep(pause).await;
         }
-        let away = self.world.is_store_away();
+        let cut = self.world.is_cut(self.of.as_str(), chaos::STORE);
+        let away = cut || self.world.is_store_away();
         if away || self.world.strikes("the store refuses", profile.refused) {
             self.world.note(self.life.name(), format_args!("store.{name} is refused"));
             self.world.delay(REFUSAL).await;
@@ -120,7 +129,7 @@ impl Store for SimStore {
         let none = Policy::default();
         let judged = if self.world.has(Plant::LimitIgnored) { &none } else { policy };
         let admit = async {
-            let row = self.truth().admit(judged, new, durability, now).await?;
+            let row = self.truth().admit(judged, new, durability, self.judged(now)).await?;
             invariants::after_admission(&self.world, policy, &row);
             Ok(row)
         };
@@ -180,7 +189,9 @@ impl Store for SimStore {
         fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        self.write("acquire_lease", self.truth().acquire_lease(id, holder, fence, now)).await
+        let acquire =
+            async { self.truth().acquire_lease(id, holder, fence, self.judged(now)).await };
+        self.write("acquire_lease", acquire).await
     }
     async fn release_lease(
         &self,

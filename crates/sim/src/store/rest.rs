@@ -17,10 +17,13 @@ use super::SimStore;
 #[async_trait]
 impl WorkerStore for SimStore {
     async fn time(&self, now: Timestamp) -> Result<Timestamp> {
-        self.read("time", self.truth().time(now)).await
+        // Read when the call is there.
+        let time = async { self.truth().time(self.judged(now)).await };
+        self.read("time", time).await
     }
     async fn beat(&self, beat: Beat, term: Option<Duration>, now: Timestamp) -> Result<WorkerRow> {
-        self.write("beat", self.truth().beat(beat, term, now)).await
+        let beat = async { self.truth().beat(beat, term, self.judged(now)).await };
+        self.write("beat", beat).await
     }
     async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRow>> {
         self.read("worker", self.truth().worker(id)).await

@@ -168,7 +168,7 @@ impl Work {
             match self.session.transact(|tx| call.run(tx)) {
                 Ended::Committed | Ended::Undone => return None,
                 Ended::Again(_) if tries < MOST_TRIES => {}
-                Ended::Again(error) | Ended::Unknown(error) => return Some(error),
+                Ended::Again(error) | Ended::Failed(error) => return Some(error),
             }
         }
     }

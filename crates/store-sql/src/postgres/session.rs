@@ -86,8 +86,8 @@ pub(super) enum Ended {
     Undone,
     /// Nothing of it was kept, for a reason that may be gone the next time.
     Again(Error),
-    /// Whether it was committed is not known.
-    Unknown(Error),
+    /// Whether it was committed is not known, or it was not although the body wanted it.
+    Failed(Error),
 }
 
 /// A transaction's progress.
@@ -170,7 +170,9 @@ impl Session {
             drive(&mut connection, client.batch_execute(self.purpose.set_up()), drop).await?;
             Ok(Link { client, connection, statements: HashMap::new() })
         };
-        let link = self.within(within, connect)?;
+        let connected = self.within(within, connect);
+        self.settings.note(connected.is_ok());
+        let link = connected?;
         *self.link.borrow_mut() = Some(link);
         Ok(())
     }
@@ -217,6 +219,8 @@ impl Session {
         }
         match self.failed.get() {
             Some(Verdict::Again) => Ended::Again(unavailable(Failure::Interrupted)),
+            // A body that went on over a failure: the database did not.
+            Some(Verdict::Final) if keep => Ended::Failed(unavailable(Failure::Interrupted)),
             Some(Verdict::Final) | None => Ended::Undone,
         }
     }
@@ -233,10 +237,10 @@ impl Session {
             Ok(()) => Ended::Committed,
             // It was never sent.
             Err(Failure::Gone) => Ended::Again(unavailable(Failure::Gone)),
-            Err(failure) if failure.says_undone() => Ended::Again(failure.to_error()),
+            Err(failure) if failure.says_undone() => Ended::Again(failure.into_error()),
             Err(failure) => {
                 self.hang_up();
-                Ended::Unknown(unavailable(failure))
+                Ended::Failed(unavailable(failure))
             }
         }
     }
@@ -341,7 +345,7 @@ impl Session {
         });
         result.map_err(|failure| {
             self.failed.set(Some(failure.verdict()));
-            failure.to_error()
+            failure.into_error()
         })
     }
 
@@ -485,7 +489,7 @@ impl Failure {
     }
 
     /// What it means to the caller of the store.
-    pub(super) fn to_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         match self.code() {
             Some(code) if *code == SqlState::DISK_FULL => Error::DiskFull,
             Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION => Error::NotFound,

@@ -69,7 +69,8 @@ impl fmt::Debug for Settings {
 /// The database and its hosts.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.config.get_dbname().or(self.config.get_user()).unwrap_or("its user's own");
+        let name = self.config.get_dbname().or_else(|| self.config.get_user());
+        let name = name.unwrap_or("its user's own");
         write!(f, "{name} on ")?;
         let addresses = self.config.get_hostaddrs().iter().map(ToString::to_string);
         let hosts = self.config.get_hosts().iter().map(|host| match host {
@@ -165,19 +166,17 @@ impl Settings {
         Ok(Self { config, tls, clock: LeaseClock::Database, away_since: Mutex::new(None) })
     }
 
-    /// Connects, and notes how that went.
+    /// Connects.
     pub(super) async fn connect(&self) -> Result<(Client, Connection<Socket, Encrypted>), Failure> {
-        let connected = self.config.connect(self.tls.clone()).await;
+        Ok(self.config.connect(self.tls.clone()).await?)
+    }
+
+    /// Notes whether the database could be reached.
+    pub(super) fn note(&self, reached: bool) {
         let mut away = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        match connected {
-            Ok(connected) => {
-                *away = None;
-                Ok(connected)
-            }
-            Err(error) => {
-                away.get_or_insert_with(Instant::now);
-                Err(error.into())
-            }
+        match reached {
+            true => *away = None,
+            false => _ = away.get_or_insert_with(Instant::now),
         }
     }
 
@@ -300,9 +299,9 @@ mod tests {
         assert_eq!(rest, "postgres://u:p@h/d?connect_timeout=3");
         assert_eq!(ssl.authorities.as_deref(), Some("/a b"));
         let (rest, ssl) =
-            split_pairs(r"host=h password='it\'s \\ a ''  sslmode=require dbname = d").unwrap();
-        assert_eq!(rest, r"host='h' password='it\'s \\ a ' ");
-        assert_eq!(ssl.mode, None, "the quote that was not escaped ended the value");
+            split_pairs(r"host=h password='it\'s \\ a '  sslmode=require dbname = d").unwrap();
+        assert_eq!(rest, r"host='h' password='it\'s \\ a ' dbname='d' ");
+        assert_eq!(ssl.mode.as_deref(), Some("require"));
         assert!(split_pairs("host='h").is_none());
     }
 

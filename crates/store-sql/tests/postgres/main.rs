@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut add = |name: String, test: Box<dyn FnOnce(Arc<World>) + Send>| {
         let world = world.clone();
-        let ignored = world.is_err();
+        let ignored = world.is_err() && !arguments.list;
+        let name = if ignored { format!("{name} (no Postgres here)") } else { name };
         let trial = Trial::test(name, move || {
             test(world?);
             Ok(())
