@@ -23,7 +23,8 @@ impl Control {
             Some(Plan { reservation, .. }) => self.proposal(&reservation.new).await?,
             None => Placement::default(),
         };
-        let worker = placement.chosen.as_ref().unwrap_or(&self.settings().worker);
+        let own = &self.settings().worker;
+        let worker = placement.chosen.as_ref().unwrap_or(own);
         let standing = self.store().standing(owner.as_ref(), worker).await;
         let standing = standing.map_err(Error::from_store)?;
         let rules = self.rules();
