@@ -64,6 +64,7 @@ pub struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the keys' meanings are in the table")]
 pub struct Worker {
+    pub enabled: bool,
     pub id: Option<WorkerName>,
     pub control_plane_url: ControlPlane,
     pub listen_addr: Option<RpcAddress>,
@@ -216,6 +217,7 @@ impl Default for Server {
 impl Default for Worker {
     fn default() -> Self {
         Self {
+            enabled: true,
             id: None,
             control_plane_url: ControlPlane::default(),
             listen_addr: None,

@@ -176,6 +176,13 @@ static KEYS: &[Key] = &[
          comes from"
     ),
     key!(
+        worker.enabled,
+        Restart,
+        None,
+        None,
+        "Whether `serve` runs sandboxes on its own host; without that they run on other workers only"
+    ),
+    key!(
         worker.id,
         Restart,
         None,

@@ -97,7 +97,7 @@ fn every_key_can_be_said_by_every_source() {
             "telemetry.sample_ratio" => "0.5",
             "server.trusted_proxies" => "10.0.0.0/8",
             "rate_limit.key_by" => "ip",
-            "worker.control_plane_url" => "https://a.b",
+            "worker.control_plane_url" | "worker.rpc_url" => "https://a.b",
             "worker.listen_addr" => "127.0.0.1:7424",
             "worker.heartbeat_interval" => "20s",
             "worker.rpc_tls.insecure_skip_verify" => "true",

@@ -57,8 +57,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let _lock = data_dir::lock(&data_dir)?;
     raise_descriptor_limit();
     let spawner = match config.providers.default {
-        config::Provider::Native => Some(native::spawner()?),
-        config::Provider::Mock => None,
+        config::Provider::Native if config.worker.enabled => Some(native::spawner()?),
+        config::Provider::Native | config::Provider::Mock => None,
     };
     let runtime = crate::runtime()?;
     if let Some(traces) = &traces {
@@ -102,7 +102,11 @@ async fn wired(
     let address = listener.local_addr().map_err(|e| failed(e.to_string()))?;
 
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-    let providers = providers(config, data_dir, spawner, &tasks, &stopping).await?;
+    let providers = if config.worker.enabled {
+        providers(config, data_dir, spawner, &tasks, &stopping).await?
+    } else {
+        Vec::new()
+    };
     let store = store(&config.database, credentials, data_dir)?;
     let worker_keys = KeyRing::new(settings::worker_keys(&config.auth)).map_err(failed)?;
     let worker_keys = Arc::new(worker_keys);

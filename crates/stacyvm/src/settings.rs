@@ -238,6 +238,7 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
             idempotency_keys: config.retention.idempotency_keys.0,
         },
         default_limits: limits(defaults),
+        runs_sandboxes: config.worker.enabled,
         ..Settings::new(worker, config.providers.default.word())
     }
 }
@@ -308,10 +309,12 @@ mod tests {
             insecure_no_auth: true,
         };
         let mut given: Vec<_> = all.flags().iter().map(|written| written.flag).collect();
+        given.extend(crate::worker::every_flag());
         let mut known: Vec<_> = stacyvm_config::keys().iter().filter_map(|key| key.flag).collect();
-        known.dedup();
         given.sort_unstable();
         known.sort_unstable();
+        given.dedup();
+        known.dedup();
         assert_eq!(given, known);
     }
 }

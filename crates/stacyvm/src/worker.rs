@@ -112,6 +112,23 @@ impl RunArgs {
     }
 }
 
+/// Every flag that gives a setting.
+#[cfg(test)]
+pub(crate) fn every_flag() -> Vec<&'static str> {
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+    let names = ["id", "control-plane", "worker-token", "worker-token-file", "heartbeat-interval"];
+    let more = ["listen", "rpc-url", "data-dir", "pool"];
+    let given = names.into_iter().chain(more).map(|name| format!("--{name}=x"));
+    let chosen = ["--provider=mock".to_owned(), "--log-format=json".to_owned()];
+    let program = ["stacyvm".to_owned()];
+    let only = <Only as clap::Parser>::parse_from(program.into_iter().chain(given).chain(chosen));
+    only.run.sources().flags.into_iter().map(|written| written.flag).collect()
+}
+
 /// Runs the worker, or one of the commands about workers.
 pub(crate) fn worker(
     global: &stacyvm_cli::Global,

@@ -143,7 +143,11 @@ impl Heartbeat {
         if MOST_PROVIDERS < offers.len() {
             return Err(format!("a worker has at most {MOST_PROVIDERS} providers"));
         }
-        let offers = offers.into_iter().map(OfferEntry::read).collect::<Result<Vec<_>, _>>()?;
+        let mut offers = offers.into_iter().map(OfferEntry::read).collect::<Result<Vec<_>, _>>()?;
+        offers.sort_by(|a, b| a.provider.cmp(&b.provider));
+        if !offers.is_sorted_by(|a, b| a.provider < b.provider) {
+            return Err("a provider is named twice".to_owned());
+        }
         let Capacity { max_sandboxes, memory_mb, vcpus, .. } = self.capacity;
         Ok(Beat {
             id,
@@ -241,7 +245,7 @@ mod tests {
         assert_eq!((beat.instance.as_str(), beat.capacity.sandboxes), ("w1", 5));
         assert_eq!(beat.url.as_deref(), Some("http://h:1"));
         let offers: Vec<_> = beat.offers.iter().map(|o| (o.provider.as_str(), o.ready)).collect();
-        assert_eq!(offers, [("mock", true), ("docker", true)]);
+        assert_eq!(offers, [("docker", true), ("mock", true)]);
     }
 
     #[test]
@@ -258,6 +262,7 @@ mod tests {
             Heartbeat { instance: Some(String::new()), ..good.clone() },
             Heartbeat { offers: Some(vec![OfferEntry::ready("x".to_owned()); 33]), ..good.clone() },
             Heartbeat { offers: Some(vec![OfferEntry::ready(String::new())]), ..good.clone() },
+            Heartbeat { offers: Some(vec![OfferEntry::ready("x".to_owned()); 2]), ..good.clone() },
             with_url("file:///etc/passwd"),
             with_url("http://user@host:1"),
             with_url("http://host:1/path"),

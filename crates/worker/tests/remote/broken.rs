@@ -30,8 +30,14 @@ use tokio::{
 
 use crate::{
     raw::world,
-    world::{TOKEN, id, remote, ring},
+    world::{TOKEN, id, ring},
 };
+
+/// The way to a worker at an address.
+fn remote(at: SocketAddr, token: &str) -> RemoteWorker {
+    let shown = Shown::to(Audience::Rpc, ring(token), Arc::new(SystemClock));
+    RemoteWorker::new(id(), &format!("http://{at}"), Arc::new(Tcp), Arc::new(shown)).unwrap()
+}
 
 /// A worker that does as it is told with every connection.
 async fn liar<F: Future<Output = ()> + Send + 'static>(

@@ -4,4 +4,5 @@
 mod broken;
 mod contract;
 mod raw;
+mod tls;
 mod world;

@@ -133,6 +133,11 @@ async fn a_newer_control_planes_words_are_passed_over_or_refused_by_name() {
     .await;
     assert_eq!((status, &reply["kind"]), (400, &json!("unsupported")));
     assert_eq!(reply["outcome"], "not_done");
+    for known in ["worker.renew_lease", "worker.heartbeat"] {
+        let call = json!({"id": "3", "method": known, "worker_id": "w-1", "params": {}});
+        let (status, reply) = ask(world.at, &call).await;
+        assert_eq!((status, &reply["kind"]), (501, &json!("unsupported")), "{known}");
+    }
     let (status, reply) = ask(
         world.at,
         &json!({"id": "2", "method": "worker.runtimes", "worker_id": "w-1", "priority": 7,
@@ -240,4 +245,82 @@ async fn an_upload_that_is_cut_on_the_wire_leaves_the_old_file() {
     assert_eq!(pieces.into_iter().next().unwrap().unwrap(), "old");
     let (status, _) = talk(world.at, (chunked + "5\r\nwhole\r\n0\r\n\r\n").as_bytes()).await;
     assert_eq!((status, guest.stat("/workspace/f").await.unwrap().size), (200, 5));
+}
+
+/// Whatever is sent, the worker answers the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_were_tampered_with_never_stop_the_worker() {
+    let (_dir, world) = world().await;
+    let id = spawned(&world).await;
+    let lease = json!({"resource_id": id.as_str(), "holder_id": "w-1", "generation": 1});
+    let call = |method: &str| {
+        json!({"id": "1", "method": method, "worker_id": "w-1", "lease": lease, "params": {
+            "sandbox_id": id.as_str(), "provider": "mock", "path": "/workspace/f", "port": 9,
+            "command": "echo hi", "lines": 3, "exec_id": "ex-00000000000000000000", "offset": 2,
+            "start": 1, "end": 5, "mode": "0644", "remaining_us": 9, "content": "YQ==",
+            "pattern": "*", "image": "host", "memory_mb": 1, "vcpus": 1, "pids": 1, "disk_mb": 1,
+            "stdin": true, "terminal": {"rows": 1, "cols": 1}, "deadline_us": 1000}})
+    };
+    let methods = [
+        "spawn",
+        "expect",
+        "status",
+        "runtimes",
+        "set_deadline",
+        "exec_stream",
+        "exec_attach",
+        "file_read",
+        "file_write",
+        "file_list",
+        "file_glob",
+        "logs",
+        "stats",
+        "dial",
+    ];
+    let forms = ["", "X-Worker-Stream: ndjson\r\n", "X-Worker-Stream: raw\r\nTE: trailers\r\n"];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap_or(0) % below
+    };
+    for _ in 0..400 {
+        let method = format!("worker.{}", methods[random(methods.len())]);
+        let mut body = call(&method).to_string().into_bytes();
+        for _ in 0..1 + random(3) {
+            let at = random(body.len());
+            match random(4) {
+                0 => body[at] = u8::try_from(random(256)).unwrap(),
+                1 => body.truncate(at.max(1)),
+                2 => drop(body.drain(at..(at + random(20)).min(body.len()))),
+                _ => {
+                    let words =
+                        ["-1", "1e999", "18446744073709551615", "null", "{}", "\"\\u0000\""];
+                    body.splice(at..at, words[random(words.len())].bytes());
+                }
+            }
+            if body.is_empty() {
+                body.push(b' ');
+            }
+        }
+        let envelope = match random(4) {
+            0 => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let value = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
+                let header = stacyvm_fleet::wire::to_header(&value).unwrap();
+                format!("X-Worker-Envelope: {}\r\n", header.to_str().unwrap())
+            }
+            _ => forms[random(forms.len())].to_owned(),
+        };
+        let length = body.len() + random(2);
+        let mut stream = TcpStream::connect(world.at).await.unwrap();
+        let head = head(&envelope, length);
+        let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = suite::soon("an answer or the end", stream.read_to_end(&mut answer)).await;
+    }
+    let call = json!({"id": "1", "method": "worker.runtimes", "worker_id": "w-1"});
+    assert_eq!(ask(world.at, &call).await.0, 200);
 }

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use stacyvm_fleet::{
     Worker,
     identity::{Audience, Checked, KeyRing, Keys, Secret, Shown},
-    remote::{RemoteWorker, Tcp},
+    remote::{Connect, RemoteWorker, Tcp},
 };
+use stacyvm_listen::{Accept, Plain};
 use stacyvm_provider::{Capabilities, Provider};
 use stacyvm_types::{WorkerId, time::SystemClock};
 use stacyvm_worker::{
@@ -49,6 +50,16 @@ impl World {
     }
 
     async fn serve(local: Arc<LocalWorker>, offer: (Arc<str>, Capabilities)) -> Self {
+        Self::through(local, offer, Arc::new(Plain), Arc::new(Tcp)).await
+    }
+
+    /// A worker whose connections something protects.
+    pub(crate) async fn through(
+        local: Arc<LocalWorker>,
+        offer: (Arc<str>, Capabilities),
+        way_in: Arc<dyn Accept>,
+        way_out: Arc<dyn Connect>,
+    ) -> Self {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let clock = Arc::new(SystemClock);
         let access = Checked::at(Audience::Rpc, ring(TOKEN), clock.clone());
@@ -59,16 +70,12 @@ impl World {
         let (router, until) = (rpc.router(), stopping.clone());
         tasks.spawn(async move {
             let drain = Duration::from_secs(1);
-            stacyvm_listen::serve_with(listener, router, until, drain, LIMITS).await;
+            stacyvm_listen::serve_through(way_in, listener, router, until, drain, LIMITS).await;
         });
-        let remote = Arc::new(remote(at, TOKEN));
+        let shown = Shown::to(Audience::Rpc, ring(TOKEN), clock);
+        let url = format!("http://{at}");
+        let remote = Arc::new(RemoteWorker::new(id(), &url, way_out, Arc::new(shown)).unwrap());
         remote.set_offers(vec![offer]);
         Self { local, remote, at, tasks, _end: stopping.clone().drop_guard(), stopping }
     }
-}
-
-/// The way to a worker at an address.
-pub(crate) fn remote(at: SocketAddr, token: &str) -> RemoteWorker {
-    let shown = Shown::to(Audience::Rpc, ring(token), Arc::new(SystemClock));
-    RemoteWorker::new(id(), &format!("http://{at}"), Arc::new(Tcp), Arc::new(shown)).unwrap()
 }
