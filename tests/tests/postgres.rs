@@ -98,7 +98,7 @@ fn remembers(database: &postgres::Server) -> Result<()> {
     let server = start(dir.path(), &settings)?;
     // Runtimes of the mock provider end with the process; that there was one is remembered.
     let row = server.get(&format!("/api/v1/sandboxes/{id}"))?;
-    ensure!(row.status == 200, "the sandbox is forgotten: {}", row.json());
+    ensure!(row.json()["details"]["cause"]["kind"] == "runtime_died", "{}", row.json());
     ensure!(!dir.path().join("data/stacyvm.db").exists(), "there is a file of SQLite");
     stop(server);
     shows_no_password(dir.path())
