@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -28,6 +28,7 @@ use crate::{
     deadlines::Deadlines,
     journal::{Journal, OpenError},
     ledger::Ledgers,
+    turns::Turns,
 };
 
 /// How long a look at the providers stays good.
@@ -48,33 +49,9 @@ pub struct LocalWorker {
     deadlines: Deadlines,
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
-    /// Sandboxes of the journal that are being launched or destroyed now: that a list does not
-    /// show them means nothing.
-    busy: Busy,
+    turns: Turns,
     /// Held while looking, so that many who ask at once cause one look. A look is bounded.
     looked: AsyncMutex<Option<(Instant, Vec<ProviderReport>)>>,
-}
-
-#[derive(Default)]
-struct Busy(Mutex<BTreeSet<SandboxId>>);
-
-struct BusyWith<'a>(&'a Busy, SandboxId);
-
-impl Busy {
-    fn with(&self, id: &SandboxId) -> BusyWith<'_> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        BusyWith(self, id.clone())
-    }
-
-    fn holds(&self, id: &SandboxId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-}
-
-impl Drop for BusyWith<'_> {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
 }
 
 impl LocalWorker {
@@ -110,7 +87,7 @@ impl LocalWorker {
             deadlines: Deadlines::open(ledgers.deadlines)?,
             draining: AtomicBool::new(false),
             clock,
-            busy: Busy::default(),
+            turns: Turns::default(),
             looked: AsyncMutex::new(None),
         })
     }
@@ -143,7 +120,7 @@ impl LocalWorker {
     }
 
     async fn end_overdue_one(&self, name: &str, provider: &Bounded, id: &SandboxId) {
-        let _busy = self.busy.with(id);
+        let Ok(_turn) = self.turns.take(id).await else { return };
         match Provider::destroy(provider, id).await {
             Ok(()) => {
                 self.gone(id);
@@ -187,7 +164,7 @@ impl LocalWorker {
     /// was remembered before they were asked.
     fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(Arc<str>, Runtime)]) {
         let present: BTreeSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
-        for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
+        for id in before.iter().filter(|id| !present.contains(id) && !self.turns.are_taken(id)) {
             self.gone(id);
         }
     }
@@ -215,7 +192,7 @@ impl Worker for LocalWorker {
         if self.is_draining() {
             return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
         }
-        let _busy = self.busy.with(&spec.id);
+        let _turn = self.turns.take(&spec.id).await?;
         self.journal.admit_launch(&spec.id, spec.generation)?;
         if let Some(ttl) = spec.ttl {
             self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
@@ -226,7 +203,7 @@ impl Worker for LocalWorker {
     #[tracing::instrument(level = "debug", name = "worker.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
         let provider = self.provider(provider)?;
-        let _busy = self.busy.with(id);
+        let _turn = self.turns.take(id).await?;
         match self.journal.admit(id, generation) {
             Ok(()) => {}
             // Destroying needs no room on the disk: it makes some.
