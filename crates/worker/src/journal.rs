@@ -83,12 +83,12 @@ impl Journal {
 
     /// Refuses a generation below the highest seen; remembers a higher one before it returns.
     pub(crate) fn admit(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        self.lock().admit(id, generation, Seen::judge)
+        self.lock().admit(id, generation, Seen::judge).map(|_| ())
     }
 
     /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
-    /// that was late or sent twice.
-    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
+    /// that was late or sent twice. Whether it is the first call of its generation.
+    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<bool> {
         self.lock().admit(id, generation, Seen::judge_launch)
     }
 
@@ -125,13 +125,13 @@ impl State {
         id: &SandboxId,
         generation: Generation,
         judge: fn(Seen, Generation) -> Verdict,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let fenced = |why| Err(Error::new(ErrorKind::Fenced, format!("sandbox {id} {why}")));
         match judge(self.seen(id), generation) {
             Verdict::Stale => fenced("has a newer owner"),
             Verdict::Ended => fenced("has ended on this worker"),
-            Verdict::Known => Ok(()),
-            Verdict::Newer => self.raise(id, generation).map_err(|error| {
+            Verdict::Known => Ok(false),
+            Verdict::Newer => self.raise(id, generation).map(|()| true).map_err(|error| {
                 let kind = match error.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         ErrorKind::DiskFull
@@ -231,7 +231,7 @@ mod tests {
         SandboxId::from_entropy([n; 10])
     }
 
-    fn is_fenced(result: &Result<()>) -> bool {
+    fn is_fenced<T>(result: &Result<T>) -> bool {
         matches!(result, Err(error) if error.kind == ErrorKind::Fenced)
     }
 

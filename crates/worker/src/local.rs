@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{
-    Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Provider, Result, Runtime,
+    Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Outcome, Provider, Result, Runtime,
 };
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId, time::Clock};
 use tokio::{
@@ -133,6 +133,16 @@ impl LocalWorker {
         }
     }
 
+    async fn launch(&self, provider: &str, found: &Bounded, spec: &LaunchSpec) -> Result<Runtime> {
+        if self.is_draining() {
+            return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
+        }
+        if let Some(ttl) = spec.ttl {
+            self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
+        }
+        Provider::launch(found, spec).await
+    }
+
     fn gone(&self, id: &SandboxId) {
         self.journal.bury(id);
         self.deadlines.forget(id);
@@ -189,15 +199,21 @@ impl Worker for LocalWorker {
     #[tracing::instrument(level = "debug", name = "worker.spawn", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %spec.id))]
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
         let found = self.provider(provider)?;
-        if self.is_draining() {
-            return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
-        }
         let _turn = self.turns.take(&spec.id).await?;
-        self.journal.admit_launch(&spec.id, spec.generation)?;
-        if let Some(ttl) = spec.ttl {
-            self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
-        }
-        found.launch(spec).await
+        let is_first = self.journal.admit_launch(&spec.id, spec.generation)?;
+        let launched = self.launch(provider, found, spec).await;
+        launched.map_err(|mut error| {
+            if error.outcome == Outcome::NotDone {
+                if is_first {
+                    // The caller may start it elsewhere now: this call must not come once more.
+                    self.gone(&spec.id);
+                } else {
+                    // This one did nothing; the one before it may have.
+                    error.outcome = Outcome::Unknown;
+                }
+            }
+            error
+        })
     }
 
     #[tracing::instrument(level = "debug", name = "worker.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
