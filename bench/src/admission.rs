@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::stats::{Samples, show};
 
 /// Clients of the rate.
-const CLIENTS: usize = 16;
+pub(crate) const CLIENTS: usize = 16;
 /// Rows and owners that are there already in the second half of the comparison.
 const ROWS: u32 = 100_000;
 const OWNERS: u32 = 10_000;
@@ -34,14 +34,19 @@ const TURNS: u32 = 5;
 const PLACES: u64 = 10;
 const HELD: Duration = Duration::from_millis(5);
 
-struct Plane {
-    control: Control,
-    stopping: CancellationToken,
+pub(crate) struct Plane {
+    pub(crate) control: Control,
+    pub(crate) stopping: CancellationToken,
 }
 
 fn plane(dir: &Path, rules: Rules) -> Result<Plane> {
     std::fs::create_dir_all(dir)?;
-    let store = SqliteStore::open(dir.join("stacyvm.db"))?;
+    plane_over(SqliteStore::open(dir.join("stacyvm.db"))?, dir, rules)
+}
+
+/// A control plane over a store, with the mock provider in a directory.
+pub(crate) fn plane_over(store: impl Store, dir: &Path, rules: Rules) -> Result<Plane> {
+    std::fs::create_dir_all(dir)?;
     let mock: Arc<dyn Provider> = Arc::new(MockProvider::open(&dir.join("mock"))?);
     let id = WorkerId::parse("local")?;
     let clock = Arc::new(SystemClock);
@@ -90,13 +95,13 @@ async fn fill(store: &SqliteStore) -> Result<()> {
 
 /// Spawns of all turns, and how long they took.
 #[derive(Default)]
-struct Rate {
+pub(crate) struct Rate {
     spawns: Samples,
     took: Duration,
 }
 
 impl Rate {
-    fn add(&mut self, (took, spawns): (Duration, Samples)) {
+    pub(crate) fn add(&mut self, (took, spawns): (Duration, Samples)) {
         self.took += took;
         self.spawns.extend(spawns);
     }
@@ -113,8 +118,9 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Spawns for that time, each answered when its row is on the disk and its runtime runs.
-async fn rate(control: &Control, seconds: f64) -> Result<(Duration, Samples)> {
+/// Spawns of 16 clients for that time, each answered when its row is on the disk and its runtime
+/// runs.
+pub(crate) async fn rate(control: &Control, seconds: f64) -> Result<(Duration, Samples)> {
     let begun = Instant::now();
     let mut set = JoinSet::new();
     for client in 0..CLIENTS {

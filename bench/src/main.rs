@@ -1,8 +1,9 @@
 //! Measures StacyVM over HTTP beside what else the same host can do, in one run, and prints the
 //! table of `docs/performance.md`.
 //!
-//! `scripts/bench [--quick] [--live N] [--load N] [--admission] [--metrics]` builds and runs it. Needs
-//! root, but for `--metrics`: it compares the root rung.
+//! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]
+//! [--remote]` builds and runs it. Needs root, but for `--admission` and `--metrics`: it compares
+//! the root rung.
 
 mod admission;
 mod external;
@@ -11,6 +12,8 @@ mod http;
 mod live;
 mod metrics;
 mod ours;
+mod postgres;
+mod remote;
 mod stats;
 mod tree;
 
@@ -22,6 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use external::Measured;
+use stacyvm_provider_native::Spawner;
 use stacyvm_tests::{Options, Server};
 use stats::{PAUSE, Samples, show};
 
@@ -35,6 +39,7 @@ struct Effort {
 }
 
 fn main() -> Result<()> {
+    stacyvm_provider_native::spawner::run_if_requested();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, rounds, program] = &args[..]
         && mode == "__floor"
@@ -50,21 +55,32 @@ fn main() -> Result<()> {
     if args == ["--metrics"] {
         return metrics::run();
     }
+    if args == ["--remote"] {
+        let spawner = Spawner::start().context("the spawner")?;
+        let program = StaticTrue::build()?;
+        return remote::run(spawner, &program.0.display().to_string());
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
+    let mut on_postgres = false;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => effort = Effort { rounds: 50, seconds: 1.0, live: 100 },
             "--live" => effort.live = rest.next().context("--live needs a number")?.parse()?,
             "--admission" => only_admission = true,
+            "--postgres" => on_postgres = true,
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
-                "unknown argument {other}; known are --quick, --live N, --load N, --admission and \
-                 --metrics alone"
+                "unknown argument {other}; known are --quick, --live N, --load N, --admission \
+                 [--postgres], and alone --metrics and --remote"
             ),
         }
+    }
+    if on_postgres {
+        ensure!(only_admission, "--postgres goes with --admission");
+        return postgres::run(effort.seconds);
     }
     if only_admission {
         return admission::run(effort.seconds);

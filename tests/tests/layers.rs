@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("config", &["types"]),
     ("store", &["admission", "types"]),
     ("store-sql", &["admission", "store", "types"]),
+    ("postgres-fixture", &[]),
     ("provider", &["types"]),
     ("agent-proto", &[]),
     ("agent-client", &["agent-proto", "provider", "types"]),

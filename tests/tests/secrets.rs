@@ -217,7 +217,11 @@ fn no_key_of_the_operator_is_shown_anywhere() {
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("stacyvm.yaml"));
     let settings = "logging:\n  level: debug\nauth:\n  api_key: planted-api-key\n  \
-                    admin_api_key: planted-admin-key\nrate_limit:\n  enabled: true\n  \
+                    admin_api_key: planted-admin-key\n  \
+                    worker_token: planted-worker-token\n  \
+                    worker_tokens:\n    w1: planted-worker-token-of-one\n  \
+                    worker_signing_key: planted-signing-key\n  \
+                    worker_signing_keys: [planted-signing-key-of-before]\nrate_limit:\n  enabled: true\n  \
                     requests_per_minute: 6000\n  burst: 6000\n";
     fs::write(&file, settings).unwrap();
     let config = file.display().to_string();
@@ -239,6 +243,11 @@ fn no_key_of_the_operator_is_shown_anywhere() {
     let made = made.json()["key"].as_str().unwrap().to_owned();
     let secret = made.rsplit('_').next().unwrap().to_owned();
     assert!(32 < secret.len(), "{made}");
+    let signed = send(server.at, "POST", "/admin/worker-tokens", r#"{"worker_id":"w1"}"#);
+    assert_eq!(signed.status, 200, "{}", signed.json());
+    let signed = signed.json()["token"].as_str().unwrap().to_owned();
+    let signature = signed.rsplit('.').next().unwrap().to_owned();
+    assert!(32 < signature.len(), "{signed}");
     let with_it = format!(
         "GET /api/v1/sandboxes HTTP/1.1\r\nHost: {}\r\nX-API-Key: {made}\r\nConnection: close\r\n\r\n",
         server.at
@@ -251,9 +260,11 @@ fn no_key_of_the_operator_is_shown_anywhere() {
         let said = String::from_utf8_lossy(&reply.body).into_owned();
         find(path, &said);
         assert!(!said.contains(&secret), "{path} holds a key that was made");
+        assert!(!said.contains(&signature), "{path} holds a worker token that was made");
     }
     let log = fs::read_to_string(data.join("log")).unwrap();
     assert!(!log.contains(&secret), "the log holds a key that was made");
+    assert!(!log.contains(&signature), "the log holds a worker token that was made");
     drop(server);
     find("the log", &fs::read_to_string(data.join("log")).unwrap());
     for what in ["show", "lint"] {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserialize as _, DeserializeOwned, Deserializer, Error, Visitor};
+use serde_json::Value;
 
 /// A count that may be missing or `null`.
 pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -39,4 +40,18 @@ impl<'de> Visitor<'de> for Count {
     fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
         Err(E::invalid_value(serde::de::Unexpected::Signed(value), &self))
     }
+}
+
+/// A value that may be missing or `null`, or stand in a text as JSON.
+pub(crate) fn nested<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let value = match Value::deserialize(deserializer)? {
+        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::String(text) => serde_json::from_str(&text).map_err(D::Error::custom)?,
+        value => value,
+    };
+    serde_json::from_value(value).map_err(D::Error::custom)
 }

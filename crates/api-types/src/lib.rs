@@ -19,6 +19,7 @@ mod schema;
 mod socket;
 mod system;
 mod template;
+mod worker;
 mod worker_token;
 
 pub use audit::{AdminRecord, OperationRecord};
@@ -43,4 +44,8 @@ pub use system::{
     Ready, StoreHealth,
 };
 pub use template::{Template, TemplateRequest, TemplateSecret, TemplateSpawnRequest};
+pub use worker::{
+    CapacityRequest, HeartbeatReply, HeartbeatRequest, Lease, OfferRequest, RenewReply,
+    RenewRequest, Worker, WorkerCapacity, WorkerLoad, WorkerOffer,
+};
 pub use worker_token::{WorkerToken, WorkerTokenRequest};

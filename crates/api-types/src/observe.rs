@@ -149,9 +149,12 @@ pub struct WorkerStats {
     pub total: usize,
     /// How many take work.
     pub online: usize,
+    /// How many take nothing new, because they or the operator say so.
+    #[serde(default)]
+    pub draining: usize,
     /// How many were not heard for too long.
     pub stale: usize,
-    /// How many are neither online nor merely stale.
+    /// How many are none of these.
     pub unhealthy: usize,
     /// Each of them.
     pub items: Vec<WorkerItem>,
@@ -162,7 +165,7 @@ pub struct WorkerStats {
 pub struct WorkerItem {
     /// Its id.
     pub id: String,
-    /// Such as `online`.
+    /// `online`, `draining` or `offline`.
     pub status: String,
     /// Whether it was not heard for too long.
     pub stale: bool,

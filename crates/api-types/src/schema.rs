@@ -7,6 +7,10 @@ use serde_json::Value;
 /// A number and a unit of a duration as Go writes it.
 const DURATION: &str = r"(?:[0-9]{1,19}(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h)";
 
+/// A text that a worker says of itself: at most 255 bytes, which are fewer characters where they
+/// are not ASCII.
+const LINE: &str = r"[^\u0000-\u001f\u007f-\u009f]{1,255}";
+
 /// Regular expressions of values, without anchors, for schemas of what is no body.
 pub mod pattern {
     /// The id of a sandbox.
@@ -79,6 +83,67 @@ pub(crate) fn owner(_: &mut SchemaGenerator) -> Schema {
 /// A worker of a request.
 pub(crate) fn worker(_: &mut SchemaGenerator) -> Schema {
     optional_text(pattern::WORKER, "rack-3")
+}
+
+/// A name of a worker's host in a request.
+pub(crate) fn hostname(_: &mut SchemaGenerator) -> Schema {
+    optional_text(LINE, "rack-3.example.org")
+}
+
+/// What a worker says that it does.
+pub(crate) fn worker_status(_: &mut SchemaGenerator) -> Schema {
+    optional_text("online|draining", "online")
+}
+
+/// What tells one data directory of a worker from another.
+pub(crate) fn instance(_: &mut SchemaGenerator) -> Schema {
+    optional_text(LINE, "b1946ac92492d234")
+}
+
+/// A version of a program.
+pub(crate) fn version(_: &mut SchemaGenerator) -> Schema {
+    optional_text(LINE, "1.2.3")
+}
+
+/// Where a worker takes calls.
+pub(crate) fn rpc_url(_: &mut SchemaGenerator) -> Schema {
+    let host = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])";
+    optional_text(&format!("https?://{host}(?::[0-9]{{1,5}})?/?"), "http://10.0.0.7:7424")
+}
+
+/// A provider of a worker.
+pub(crate) fn provider_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": format!("^{LINE}$"),
+        "examples": ["native"],
+    })
+}
+
+fn lines_of_worker(most: usize) -> Schema {
+    json_schema!({
+        "type": ["array", "null"],
+        "items": {"type": "string", "pattern": format!("^(?:{LINE})?$")},
+        "maxItems": most,
+    })
+}
+
+/// The providers of a worker, each once.
+pub(crate) fn provider_names(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = lines_of_worker(32);
+    schema.insert("items".to_owned(), provider_name(generator).into());
+    schema.insert("uniqueItems".to_owned(), true.into());
+    schema
+}
+
+/// What a provider can do on a worker.
+pub(crate) fn capabilities(_: &mut SchemaGenerator) -> Schema {
+    lines_of_worker(64)
+}
+
+/// Images that are on a worker.
+pub(crate) fn images(_: &mut SchemaGenerator) -> Schema {
+    lines_of_worker(1000)
 }
 
 /// Who a worker token of a request is for.

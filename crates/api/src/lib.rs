@@ -32,7 +32,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use stacyvm_control::Control;
-use stacyvm_fleet::identity::{KeyRing, Keys};
+use stacyvm_fleet::identity::{Audience, Checked, KeyRing, Keys};
+use stacyvm_types::{Timestamp, time::Clock};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -140,12 +141,25 @@ struct Api {
     config: Arc<ApiConfig>,
     started: Instant,
     observed: Arc<observe::Observed>,
+    /// What finds out about callers that say they are workers.
+    workers: Arc<Checked>,
+}
+
+/// The control plane's time, by which workers' credentials are judged.
+struct ControlClock(Control);
+
+impl Clock for ControlClock {
+    fn now(&self) -> Timestamp {
+        self.0.time()
+    }
 }
 
 /// The routes over a control plane.
 pub fn router(control: Control, config: ApiConfig) -> Router {
     let (started, observed) = (Instant::now(), Arc::new(observe::Observed::new()));
-    let api = Api { control, config: Arc::new(config), started, observed };
+    let (keys, clock) = (config.worker_keys.clone(), Arc::new(ControlClock(control.clone())));
+    let workers = Arc::new(Checked::at(Audience::ControlPlane, keys, clock));
+    let api = Api { control, config: Arc::new(config), started, observed, workers };
     routes::router(routes::table())
         .fallback(edge::no_route)
         .method_not_allowed_fallback(edge::no_method)

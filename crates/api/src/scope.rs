@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-/// The right that a route demands. Each includes the rights before it.
+use stacyvm_fleet::identity::Scope as Right;
+
+/// The right that a route demands. Each includes the rights before it, but those of workers, which
+/// are a kind of their own: no key holds them, and who holds them holds no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// No credential: what a load balancer asks.
@@ -15,10 +18,12 @@ pub enum Scope {
     Operator,
     /// Everything, credentials included.
     Admin,
+    /// A right of the worker that the path names.
+    Worker(Right),
 }
 
 impl Scope {
-    /// Every scope, the smallest first.
+    /// Every scope that a key may hold, the smallest first.
     pub const ALL: &[Self] = &[Self::Probe, Self::Read, Self::Api, Self::Operator, Self::Admin];
 
     /// The scope in documents and messages.
@@ -29,6 +34,7 @@ impl Scope {
             Self::Api => "api",
             Self::Operator => "operator",
             Self::Admin => "admin",
+            Self::Worker(right) => right.as_str(),
         }
     }
 }

@@ -126,6 +126,11 @@ pub(crate) fn to_the_second(at: Timestamp) -> String {
     Timestamp::from_micros(micros.saturating_sub(micros.rem_euclid(1_000_000))).to_string()
 }
 
+/// When a lease lapses, if ever.
+pub(crate) fn lease_end(at: Timestamp) -> Option<String> {
+    (at != Timestamp::MAX).then(|| at.to_string())
+}
+
 pub(crate) fn stats(now: &Stats, cpu_pct: Option<f64>) -> wire::StatsReply {
     wire::StatsReply {
         supported: true,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use stacyvm_client::Server;
-use stacyvm_types::{SandboxId, parse_duration};
+use stacyvm_types::{SandboxId, WorkerId, parse_duration};
 
 use crate::exit::{ExitStatus, Failure};
 
@@ -143,6 +143,52 @@ pub enum Command {
     Providers,
     /// Show whether the server and its providers are well
     Health,
+    /// Show the workers, and say what they are to do
+    #[command(args_conflicts_with_subcommands = true)]
+    Workers {
+        #[command(subcommand)]
+        command: Option<WorkersCommand>,
+    },
+    /// Take nothing new on a worker from now on; what runs there goes on
+    Drain {
+        /// The worker
+        id: WorkerId,
+        /// Let it take sandboxes again
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
+/// `workers …`
+#[derive(Debug, Subcommand)]
+pub enum WorkersCommand {
+    /// Show the workers
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one worker
+    Get {
+        /// The worker
+        id: WorkerId,
+    },
+    /// Take nothing new on workers from now on; what runs there goes on
+    Drain {
+        /// The workers
+        #[arg(required = true)]
+        ids: Vec<WorkerId>,
+    },
+    /// Let workers take sandboxes again
+    Undrain {
+        /// The workers
+        #[arg(required = true)]
+        ids: Vec<WorkerId>,
+    },
+    /// Forget workers that hold no sandbox and do not come back
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The workers
+        #[arg(required = true)]
+        ids: Vec<WorkerId>,
+    },
 }
 
 /// `spawn`

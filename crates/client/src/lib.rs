@@ -27,6 +27,7 @@ mod system;
 mod templates;
 mod transport;
 mod upload;
+mod workers;
 
 pub use answer::Answer;
 pub use error::{ApiFailure, Error, Result};

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    database::Dsn,
     names::{Domain, HostName, Image, LogFilter, Origin, Proxy},
     telemetry::{Collector, Headers, Share},
     values::{
@@ -63,9 +64,11 @@ pub struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the keys' meanings are in the table")]
 pub struct Worker {
+    pub enabled: bool,
     pub id: Option<WorkerName>,
     pub control_plane_url: ControlPlane,
     pub listen_addr: Option<RpcAddress>,
+    pub rpc_url: Option<ControlPlane>,
     pub heartbeat_interval: Heartbeat,
     pub shutdown_timeout: Term,
     pub preview_domain: Option<Domain>,
@@ -175,6 +178,8 @@ pub struct Retention {
 pub struct Database {
     pub driver: Driver,
     pub path: PathBuf,
+    pub dsn: Dsn,
+    pub dsn_file: Option<PathBuf>,
 }
 
 /// What the server says about itself.
@@ -212,9 +217,11 @@ impl Default for Server {
 impl Default for Worker {
     fn default() -> Self {
         Self {
+            enabled: true,
             id: None,
             control_plane_url: ControlPlane::default(),
             listen_addr: None,
+            rpc_url: None,
             heartbeat_interval: Heartbeat(Duration::from_secs(10)),
             shutdown_timeout: Term(Duration::from_secs(10)),
             preview_domain: None,
@@ -329,7 +336,12 @@ impl Auth {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { driver: Driver::Sqlite, path: PathBuf::from("stacyvm.db") }
+        Self {
+            driver: Driver::Sqlite,
+            path: PathBuf::from("stacyvm.db"),
+            dsn: Dsn::default(),
+            dsn_file: None,
+        }
     }
 }
 

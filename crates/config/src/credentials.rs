@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     config::{Auth, Config},
+    database,
     secret::{Secret, fit_for_a_header},
     values::Password,
     worker_credentials::{self, WorkerCredentials},
@@ -24,6 +25,8 @@ pub struct Credentials {
     pub api_key: Option<Secret>,
     /// `auth.admin_api_key`, or what its file holds.
     pub admin_api_key: Option<Secret>,
+    /// `database.dsn`, or what its file holds.
+    pub database_dsn: Option<Secret>,
     /// What lets workers and control planes in at each other.
     pub workers: WorkerCredentials,
 }
@@ -81,7 +84,9 @@ pub(crate) fn read(config: &Config) -> (Credentials, Vec<Note>) {
     });
     let (workers, others) = worker_credentials::read(&config.auth);
     notes.extend(others);
-    (Credentials { api_key, admin_api_key, workers }, notes)
+    let (database_dsn, others) = database::read(&config.database);
+    notes.extend(others);
+    (Credentials { api_key, admin_api_key, database_dsn, workers }, notes)
 }
 
 /// What is said about a file that everybody can read.

@@ -176,32 +176,50 @@ static KEYS: &[Key] = &[
          comes from"
     ),
     key!(
-        worker.id,
+        worker.enabled,
         Restart,
         None,
         None,
-        "What this host's worker is called; its host name when it is not set"
+        "Whether `serve` runs sandboxes on its own host; without that they run on other workers only"
+    ),
+    key!(
+        worker.id,
+        Restart,
+        None,
+        Some("--id"),
+        "What this host's worker is called; when it is not set, `local` for a server that has its \
+         store for itself, the host name and a part of the data directory's own word for one that \
+         shares it, and the host name for `stacyvm worker`"
     ),
     key!(
         worker.control_plane_url,
         Restart,
         None,
-        None,
+        Some("--control-plane"),
         "Where `stacyvm worker` finds its control plane"
     ),
     key!(
         worker.listen_addr,
         Restart,
         None,
-        None,
+        Some("--rpc-listen"),
         "The address with its port where the worker takes calls from control planes; none when \
          it is not set"
+    ),
+    key!(
+        worker.rpc_url,
+        Restart,
+        None,
+        Some("--rpc-url"),
+        "The address under which control planes reach `worker.listen_addr`, such as \
+         https://node-7.example.org:7424; made of that address, and of the host name where it is \
+         every address, when it is not set"
     ),
     key!(
         worker.heartbeat_interval,
         Restart,
         None,
-        None,
+        Some("--heartbeat-interval"),
         "How often the worker says that it lives; its lease is three times as long"
     ),
     key!(
@@ -387,10 +405,16 @@ static KEYS: &[Key] = &[
         auth.worker_token,
         Reload,
         None,
-        None,
+        Some("--worker-token"),
         "The token between control planes and all workers that have none of their own"
     ),
-    key!(auth.worker_token_file, Reload, None, None, "A file that holds `auth.worker_token`"),
+    key!(
+        auth.worker_token_file,
+        Reload,
+        None,
+        Some("--worker-token-file"),
+        "A file that holds `auth.worker_token`"
+    ),
     key!(
         auth.worker_tokens,
         Reload,
@@ -403,7 +427,8 @@ static KEYS: &[Key] = &[
         Reload,
         None,
         None,
-        "A file that holds `auth.worker_tokens`, one `id=token` a line"
+        "A file that holds `auth.worker_tokens`, one `id=token` a line; of several for one worker, \
+         the first is shown and all are accepted"
     ),
     key!(
         auth.worker_signing_key,
@@ -526,7 +551,8 @@ static KEYS: &[Key] = &[
         Restart,
         Some("STACYVM_STORE"),
         Some("--store"),
-        "Where state is kept: `sqlite`, or `memory`, which is forgotten at the end"
+        "Where state is kept: `sqlite`, a file of one server; `postgres`, a database that servers \
+         share; or `memory`, which is forgotten at the end"
     ),
     key!(
         database.path,
@@ -535,6 +561,15 @@ static KEYS: &[Key] = &[
         None,
         "The file of `sqlite`; a relative path begins in the data directory"
     ),
+    key!(
+        database.dsn,
+        Restart,
+        None,
+        None,
+        "The database of `postgres`, as a URL or as pairs, with libpq's words, `sslmode` and \
+         `sslrootcert` among them; a secret"
+    ),
+    key!(database.dsn_file, Restart, None, None, "A file that holds `database.dsn`"),
     key!(
         logging.level,
         Reload,

@@ -173,7 +173,6 @@ pub(crate) static ALL: &[Later] = &[
     later("auth.oidc_admin_groups", EMPTY, OIDC),
     later("auth.oidc_operator_groups", EMPTY, OIDC),
     later("auth.oidc_viewer_groups", EMPTY, OIDC),
-    secret("database.dsn", EMPTY, "Postgres is"),
     later("pool.enabled", OFF, SHARED),
     later("pool.max_vms", Fate::Detail, SHARED),
     later("pool.max_users_per_vm", Fate::Detail, SHARED),

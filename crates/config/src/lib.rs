@@ -12,6 +12,7 @@
 
 mod config;
 mod credentials;
+mod database;
 mod file;
 mod keys;
 mod later;
@@ -34,6 +35,7 @@ pub use config::{
     Server, Telemetry, Worker,
 };
 pub use credentials::Credentials;
+pub use database::Dsn;
 pub use file::choose;
 pub use keys::{Effect, Key, keys};
 pub use lint::{Check, Verdict, lint};

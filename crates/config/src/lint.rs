@@ -4,6 +4,7 @@ mod access;
 mod worker;
 
 use crate::{
+    database,
     keys::keys,
     load::Loaded,
     load::Refused,
@@ -198,13 +199,24 @@ fn defaults(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
             ),
         },
         match config.database.driver {
-            Driver::Sqlite => pass("database.driver", "state survives a restart"),
+            Driver::Sqlite | Driver::Postgres => {
+                pass("database.driver", "state survives a restart")
+            }
             Driver::Memory => check(
                 "database.driver",
                 strict,
                 "a restart forgets every sandbox",
                 "set database.driver to sqlite",
             ),
+        },
+        match loaded.credentials.database_dsn.as_ref().filter(|dsn| !database::is_protected(dsn)) {
+            Some(_) if config.database.driver == Driver::Postgres => check(
+                "database.tls",
+                strict,
+                "somebody on the way to the database can read what is said, or answer in its place",
+                "give database.dsn sslmode=verify-full, and sslrootcert where it is needed",
+            ),
+            _ => pass("database.tls", "the way to the database is on this host or protected"),
         },
         match config.logging.format {
             LogFormat::Json => pass("logging.format", "programs can read the log"),

@@ -307,10 +307,12 @@ words! {
 
 words! {
     /// Where state is kept.
-    Driver, "sqlite or memory is needed",
-    later: ["postgres", "postgresql"],
+    Driver, "sqlite, postgres or memory is needed",
+    later: [],
     /// A file.
     Sqlite = "sqlite",
+    /// A database that several servers may share.
+    Postgres = "postgres" | "postgresql",
     /// Forgotten at the end.
     Memory = "memory"
 }

@@ -210,7 +210,7 @@ macro_rules! optional {
     )+ };
 }
 
-optional!(WorkerName, RpcAddress);
+optional!(WorkerName, RpcAddress, ControlPlane);
 
 /// Secrets without an order of their own, such as keys that are accepted besides another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -239,13 +239,14 @@ impl Setting for Passwords {
     }
 }
 
-/// The tokens of single workers, by their ids.
+/// The tokens of single workers, by their ids. Of several for one, the first is shown and all are
+/// accepted.
 #[derive(Debug, Clone, Default)]
-pub struct WorkerTokens(pub BTreeMap<WorkerId, Secret>);
+pub struct WorkerTokens(pub BTreeMap<WorkerId, Vec<Secret>>);
 
 impl WorkerTokens {
     /// One token, written `id=token`; never repeated in an error.
-    pub(crate) fn one(text: &str) -> Result<(WorkerId, Secret), String> {
+    fn one(text: &str) -> Result<(WorkerId, Secret), String> {
         let told = "each token is written with its worker's id, id=token in one text";
         let (id, token) = text.split_once('=').ok_or(told)?;
         let id = WorkerId::parse(id.trim()).map_err(|error| error.to_string())?;
@@ -254,14 +255,12 @@ impl WorkerTokens {
         Ok((id, Secret::new(token)))
     }
 
-    /// All of these, each worker once.
+    /// All of these, in their order.
     pub(crate) fn all<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Self, String> {
-        let mut tokens = BTreeMap::new();
+        let mut tokens = BTreeMap::<_, Vec<_>>::new();
         for text in texts {
             let (id, token) = Self::one(text)?;
-            if tokens.insert(id.clone(), token).is_some() {
-                return Err(format!("{id} has two tokens"));
-            }
+            tokens.entry(id).or_default().push(token);
         }
         Ok(Self(tokens))
     }
@@ -270,7 +269,11 @@ impl WorkerTokens {
 impl PartialEq for WorkerTokens {
     fn eq(&self, other: &Self) -> bool {
         let plain = |tokens: &Self| -> Vec<_> {
-            tokens.0.iter().map(|(id, token)| (id.clone(), token.expose().to_owned())).collect()
+            let text = |token: &Secret| token.expose().to_owned();
+            let one = |(id, own): (&WorkerId, &Vec<Secret>)| {
+                (id.clone(), own.iter().map(text).collect::<Vec<_>>())
+            };
+            tokens.0.iter().map(one).collect()
         };
         plain(self) == plain(other)
     }
@@ -368,13 +371,14 @@ mod tests {
 
     #[test]
     fn tokens_are_read_and_never_shown() {
-        let tokens = WorkerTokens::read(&Raw::one("w1=hunter2, w2=hunter2==")).unwrap();
-        let read: Vec<_> =
-            tokens.0.iter().map(|(id, token)| (id.as_str(), token.expose())).collect();
-        assert_eq!(read, [("w1", "hunter2"), ("w2", "hunter2==")]);
+        let tokens = Raw::one("w1=hunter2, w2=hunter2==,w1=hunter9");
+        let tokens = WorkerTokens::read(&tokens).unwrap();
+        let read: Vec<Vec<_>> =
+            tokens.0.values().map(|own| own.iter().map(Secret::expose).collect()).collect();
+        assert_eq!(read, [vec!["hunter2", "hunter9"], vec!["hunter2=="]]);
         let shown = format!("{tokens:?} {}", Setting::show(&tokens));
         assert!(!shown.contains("hunter2"), "{shown}");
-        for wrong in ["hunter2", "=hunter2", "w1=hunter2 x", "w1=", "w1=hunter2,w1=hunter2"] {
+        for wrong in ["hunter2", "=hunter2", "w1=hunter2 x", "w1="] {
             let refused = WorkerTokens::read(&Raw::one(wrong)).unwrap_err();
             assert!(!refused.contains("hunter2"), "{refused}");
         }

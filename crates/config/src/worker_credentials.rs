@@ -24,8 +24,9 @@ const MAX_LIST: u64 = 1 << 20;
 pub struct WorkerCredentials {
     /// `auth.worker_token`, or what its file holds.
     pub token: Option<Secret>,
-    /// `auth.worker_tokens`, or what their file holds.
-    pub tokens: BTreeMap<WorkerId, Secret>,
+    /// `auth.worker_tokens`, or what their file holds: of several for one worker, the first is
+    /// shown and all are accepted.
+    pub tokens: BTreeMap<WorkerId, Vec<Secret>>,
     /// `auth.worker_signing_key`, or what its file holds.
     pub signing_key: Option<Secret>,
     /// `auth.worker_signing_keys`, or what their file holds.
@@ -177,7 +178,7 @@ mod tests {
         };
         assert_eq!(read("# of the first rack\nw1=hunter2\n\n  w2 = hunter3\r\n"), Ok(2));
         assert_eq!(read("# nobody\n"), Ok(0));
-        for wrong in ["hunter2\n", "w1=hunter2\nw1=hunter2\n", "w 1=hunter2", "w1=hunter 2"] {
+        for wrong in ["hunter2\n", "w 1=hunter2", "w1=hunter 2"] {
             let why = read(wrong).unwrap_err();
             assert!(
                 why.starts_with("auth.worker_tokens_file: /") && !why.contains("hunter"),
@@ -195,7 +196,7 @@ mod tests {
         };
         let auth = Auth {
             worker_token_file: at("token", "t1\n"),
-            worker_tokens_file: at("tokens", "w1=t2\n"),
+            worker_tokens_file: at("tokens", "w1=t2\nw1=t4\n"),
             worker_signing_key_file: at("key", "k1\n"),
             worker_signing_keys_file: at("keys", "k2\nk3\n"),
             worker_revoked_token_ids_file: at("revoked", "a\nb\n"),
@@ -204,16 +205,17 @@ mod tests {
         assert_eq!(WorkerCredentials::files(&auth).len(), 5);
         let shown = |found: &WorkerCredentials| {
             let text = |secret: &Secret| secret.expose().to_owned();
-            let all = found.token.iter().chain(found.tokens.values()).chain(&found.signing_key);
+            let all =
+                found.token.iter().chain(found.tokens.values().flatten()).chain(&found.signing_key);
             let secrets: Vec<_> = all.chain(&found.signing_keys).map(text).collect();
             (secrets.join(" "), found.revoked.len())
         };
         let first = WorkerCredentials::read(&auth).unwrap();
-        assert_eq!(shown(&first), ("t1 t2 k1 k2 k3".to_owned(), 2));
+        assert_eq!(shown(&first), ("t1 t2 t4 k1 k2 k3".to_owned(), 2));
         at("key", "k9");
         at("revoked", "");
         let second = WorkerCredentials::read(&auth).unwrap();
-        assert_eq!(shown(&second), ("t1 t2 k9 k2 k3".to_owned(), 0));
+        assert_eq!(shown(&second), ("t1 t2 t4 k9 k2 k3".to_owned(), 0));
         at("key", "");
         assert!(
             WorkerCredentials::read(&auth).unwrap_err().contains("auth.worker_signing_key_file")

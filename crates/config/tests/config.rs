@@ -80,6 +80,8 @@ fn every_key_can_be_said_by_every_source() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "w1=a-key-of-its-own").unwrap();
+    let dsn = dir.path().join("dsn");
+    std::fs::write(&dsn, "postgres://u:p@h/d").unwrap();
     for key in keys() {
         let value = match key.path {
             "data_dir" | "database.path" => "/x",
@@ -95,12 +97,14 @@ fn every_key_can_be_said_by_every_source() {
             "telemetry.sample_ratio" => "0.5",
             "server.trusted_proxies" => "10.0.0.0/8",
             "rate_limit.key_by" => "ip",
-            "worker.control_plane_url" => "https://a.b",
+            "worker.control_plane_url" | "worker.rpc_url" => "https://a.b",
             "worker.listen_addr" => "127.0.0.1:7424",
             "worker.heartbeat_interval" => "20s",
             "worker.rpc_tls.insecure_skip_verify" => "true",
             "auth.worker_tokens" => "w1=a,w2=b",
             "rate_limit.cleanup_interval" => "2m",
+            "database.dsn" => "postgres://u:p@h/d",
+            "database.dsn_file" => dsn.to_str().unwrap(),
             path if path.ends_with("_file") => secret.to_str().unwrap(),
             path if path.ends_with("auth") || path.ends_with("enabled") => "true",
             "defaults.spawn_overflow" => "queue",
@@ -122,6 +126,38 @@ fn every_key_can_be_said_by_every_source() {
             assert_eq!(from(alias.to_owned()).config, from_env.config, "{alias}");
         }
     }
+}
+
+#[test]
+fn postgres_needs_a_dsn_which_is_shown_to_nobody() {
+    let (problems, _) = told(&file("database: {driver: postgres}").sources());
+    assert!(problems[0].contains("postgres, which needs database.dsn"), "{problems:?}");
+    let (problems, _) = told(&file("database: {driver: mysql}").sources());
+    assert!(problems[0].contains("sqlite, postgres or memory is needed"), "{problems:?}");
+    let text = "database:\n  driver: postgres\n  dsn: postgres://u:hunter2@h/d\n";
+    let loaded = load(&file(text).sources()).unwrap();
+    let dsn = loaded.credentials.database_dsn.clone().unwrap();
+    assert_eq!(dsn.expose(), "postgres://u:hunter2@h/d");
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    for key in keys() {
+        assert!(!key.text(&loaded.config).contains("hunter2"), "{}", key.path);
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dsn");
+    fs::write(&path, "host=h user=u password=hunter2\n").unwrap();
+    let from_file = format!("database: {{driver: postgres, dsn_file: {}}}", path.display());
+    let loaded = load(&file(&from_file).sources()).unwrap();
+    let dsn = loaded.credentials.database_dsn.unwrap();
+    assert_eq!(dsn.expose(), "host=h user=u password=hunter2");
+    fs::write(&path, "hunter2\n").unwrap();
+    let (problems, _) = told(&file(&from_file).sources());
+    assert!(problems[0].contains("database.dsn_file") && !problems[0].contains("hunter2"));
+
+    let (problems, warnings) =
+        told(&file("database: {dsn: \"postgres://u:hunter2@h/d\"}").sources());
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(warnings[0].contains("no effect while database.driver is sqlite"), "{warnings:?}");
 }
 
 #[test]
@@ -368,7 +404,7 @@ fn workers_have_tokens_of_their_own_below_one_key() {
     let given = file(text);
     let loaded = load(&given.sources()).unwrap();
     let tokens = &loaded.credentials.workers.tokens;
-    let read: Vec<_> = tokens.iter().map(|(id, token)| (id.as_str(), token.expose())).collect();
+    let read: Vec<_> = tokens.iter().map(|(id, own)| (id.as_str(), own[0].expose())).collect();
     assert_eq!(read, [("rack.3", "hunter3"), ("w1", "hunter2")]);
     let place = format!("file:{}:3", given.path().display());
     assert_eq!(loaded.source("auth.worker_tokens").to_string(), place);

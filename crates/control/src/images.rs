@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stacyvm_provider::{ByteStream, ImageRecord};
+use stacyvm_provider::{ByteStream, ImageRecord, Images};
 
 use crate::{Control, Error, Result, validate};
 
@@ -46,12 +46,11 @@ impl Control {
         Ok(())
     }
 
-    fn image_store(&self) -> Result<Arc<dyn stacyvm_provider::Images>> {
+    /// The images of this server's own worker.
+    fn image_store(&self) -> Result<Arc<dyn Images>> {
         let settings = self.settings();
-        self.0
-            .parts
-            .fleet
-            .worker(&settings.worker)
+        let worker = self.0.parts.fleet.worker(&settings.worker);
+        worker
             .and_then(|worker| worker.images(&settings.default_provider))
             .map_err(|error| Error::from_provider(error, None))
     }

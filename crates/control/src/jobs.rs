@@ -79,6 +79,7 @@ impl Control {
         self.drive(crate::queue::Turnstile::new(self.clone()), self.0.queue.wake.clone());
         self.drive(crate::reconcile::Reconciler::new(self.clone()), self.0.reconcile.clone());
         self.drive(crate::retention::Forgetter::new(self.clone()), Wake::default());
+        self.follow_hints();
     }
 
     /// How the background jobs are doing.

@@ -20,10 +20,12 @@ mod exec;
 mod failpoints;
 mod files;
 mod follow;
+mod hints;
 mod idempotency;
 mod images;
 mod jobs;
 mod keys;
+mod leases;
 mod lifecycle;
 mod members;
 pub mod metrics;
@@ -116,6 +118,7 @@ struct Inner {
     health: metrics::ProviderHealth,
     census: Arc<metrics::Looked<Arc<stacyvm_store::Census>>>,
     counted: Arc<metrics::Looked<stacyvm_store::QuotaCounts>>,
+    registry: Arc<metrics::Looked<Arc<[metrics::WorkerReport]>>>,
     owned: metrics::Owned,
     unattended: follow::Unattended,
     own: follow::Own,
@@ -155,6 +158,7 @@ impl Control {
             health: metrics::ProviderHealth::default(),
             census: Arc::default(),
             counted: Arc::default(),
+            registry: Arc::default(),
             owned: Arc::default(),
             unattended: follow::Unattended::default(),
             own: follow::Own::default(),

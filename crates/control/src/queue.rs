@@ -232,6 +232,13 @@ impl Queue {
         }
     }
 
+    /// Somebody on another server gave a place back, or changed a limit.
+    pub(crate) fn freed_elsewhere(&self) {
+        if 0 < self.len() {
+            self.limits_changed();
+        }
+    }
+
     /// What was known about places holds no more.
     pub(crate) fn limits_changed(&self) {
         let mut state = self.state();

@@ -25,6 +25,8 @@ pub struct Settings {
     pub worker: WorkerId,
     /// What this server's own worker says of itself.
     pub membership: Membership,
+    /// Whether this server's own worker has providers: one without them is ready for what others run.
+    pub runs_sandboxes: bool,
     /// How many bytes of each output stream [`crate::Control::exec_collect`] keeps.
     pub exec_output_cap: usize,
     /// How long things are kept.
@@ -74,6 +76,7 @@ impl Settings {
             max_limits: Limits { memory_mb: 65_536, vcpus: 64, pids: 32_768, disk_mb: 65_536 },
             worker,
             membership: Membership::default(),
+            runs_sandboxes: true,
             exec_output_cap: 8 * 1024 * 1024,
             retention: Retention::default(),
         }

@@ -22,7 +22,7 @@ impl Control {
     /// time is reported so.
     pub async fn ready(&self) -> Readiness {
         let (store, providers) = tokio::join!(self.store_answers(), self.providers());
-        Readiness { store, providers }
+        Readiness { store, providers, runs_sandboxes: self.settings().runs_sandboxes }
     }
 
     /// How long the store took to answer, or a sentence about why it did not. Bounded.

@@ -7,6 +7,9 @@
 //! A worker of the same process is called; one in another process is a [`remote::RemoteWorker`],
 //! whose calls are what [`wire`] describes.
 
+#[cfg(feature = "contract")]
+#[expect(clippy::unwrap_used, reason = "a case that panics is a case that fails")]
+pub mod contract;
 pub mod identity;
 pub mod idle;
 mod registry;
@@ -42,7 +45,7 @@ pub struct ProviderReport {
 
 /// A worker: it owns providers and the runtimes they launched.
 ///
-/// Promises:
+/// Promises, each with a case in the contract suite (`contract`):
 /// - `spawn` and `destroy` may be repeated; a failed `spawn` whose outcome is unknown is settled
 ///   by `runtimes`.
 /// - A stale generation is [`stacyvm_provider::ErrorKind::Fenced`] and changes nothing; unknown

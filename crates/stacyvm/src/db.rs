@@ -1,5 +1,5 @@
-//! `db`: the file that the server remembers in. These commands work on the file itself, without a
-//! server's help and without disturbing one.
+//! `db`: what the server remembers in. These commands work on the file or the database itself,
+//! without a server's help and without disturbing one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use stacyvm_cli::{
     ExitStatus, Failure, Format, Global, Rows, escape::escape, print_json, print_rows, say,
 };
-use stacyvm_config as config;
+use stacyvm_config::{self as config, Loaded};
 use stacyvm_store_sql::{self as store, CopyError, Existing, OpenError, Report};
 use stacyvm_types::time::{Clock as _, SystemClock};
 
@@ -69,20 +69,43 @@ pub(crate) struct RestoreArgs {
     place: Place,
 }
 
+/// What the settings say about where state is kept. Nothing of it need be there.
+enum Found {
+    /// A file in a directory.
+    File { data_dir: PathBuf, database: PathBuf },
+    /// A database that is reached with this DSN.
+    Postgres { dsn: String },
+}
+
 impl Place {
-    /// The directory and the database in it. Neither need be there.
-    fn find(&self) -> Result<(PathBuf, PathBuf), Failure> {
+    fn find(&self) -> Result<Found, Failure> {
         let mut sources = settings::sources(self.config.clone());
         sources.flags.extend(self.data_dir.as_deref().map(settings::data_dir_flag));
-        let config = settings::loaded(&sources)?.config;
-        if config.database.driver == config::Driver::Memory {
-            return Err(failed(
+        let Loaded { config, credentials, .. } = settings::loaded(&sources)?;
+        match config.database.driver {
+            config::Driver::Memory => Err(failed(
                 "database.driver is memory: nothing is kept in a file, so there is nothing to copy",
-            ));
+            )),
+            config::Driver::Postgres => {
+                Ok(Found::Postgres { dsn: settings::dsn(&credentials)?.to_owned() })
+            }
+            config::Driver::Sqlite => {
+                let data_dir = config.data_dir.map_or_else(data_dir::default, Ok)?;
+                let database = data_dir.join(&config.database.path);
+                Ok(Found::File { data_dir, database })
+            }
         }
-        let data_dir = config.data_dir.map_or_else(data_dir::default, Ok)?;
-        let database = data_dir.join(&config.database.path);
-        Ok((data_dir, database))
+    }
+
+    /// The directory and the file in it.
+    fn find_file(&self, instead: &str) -> Result<(PathBuf, PathBuf), Failure> {
+        match self.find()? {
+            Found::File { data_dir, database } => Ok((data_dir, database)),
+            Found::Postgres { .. } => Err(Failure::new(
+                ExitStatus::REFUSED,
+                format!("database.driver is postgres, which has its own tools for this: {instead}"),
+            )),
+        }
     }
 }
 
@@ -97,7 +120,7 @@ pub(crate) fn db(global: &Global, command: DbCommand) -> Result<ExitStatus, Fail
 }
 
 fn backup(global: &Global, args: &BackupArgs) -> Result<ExitStatus, Failure> {
-    let (_, database) = args.place.find()?;
+    let (_, database) = args.place.find_file("use pg_dump --format=custom")?;
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let report = store::backup(&database, &args.file, existing).map_err(|e| refused(&e))?;
     show(global, &args.file, &report, [])?;
@@ -105,12 +128,22 @@ fn backup(global: &Global, args: &BackupArgs) -> Result<ExitStatus, Failure> {
 }
 
 fn check(global: &Global, args: &CheckArgs) -> Result<ExitStatus, Failure> {
-    let file = match &args.file {
-        Some(file) => file.clone(),
-        None => args.place.find()?.1,
+    let found = match &args.file {
+        Some(file) => Found::File { data_dir: PathBuf::new(), database: file.clone() },
+        None => args.place.find()?,
     };
-    let report = store::check(&file).map_err(|e| failed(chain(&e)))?;
-    show(global, &file, &report, [])?;
+    let report = match found {
+        Found::File { database, .. } => {
+            let report = store::check(&database).map_err(|e| failed(chain(&e)))?;
+            show(global, &database, &report, [])?;
+            report
+        }
+        Found::Postgres { dsn } => {
+            let (place, report) = store::check_postgres(&dsn).map_err(|e| failed(chain(&e)))?;
+            show_of(global, "database", &place, &report, [])?;
+            report
+        }
+    };
     match report.problems.len() {
         0 => Ok(ExitStatus::OK),
         count => Err(failed(format!("db check found {count} problem(s)"))),
@@ -118,7 +151,8 @@ fn check(global: &Global, args: &CheckArgs) -> Result<ExitStatus, Failure> {
 }
 
 fn restore(global: &Global, args: &RestoreArgs) -> Result<ExitStatus, Failure> {
-    let (data_dir, database) = args.place.find()?;
+    let instead = "stop every server and use pg_restore into an empty database";
+    let (data_dir, database) = args.place.find_file(instead)?;
     // Before the directory is made for it.
     store::check(&args.file).map_err(|e| failed(chain(&e)))?;
     let data_dir = data_dir::prepare(&data_dir)?;
@@ -147,19 +181,29 @@ fn refused(error: &CopyError) -> Failure {
     Failure::new(status, chain(error))
 }
 
-/// Says what a database holds.
+/// Says what a file holds.
 fn show<const N: usize>(
     global: &Global,
     file: &Path,
     report: &Report,
     more: [(&str, Value); N],
 ) -> Result<(), Failure> {
-    let file = file.display().to_string();
+    show_of(global, "file", &file.display().to_string(), report, more)
+}
+
+/// Says what a database holds, which is a file or something else.
+fn show_of<const N: usize>(
+    global: &Global,
+    kind: &str,
+    place: &str,
+    report: &Report,
+    more: [(&str, Value); N],
+) -> Result<(), Failure> {
     if global.output == Format::Json {
         let rows: Map<String, Value> =
             report.rows.iter().map(|(table, count)| (table.clone(), json!(count))).collect();
         let mut shown = json!({
-            "file": file,
+            kind: place,
             "size_bytes": report.size_bytes,
             "schema": report.schema,
             "rows": rows,
@@ -171,7 +215,7 @@ fn show<const N: usize>(
         return print_json(shown.to_string().as_bytes());
     }
     let mut rows = Rows::new(&[]);
-    rows.push(["file", &file]);
+    rows.push([kind, place]);
     rows.push(["size", &format!("{} bytes", report.size_bytes)]);
     rows.push(["schema", &report.schema.to_string()]);
     for (table, count) in &report.rows {

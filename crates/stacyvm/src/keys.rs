@@ -10,19 +10,18 @@ use stacyvm_cli::{
     keys::{CreateArgs, KeysCommand, find, over_server, show_all, show_made, show_revoked},
     say,
 };
-use stacyvm_config::Driver;
+use stacyvm_config::{Credentials, Database, Driver};
 use stacyvm_control::{IssuedKey, NewKey, name_taken};
 use stacyvm_store::{
-    self as store, AuditStore as _, KeyStore,
+    self as store, Store,
     audit::{AdminRecord, OperationRecord, Outcome},
 };
-use stacyvm_store_sql::SqliteStore;
 use stacyvm_types::{
     AuditId, KeyId, Role, Timestamp,
     time::{Clock, SystemClock},
 };
 
-use crate::{chain, data_dir, failed, settings};
+use crate::{chain, data_dir, failed, serve, settings};
 
 /// `keys`
 #[derive(Debug, Args)]
@@ -65,9 +64,8 @@ pub(crate) fn keys(global: &Global, args: KeysArgs) -> Result<ExitStatus, Failur
 /// The store of a server that does not run.
 struct Place {
     data_dir: PathBuf,
-    file: PathBuf,
-    /// Whether the settings hold an admin key.
-    has_admin_key: bool,
+    database: Database,
+    credentials: Credentials,
 }
 
 impl Place {
@@ -77,8 +75,7 @@ impl Place {
             sources.flags.push(settings::data_dir_flag(dir));
         }
         let loaded = settings::loaded(&sources)?;
-        let database = &loaded.config.database;
-        if database.driver == Driver::Memory {
+        if loaded.config.database.driver == Driver::Memory {
             return Err(failed(
                 "these settings keep state in memory, where a running server has its keys: ask it \
                  with --server and --api-key",
@@ -86,27 +83,23 @@ impl Place {
         }
         let data_dir = loaded.config.data_dir.clone().map_or_else(data_dir::default, Ok)?;
         let data_dir = data_dir::prepare(&data_dir)?;
-        Ok(Self {
-            file: data_dir.join(&database.path),
-            data_dir,
-            has_admin_key: loaded.credentials.admin_api_key.is_some(),
-        })
+        Ok(Self { database: loaded.config.database, data_dir, credentials: loaded.credentials })
     }
 }
 
 async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Result<(), Failure> {
-    let store = SqliteStore::open(&place.file)
-        .map_err(|e| failed(format!("the store cannot be opened: {}", chain(&e))))?;
+    let store = serve::store(&place.database, &place.credentials, &place.data_dir)?;
+    let store = &*store;
     let now = SystemClock.now();
     match command {
-        KeysCommand::Create(args) => create(global, place, &store, args, now).await,
+        KeysCommand::Create(args) => create(global, place, store, args, now).await,
         KeysCommand::List => {
-            let keys = all(&store, now).await?;
+            let keys = all(store, now).await?;
             let json = serde_json::to_vec(&keys).map_err(|e| failed(e.to_string()))?;
             show_all(global, &keys, &json)
         }
         KeysCommand::Revoke { keys } => {
-            let known = all(&store, now).await?;
+            let known = all(store, now).await?;
             for shown in keys {
                 let key = find(&known, &shown)?;
                 let id = KeyId::parse(&key.id).map_err(|e| failed(e.to_string()))?;
@@ -118,7 +111,7 @@ async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Resul
                     status: 200,
                     detail: format!("name={}", key.name),
                 };
-                let recorded = record(&store, done, now).await;
+                let recorded = record(store, done, now).await;
                 show_revoked(global, key, br#"{"status":"revoked"}"#)?;
                 recorded?;
             }
@@ -130,14 +123,14 @@ async fn on_store(global: &Global, place: &Place, command: KeysCommand) -> Resul
 async fn create(
     global: &Global,
     place: &Place,
-    store: &SqliteStore,
+    store: &dyn Store,
     args: CreateArgs,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let role = Role::parse(args.role.word())
         .ok_or_else(|| failed("this version does not know the role"))?;
     let has_keys = store.has_keys().await.map_err(|e| failed(chain(&e)))?;
-    if !has_keys && role != Role::Admin && !place.has_admin_key {
+    if !has_keys && role != Role::Admin && place.credentials.admin_api_key.is_none() {
         return Err(Failure::new(
             ExitStatus::REFUSED,
             "the first key must have the role admin: once there is a key, every request needs one, \
@@ -177,7 +170,11 @@ async fn create(
     let json = serde_json::to_vec(&made).map_err(|e| failed(e.to_string()))?;
     show_made(global, &made, &json)?;
     if global.output == stacyvm_cli::Format::Table {
-        say(&format!("It is in the store of {}", place.data_dir.display()));
+        let place = match place.database.driver {
+            Driver::Postgres => "the Postgres database".to_owned(),
+            Driver::Sqlite | Driver::Memory => place.data_dir.display().to_string(),
+        };
+        say(&format!("It is in the store of {place}"));
     }
     recorded
 }
@@ -195,7 +192,7 @@ struct Done {
 
 /// Writes into the audit log what a server would have written, had it been asked. What was done
 /// stays done when that fails, but whoever did it learns of it.
-async fn record(store: &SqliteStore, done: Done, now: Timestamp) -> Result<(), Failure> {
+async fn record(store: &dyn Store, done: Done, now: Timestamp) -> Result<(), Failure> {
     let Done { command, action, resource, status, detail } = done;
     let actor = "local".to_owned();
     let admin = AdminRecord {
@@ -230,7 +227,7 @@ async fn record(store: &SqliteStore, done: Done, now: Timestamp) -> Result<(), F
     store.record_operations(vec![operation]).await.map_err(lost)
 }
 
-async fn all(store: &SqliteStore, now: Timestamp) -> Result<Vec<Key>, Failure> {
+async fn all(store: &dyn Store, now: Timestamp) -> Result<Vec<Key>, Failure> {
     let keys = store.keys().await.map_err(|e| failed(chain(&e)))?;
     Ok(keys.into_iter().map(|key| view(key, now)).collect())
 }

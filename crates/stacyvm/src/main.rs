@@ -1,5 +1,6 @@
 //! The StacyVM binary: names every implementation and wires them.
 
+mod cluster;
 mod config;
 mod data_dir;
 mod db;
@@ -14,6 +15,7 @@ mod serve;
 mod settings;
 mod stop;
 mod telemetry;
+mod worker;
 mod worker_token;
 
 use std::{io, process::ExitCode, time::Duration};
@@ -42,9 +44,8 @@ enum Command {
     Remote(Remote),
     /// Make, list and revoke the keys with which a server is called
     Keys(keys::KeysArgs),
-    /// Make and check what lets workers in
-    #[command(subcommand)]
-    Worker(WorkerCommand),
+    /// Run the sandboxes of this host for a control plane elsewhere, and what lets workers in
+    Worker(worker::WorkerArgs),
     /// Look at what this host gives to sandboxes, and say what to do about it
     Doctor(doctor::DoctorArgs),
     /// Show, check and describe the settings of the server
@@ -62,12 +63,6 @@ enum Command {
     Version,
 }
 
-#[derive(Debug, Subcommand)]
-enum WorkerCommand {
-    /// Make, show and check signed tokens of workers
-    Token(worker_token::TokenArgs),
-}
-
 fn main() -> ExitCode {
     // Before anything else: this may be the process that starts sandboxes, which has one thread,
     // no environment and no business with what follows.
@@ -79,7 +74,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args).map_err(Failure::before_command),
         Command::Remote(command) => client(&cli.global, command),
         Command::Keys(args) => keys::keys(&cli.global, args),
-        Command::Worker(WorkerCommand::Token(args)) => worker_token::run(&cli.global, args),
+        Command::Worker(args) => worker::worker(&cli.global, args),
         Command::Doctor(args) => doctor::doctor(&cli.global, args),
         Command::Config(command) => config::config(&cli.global, command),
         Command::Db(command) => db::db(&cli.global, command),

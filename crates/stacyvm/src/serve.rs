@@ -13,19 +13,19 @@ use clap::{Args, ValueHint};
 use stacyvm_api::{Access, ApiConfig};
 use stacyvm_cli::{ExitStatus, Failure, say};
 use stacyvm_config::{self as config, Config, Credentials};
-use stacyvm_control::{Control, Parts};
+use stacyvm_control::{Control, Parts, Settings};
 use stacyvm_fleet::{Fleet, Worker, identity::KeyRing};
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::Spawner;
 use stacyvm_store::{Store, memory::MemoryStore};
-use stacyvm_store_sql::SqliteStore;
-use stacyvm_types::{WorkerId, format_duration, time::SystemClock};
+use stacyvm_store_sql::{PostgresStore, SqliteStore};
+use stacyvm_types::{format_duration, time::SystemClock};
 use stacyvm_worker::LocalWorker;
 use tokio::{net::TcpListener, signal::unix::SignalKind, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    chain, data_dir, failed, logging, native,
+    chain, cluster, data_dir, failed, logging, native,
     reload::Reload,
     settings::{self, SettingArgs},
     stop::StopSignals,
@@ -57,8 +57,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     let _lock = data_dir::lock(&data_dir)?;
     raise_descriptor_limit();
     let spawner = match config.providers.default {
-        config::Provider::Native => Some(native::spawner()?),
-        config::Provider::Mock => None,
+        config::Provider::Native if config.worker.enabled => Some(native::spawner()?),
+        config::Provider::Native | config::Provider::Mock => None,
     };
     let runtime = crate::runtime()?;
     if let Some(traces) = &traces {
@@ -77,7 +77,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
 
 /// Every sandbox and every client holds descriptors; the soft limit is for programs that use
 /// `select`, which this one does not.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -102,17 +102,24 @@ async fn wired(
     let address = listener.local_addr().map_err(|e| failed(e.to_string()))?;
 
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-    let providers = providers(config, data_dir, spawner, &tasks, &stopping).await?;
-    let store = store(&config.database, data_dir)?;
-    let control = control(config, providers, store, data_dir, &tasks, &stopping)?;
+    let providers = if config.worker.enabled {
+        providers(config, data_dir, spawner, &tasks, &stopping).await?
+    } else {
+        Vec::new()
+    };
+    let store = store(&config.database, credentials, data_dir)?;
+    let worker_keys = KeyRing::new(settings::worker_keys(&config.auth)).map_err(failed)?;
+    let worker_keys = Arc::new(worker_keys);
+    let listening = cluster::listen(config).await?;
+    let url = listening.as_ref().map(|l| cluster::rpc_url(config, l.address));
+    let Wired { control, worker } =
+        control(config, providers, store, data_dir, url, &worker_keys, &tasks, &stopping)?;
     control.recover().await.map_err(|e| failed(format!("recovery failed: {}", chain(&e))))?;
     control.start_jobs();
 
     let has_keys = control.has_keys().await.map_err(|e| failed(chain(&e)))?;
     let keys = settings::operator_keys(credentials);
     let access = Arc::new(Access::new(settings::access(config), &keys, has_keys));
-    let worker_keys = KeyRing::new(settings::worker_keys(&config.auth)).map_err(failed)?;
-    let worker_keys = Arc::new(worker_keys);
     let sessions = TaskTracker::new();
     let (hosts, origins) = (&config.server.allowed_hosts, &config.server.cors_allowed_origins);
     let api = ApiConfig {
@@ -130,6 +137,13 @@ async fn wired(
     let router = stacyvm_api::router(control.clone(), api);
     if let Some(path) = port_file {
         write_port(path, address.port()).map_err(|e| failed(format!("{}: {e}", path.display())))?;
+    }
+    if let Some(listening) = listening {
+        tracing::info!(address = %listening.address, "this server's worker takes calls");
+        let (tracked, until) = (tasks.clone(), stopping.clone());
+        let (keys, limit) = (worker_keys.clone(), config.worker.shutdown_timeout.0);
+        let clock = Arc::new(SystemClock);
+        tasks.spawn(listening.answer(worker, keys, clock, tracked, until, limit));
     }
     tell_who_may_call(address, &access, has_keys);
     say(&format!("StacyVM listens on http://{address} (data in {})", data_dir.display()));
@@ -196,7 +210,7 @@ async fn stop(
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => failed(format!(
             "{address} is in use, perhaps by another server; choose another with --listen"
@@ -206,7 +220,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// The default first.
-async fn providers(
+pub(crate) async fn providers(
     config: &Config,
     data_dir: &Path,
     spawner: Option<Spawner>,
@@ -231,26 +245,47 @@ async fn providers(
     Ok(providers)
 }
 
-fn store(database: &config::Database, data_dir: &Path) -> Result<Arc<dyn Store>, Failure> {
+/// Opens the store that these settings name.
+pub(crate) fn store(
+    database: &config::Database,
+    credentials: &Credentials,
+    data_dir: &Path,
+) -> Result<Arc<dyn Store>, Failure> {
+    let refused = |error: &dyn std::error::Error| {
+        failed(format!("the store cannot be opened: {}", chain(error)))
+    };
     Ok(match database.driver {
         config::Driver::Memory => Arc::new(MemoryStore::new()),
-        config::Driver::Sqlite => Arc::new(
-            SqliteStore::open(data_dir.join(&database.path))
-                .map_err(|e| failed(format!("the store cannot be opened: {}", chain(&e))))?,
-        ),
+        config::Driver::Sqlite => {
+            let file = data_dir.join(&database.path);
+            Arc::new(SqliteStore::open(file).map_err(|e| refused(&e))?)
+        }
+        config::Driver::Postgres => {
+            let dsn = settings::dsn(credentials)?;
+            Arc::new(PostgresStore::open(dsn).map_err(|e| refused(&e))?)
+        }
     })
 }
 
+struct Wired {
+    control: Control,
+    worker: Arc<dyn Worker>,
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a server, named once")]
 fn control(
     config: &Config,
     providers: Vec<Arc<dyn Provider>>,
     store: Arc<dyn Store>,
     data_dir: &Path,
+    url: Option<String>,
+    worker_keys: &Arc<KeyRing>,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
-) -> Result<Control, Failure> {
+) -> Result<Wired, Failure> {
     let clock = Arc::new(SystemClock);
-    let id = WorkerId::parse("local").map_err(|e| failed(e.to_string()))?;
+    let instance = cluster::instance(data_dir)?;
+    let id = cluster::own_id(config, &instance)?;
     let name = config.providers.default.word();
     let worker =
         LocalWorker::new(id.clone(), providers, name, &data_dir.join("worker"), clock.clone())
@@ -258,15 +293,21 @@ fn control(
     let worker = Arc::new(worker);
     let (timed, until) = (worker.clone(), stopping.clone());
     tasks.spawn(async move { timed.keep_time(until).await });
-    Ok(Control::new(Parts {
+    let dial = cluster::dial(config, worker_keys.clone(), clock.clone())?;
+    let worker: Arc<dyn Worker> = worker;
+    let control = Control::new(Parts {
         store,
-        fleet: Fleet::new([worker as Arc<dyn Worker>]),
-        dial: None,
+        fleet: Fleet::new([worker.clone()]),
+        dial: Some(Arc::new(dial)),
         clock,
-        settings: settings::control(config, id),
+        settings: Settings {
+            membership: settings::membership(config, instance, url),
+            ..settings::control(config, id)
+        },
         tasks: tasks.clone(),
         stopping: stopping.clone(),
-    }))
+    });
+    Ok(Wired { control, worker })
 }
 
 /// Whoever waits for the file never sees half of it.

@@ -10,11 +10,11 @@ use stacyvm_config::{
     self as config, Asked, Auth, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret,
     Sources, WorkerCredentials, Written,
 };
-use stacyvm_control::{Overflow, Retention, Rules, Settings};
+use stacyvm_control::{Membership, Overflow, Retention, Rules, Settings};
 use stacyvm_fleet::identity::{self, Keys, Load};
 use stacyvm_types::{Limits, Resources, WorkerId};
 
-use crate::data_dir;
+use crate::{cluster, data_dir, failed};
 
 /// The settings that flags can give, and the file that gives the others.
 #[derive(Debug, Clone, Args)]
@@ -45,9 +45,9 @@ pub(crate) struct SettingArgs {
     /// times [env: STACYVM_ALLOW_ORIGIN]
     #[arg(long, value_delimiter = ',')]
     allow_origin: Vec<String>,
-    /// Where state is kept: in a file, or in memory, which is forgotten at the end
-    /// [default: sqlite] [env: STACYVM_STORE]
-    #[arg(long, value_parser = PossibleValuesParser::new(["sqlite", "memory"]))]
+    /// Where state is kept: in a file, in the database of database.dsn, or in memory, which is
+    /// forgotten at the end [default: sqlite] [env: STACYVM_STORE]
+    #[arg(long, value_parser = PossibleValuesParser::new(["sqlite", "postgres", "memory"]))]
     store: Option<String>,
     /// How long what is in flight may take to finish when the server stops [default: 10s]
     /// [env: STACYVM_SHUTDOWN_TIMEOUT]
@@ -211,7 +211,11 @@ pub(crate) fn keys_of(found: &WorkerCredentials) -> Keys {
     let secret = |secret: &Secret| identity::Secret::new(secret.expose());
     Keys {
         shared: found.token.as_ref().map(secret),
-        tokens: found.tokens.iter().map(|(id, token)| (id.clone(), secret(token))).collect(),
+        tokens: found
+            .tokens
+            .iter()
+            .map(|(id, own)| (id.clone(), own.iter().map(secret).collect()))
+            .collect(),
         signing: found.signing_key.as_ref().map(secret),
         also: found.signing_keys.iter().map(secret).collect(),
         revoked: found.revoked.clone(),
@@ -234,8 +238,30 @@ pub(crate) fn control(config: &Config, worker: WorkerId) -> Settings {
             idempotency_keys: config.retention.idempotency_keys.0,
         },
         default_limits: limits(defaults),
+        runs_sandboxes: config.worker.enabled,
         ..Settings::new(worker, config.providers.default.word())
     }
+}
+
+/// What the server's own worker says of itself: which data directory it has, and where it takes
+/// calls.
+pub(crate) fn membership(config: &Config, instance: String, url: Option<String>) -> Membership {
+    let lease = config.worker.heartbeat_interval.lease();
+    Membership {
+        instance,
+        hostname: cluster::hostname(),
+        url,
+        heartbeat: config.worker.heartbeat_interval.0,
+        lease_term: lease,
+        // Who has the store for himself has nobody to be fenced from.
+        term: (config.database.driver == config::Driver::Postgres).then_some(lease),
+    }
+}
+
+/// How to reach the database of `postgres`.
+pub(crate) fn dsn(credentials: &Credentials) -> Result<&str, Failure> {
+    let dsn = credentials.database_dsn.as_ref().map(Secret::expose);
+    dsn.ok_or_else(|| failed("database.driver is postgres, and there is no database.dsn"))
 }
 
 #[cfg(test)]
@@ -283,10 +309,12 @@ mod tests {
             insecure_no_auth: true,
         };
         let mut given: Vec<_> = all.flags().iter().map(|written| written.flag).collect();
+        given.extend(crate::worker::every_flag());
         let mut known: Vec<_> = stacyvm_config::keys().iter().filter_map(|key| key.flag).collect();
-        known.dedup();
         given.sort_unstable();
         known.sort_unstable();
+        given.dedup();
+        known.dedup();
         assert_eq!(given, known);
     }
 }

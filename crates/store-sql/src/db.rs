@@ -12,41 +12,94 @@ use rusqlite::{
 use stacyvm_store::{Error, Result};
 use stacyvm_types::Timestamp;
 
+use crate::postgres::{Found, Session};
+
 /// An open transaction, or for a single read the connection that makes its own.
 #[derive(Debug)]
-pub(crate) struct Tx<'c> {
-    connection: &'c Connection,
-    dialect: Dialect,
-}
+pub(crate) struct Tx<'c>(On<'c>);
 
-/// The words in which the databases differ.
+/// The database that a transaction is on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Dialect {
-    /// One writer at a time: a write transaction has locked everything already.
-    Sqlite,
+enum On<'c> {
+    Sqlite(&'c Connection),
+    Postgres(&'c Session),
 }
 
-impl Dialect {
-    /// Locks the rows that a SELECT finds until the transaction ends.
-    const fn for_update(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-        }
-    }
+/// Locks the rows that a SELECT finds until the transaction ends. Not against rows that name them:
+/// no key of a row ever changes. SQLite has one writer at a time, who has locked everything already.
+const FOR_UPDATE: &str = " FOR NO KEY UPDATE";
+
+/// The same for whoever holds other rows already, in no order that others keep: rows that are locked
+/// are not found.
+const FOR_UPDATE_UNLESS_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
+/// The instant at which it is asked, and not the one at which the transaction began: what it is
+/// compared with was read after waiting for a lock.
+const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
+const POSTGRES_ALONE: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+
+/// Something that other servers on the same database wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// Events were appended.
+    Events,
+    /// A place became free, or a limit changed.
+    Places,
 }
 
 impl<'c> Tx<'c> {
     /// The executor over a SQLite connection.
     pub(crate) const fn sqlite(connection: &'c Connection) -> Self {
-        Self { connection, dialect: Dialect::Sqlite }
+        Self(On::Sqlite(connection))
+    }
+
+    /// The executor over a connection to Postgres.
+    pub(crate) const fn postgres(session: &'c Session) -> Self {
+        Self(On::Postgres(session))
     }
 
     /// Runs reads that must see one instant. A transaction that is open already is one.
     pub(crate) fn snapshot<T>(&self, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let transaction = self.connection.unchecked_transaction().map_err(sql_error)?;
-        let result = read(self);
-        transaction.finish().map_err(sql_error)?;
-        result
+        match self.0 {
+            On::Sqlite(connection) => {
+                let transaction = connection.unchecked_transaction().map_err(sql_error)?;
+                let result = read(self);
+                transaction.finish().map_err(sql_error)?;
+                result
+            }
+            On::Postgres(session) => session.snapshot(|| read(self)),
+        }
+    }
+
+    /// The instant by the clock that leases are judged by: `now`, where there is none but the
+    /// caller's. It is asked for after what it is compared with was locked.
+    pub(crate) fn time(&self, now: Timestamp) -> Result<Timestamp> {
+        match self.0 {
+            On::Postgres(session) if session.has_clock() => {
+                self.query(POSTGRES_NOW).first(|row| row.instant())?.ok_or_else(unknown_word)
+            }
+            On::Postgres(_) | On::Sqlite(_) => Ok(now),
+        }
+    }
+
+    /// Waits until no other transaction has asked for the same, and keeps others that do waiting
+    /// until this one ends. For rows that may not be there yet and so cannot be locked.
+    pub(crate) fn alone_about(&self, what: &'static str, which: &str) -> Result<()> {
+        match self.0 {
+            On::Sqlite(_) => Ok(()),
+            On::Postgres(_) => {
+                self.query(POSTGRES_ALONE).bind(format!("{what} {which}")).execute().map(drop)
+            }
+        }
+    }
+
+    /// Tells the other servers when the transaction is committed, if there can be others.
+    pub(crate) fn tell(&self, hint: Hint) {
+        match self.0 {
+            On::Sqlite(_) => {}
+            On::Postgres(session) => session.tell(hint),
+        }
     }
 
     /// Starts a statement.
@@ -71,15 +124,31 @@ impl<'t> Query<'t> {
         self
     }
 
-    /// Locks the rows that this SELECT finds.
-    pub(crate) const fn for_update(mut self) -> Self {
-        self.suffix = self.tx.dialect.for_update();
+    /// Locks the rows that this SELECT finds, in a transaction that changes rows.
+    pub(crate) fn for_update(mut self) -> Self {
+        self.suffix = match self.tx.0 {
+            On::Postgres(session) if session.locks() => FOR_UPDATE,
+            On::Postgres(_) | On::Sqlite(_) => "",
+        };
+        self
+    }
+
+    /// Locks the rows that this SELECT finds, and finds none that somebody else has locked.
+    pub(crate) fn for_update_unless_locked(mut self) -> Self {
+        self.suffix = match self.tx.0 {
+            On::Postgres(_) => FOR_UPDATE_UNLESS_LOCKED,
+            On::Sqlite(_) => "",
+        };
         self
     }
 
     /// Runs it and counts the rows that it changed.
     pub(crate) fn execute(self) -> Result<usize> {
-        self.on_statement(|statement| statement.raw_execute().map_err(sql_error))
+        match self.tx.0 {
+            On::Sqlite(connection) => self
+                .on_statement(connection, |statement| statement.raw_execute().map_err(sql_error)),
+            On::Postgres(session) => session.execute(self.sql, self.suffix, &self.values),
+        }
     }
 
     /// Its first row, if there is one.
@@ -87,43 +156,53 @@ impl<'t> Query<'t> {
         self,
         read: impl FnOnce(&mut Row<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
-        self.on_statement(|statement| {
-            let mut rows = statement.raw_query();
-            match rows.next().map_err(sql_error)? {
-                Some(row) => read(&mut Row { row, next: 0 }).map(Some),
-                None => Ok(None),
+        match self.tx.0 {
+            On::Sqlite(connection) => self.on_statement(connection, |statement| {
+                let mut rows = statement.raw_query();
+                match rows.next().map_err(sql_error)? {
+                    Some(row) => read(&mut Row::sqlite(row)).map(Some),
+                    None => Ok(None),
+                }
+            }),
+            On::Postgres(session) => {
+                let rows = session.query(self.sql, self.suffix, &self.values)?;
+                rows.first().map(|row| read(&mut Row::postgres(row))).transpose()
             }
-        })
+        }
     }
 
     /// All of its rows.
     pub(crate) fn all<T>(self, read: impl Fn(&mut Row<'_>) -> Result<T>) -> Result<Vec<T>> {
-        self.on_statement(|statement| {
-            let mut rows = statement.raw_query();
-            let mut all = Vec::new();
-            while let Some(row) = rows.next().map_err(sql_error)? {
-                all.push(read(&mut Row { row, next: 0 })?);
-            }
-            Ok(all)
-        })
+        let mut all = Vec::new();
+        self.each(|row| {
+            all.push(read(row)?);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     /// Looks at each of its rows, keeping none.
     pub(crate) fn each(self, mut look: impl FnMut(&mut Row<'_>) -> Result<()>) -> Result<()> {
-        self.on_statement(|statement| {
-            let mut rows = statement.raw_query();
-            while let Some(row) = rows.next().map_err(sql_error)? {
-                look(&mut Row { row, next: 0 })?;
+        match self.tx.0 {
+            On::Sqlite(connection) => self.on_statement(connection, |statement| {
+                let mut rows = statement.raw_query();
+                while let Some(row) = rows.next().map_err(sql_error)? {
+                    look(&mut Row::sqlite(row))?;
+                }
+                Ok(())
+            }),
+            On::Postgres(session) => {
+                let rows = session.query(self.sql, self.suffix, &self.values)?;
+                rows.iter().try_for_each(|row| look(&mut Row::postgres(row)))
             }
-            Ok(())
-        })
+        }
     }
 
     fn on_statement<T>(
         self,
+        connection: &Connection,
         run: impl FnOnce(&mut rusqlite::CachedStatement<'_>) -> Result<T>,
     ) -> Result<T> {
-        let connection = self.tx.connection;
         let mut statement = match self.suffix {
             "" => connection.prepare_cached(self.sql),
             suffix => connection.prepare_cached(&format!("{}{suffix}", self.sql)),
@@ -218,15 +297,29 @@ impl From<Timestamp> for Value<'_> {
 /// A row, read column by column from the left.
 #[derive(Debug)]
 pub(crate) struct Row<'r> {
-    row: &'r rusqlite::Row<'r>,
+    row: Source<'r>,
     next: usize,
 }
 
+#[derive(Debug)]
+enum Source<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r Found),
+}
+
 impl<'r> Row<'r> {
-    fn column(&mut self) -> Result<ValueRef<'r>> {
+    const fn sqlite(row: &'r rusqlite::Row<'r>) -> Self {
+        Self { row: Source::Sqlite(row), next: 0 }
+    }
+
+    const fn postgres(row: &'r Found) -> Self {
+        Self { row: Source::Postgres(row), next: 0 }
+    }
+
+    fn take(&mut self) -> usize {
         let index = self.next;
         self.next += 1;
-        self.row.get_ref(index).map_err(sql_error)
+        index
     }
 
     /// The next column, a TEXT.
@@ -236,9 +329,12 @@ impl<'r> Row<'r> {
 
     /// The next column, a TEXT or NULL.
     pub(crate) fn optional_text(&mut self) -> Result<Option<&'r str>> {
-        self.column()?
-            .as_str_or_null()
-            .map_err(|_| unavailable(Corrupt("something else where a text must be")))
+        let index = self.take();
+        let text = match self.row {
+            Source::Sqlite(row) => row.get_ref(index).map_err(sql_error)?.as_str_or_null().ok(),
+            Source::Postgres(row) => row.text(index),
+        };
+        text.ok_or_else(|| unavailable(Corrupt("something else where a text must be")))
     }
 
     /// The next column, a BIGINT in the range of `T`.
@@ -248,10 +344,13 @@ impl<'r> Row<'r> {
 
     /// The next column, a BIGINT in the range of `T` or NULL.
     pub(crate) fn optional_int<T: TryFrom<i64>>(&mut self) -> Result<Option<T>> {
-        let int = self
-            .column()?
-            .as_i64_or_null()
-            .map_err(|_| unavailable(Corrupt("something else where a number must be")))?;
+        let index = self.take();
+        let int = match self.row {
+            Source::Sqlite(row) => row.get_ref(index).map_err(sql_error)?.as_i64_or_null().ok(),
+            Source::Postgres(row) => row.int(index),
+        };
+        let int: Option<i64> =
+            int.ok_or_else(|| unavailable(Corrupt("something else where a number must be")))?;
         int.map(|int| T::try_from(int).map_err(|_| unavailable(Corrupt("a number out of range"))))
             .transpose()
     }

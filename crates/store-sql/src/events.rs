@@ -6,7 +6,7 @@ use stacyvm_store::{Error, EventFilter, ExecLog, NewEvent, Result};
 use stacyvm_types::{Event, EventKind, ExecId, OwnerId, SandboxId, Timestamp};
 
 use crate::{
-    db::{Row, Tx, json, missing_counter, unknown_word},
+    db::{Hint, Row, Tx, json, missing_counter, unknown_word},
     sandboxes, sql,
 };
 
@@ -31,6 +31,7 @@ pub(crate) fn append(tx: &mut Tx<'_>, events: Vec<NewEvent>, now: Timestamp) -> 
             .bind(json(&event.data)?)
             .execute()?;
     }
+    tx.tell(Hint::Events);
     Ok(())
 }
 

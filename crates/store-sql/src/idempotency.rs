@@ -8,6 +8,9 @@ use crate::{
     sql,
 };
 
+/// How often a key may be forgotten while it is asked for.
+const MOST_TRIES: u32 = 5;
+
 struct Key {
     fingerprint: String,
     turn: Turn,
@@ -16,7 +19,18 @@ struct Key {
 }
 
 /// See [`stacyvm_store::IdempotencyStore::begin_key`].
-pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begun> {
+pub(crate) fn begin(tx: &mut Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Begun> {
+    // A key that is found can be forgotten before it is read, where others write too.
+    for _ in 0..MOST_TRIES {
+        if let Some(begun) = try_begin(tx, new, now)? {
+            return Ok(begun);
+        }
+    }
+    Err(Error::NotFound)
+}
+
+/// `None` when the key was there, and then was not.
+fn try_begin(tx: &mut Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Option<Begun>> {
     let inserted = tx
         .query(sql::INSERT_IDEMPOTENCY_KEY)
         .bind(new.id.as_str())
@@ -27,18 +41,19 @@ pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begu
         .bind(new.held_until)
         .execute()?;
     if inserted == 1 {
-        return Ok(Begun::Yours(Turn { resource: new.resource, attempt: 1, begun_at: now }));
+        let resource = new.resource.clone();
+        return Ok(Some(Begun::Yours(Turn { resource, attempt: 1, begun_at: now })));
     }
     let found = tx.query(sql::IDEMPOTENCY_KEY).bind(new.id.as_str()).for_update().first(read)?;
-    let Key { fingerprint, mut turn, held, answer } = found.ok_or(Error::NotFound)?;
+    let Some(Key { fingerprint, mut turn, held, answer }) = found else { return Ok(None) };
     if fingerprint != new.fingerprint {
-        return Ok(Begun::Mismatch);
+        return Ok(Some(Begun::Mismatch));
     }
     if let Some(answer) = answer {
-        return Ok(Begun::Done(turn, answer));
+        return Ok(Some(Begun::Done(turn, answer)));
     }
     if held.is_some_and(|(holder, until)| holder != new.holder.as_str() && now < until) {
-        return Ok(Begun::Held);
+        return Ok(Some(Begun::Held));
     }
     let taken = tx
         .query(sql::TAKE_TURN)
@@ -49,7 +64,7 @@ pub(crate) fn begin(tx: &mut Tx<'_>, new: NewKey, now: Timestamp) -> Result<Begu
         .execute()?;
     one_row(taken)?;
     turn.attempt += 1;
-    Ok(Begun::Yours(turn))
+    Ok(Some(Begun::Yours(turn)))
 }
 
 /// See [`stacyvm_store::IdempotencyStore::renew_key`].
@@ -66,6 +81,8 @@ pub(crate) fn finish(
     allowance: Option<&Allowance>,
 ) -> Result<()> {
     if let Some(Allowance { caller, bytes }) = allowance {
+        // Of two that are finished at once the second must count what the first one keeps.
+        tx.alone_about("bodies of", caller)?;
         let kept =
             tx.query(sql::KEPT_BODIES).bind(caller.as_str()).first(|row| row.int::<u64>())?;
         let kept = kept.unwrap_or(0);
@@ -98,6 +115,7 @@ pub(crate) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u6
         .query(sql::OLD_IDEMPOTENCY_KEYS)
         .bind(before)
         .bind(limit)
+        .for_update_unless_locked()
         .all(|row| row.text().map(str::to_owned))?;
     let mut pruned = 0;
     for id in old {

@@ -66,7 +66,7 @@ pub(crate) const INVARIANTS: &[Invariant] = &[
     Invariant {
         since: 2,
         otherwise: "sandboxes are counted that are not there",
-        sql: "SELECT COALESCE(SUM(active), 0) - (SELECT COUNT(*) FROM sandboxes \
+        sql: "SELECT CAST(COALESCE(SUM(active), 0) AS BIGINT) - (SELECT COUNT(*) FROM sandboxes \
               WHERE ended_at_us IS NULL AND owner IS NOT NULL) FROM usage WHERE scope = 'owner'",
     },
     Invariant {

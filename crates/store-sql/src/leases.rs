@@ -21,6 +21,7 @@ pub(crate) fn acquire(
 ) -> Result<Lease> {
     let row = sandboxes::locked(tx, id)?;
     let until = workers::lease_until(tx, &holder)?.ok_or(Error::Unfit(Unfit::Unknown))?;
+    let mut now = tx.time(now)?;
     if until <= now && until != Timestamp::MAX {
         return Err(Error::Unfit(Unfit::Stale));
     }
@@ -29,6 +30,7 @@ pub(crate) fn acquire(
     {
         // Locked, so that it is not renewed between this look and the end of the transaction.
         let expires_at = workers::lease_until_held(tx, &old)?.unwrap_or(Timestamp::EPOCH);
+        now = tx.time(now)?;
         if (Lease { holder: old, generation: row.generation, expires_at }).holds(fence, now) {
             return Err(Error::LeaseHeld);
         }

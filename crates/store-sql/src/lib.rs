@@ -15,7 +15,9 @@ mod idempotency;
 mod invariants;
 mod keys;
 mod leases;
+mod migrations;
 mod observe;
+mod postgres;
 mod quotas;
 mod retention;
 mod sandboxes;
@@ -24,6 +26,12 @@ mod sqlite;
 mod templates;
 mod workers;
 
+/// All statements with their names, for tests that prepare them on a database.
+pub const STATEMENTS: &[(&str, &str)] = sql::ALL;
+
+pub use postgres::{
+    DsnError, LeaseClock, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
+};
 pub use sqlite::{
     CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,
 };

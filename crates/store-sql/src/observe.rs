@@ -13,6 +13,7 @@ use crate::{
 /// See [`stacyvm_store::ObserveStore::census`].
 pub(crate) fn census(tx: &Tx<'_>, now: Timestamp) -> Result<Census> {
     let mut census = Census::default();
+    let now = tx.time(now)?;
     let until: HashMap<String, Timestamp> = tx
         .query(sql::LEASES_UNTIL)
         .all(|row| Ok((row.text()?.to_owned(), row.instant()?)))?

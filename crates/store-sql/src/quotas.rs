@@ -9,7 +9,7 @@ use stacyvm_store::{
 use stacyvm_types::{OwnerId, Resources, Timestamp, WorkerId};
 
 use crate::{
-    db::{Row, Tx, one_row, unknown_word},
+    db::{Hint, Row, Tx, one_row, unknown_word},
     events::{self, micros},
     sql, workers,
 };
@@ -59,6 +59,7 @@ pub(crate) fn put(
         .bind(fields.weight.map(|weight| u32::from(weight.get())))
         .bind(now)
         .first(read)?;
+    tx.tell(Hint::Places);
     events::append(tx, events, now)?;
     row.ok_or_else(unknown_word)
 }
@@ -73,6 +74,7 @@ pub(crate) fn delete(
     if tx.query(sql::DELETE_QUOTA).bind(owner.as_str()).execute()? == 0 {
         return Err(Error::NotFound);
     }
+    tx.tell(Hint::Places);
     events::append(tx, events, now)
 }
 
@@ -117,6 +119,7 @@ pub(crate) fn give_back(tx: &Tx<'_>, new: &NewSandbox) -> Result<()> {
             tx.query(sql::FORGET_UNUSED).bind(scope).bind(name).execute()?;
         }
     }
+    tx.tell(Hint::Places);
     Ok(())
 }
 

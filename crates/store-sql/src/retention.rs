@@ -6,7 +6,11 @@ use stacyvm_store::{
 };
 use stacyvm_types::Timestamp;
 
-use crate::{audit, db::Tx, db::missing_counter, sql};
+use crate::{
+    audit,
+    db::{Row, Tx, missing_counter},
+    sql,
+};
 
 /// A sandbox on a walk by age.
 struct Aged {
@@ -16,11 +20,17 @@ struct Aged {
     is_leased: bool,
 }
 
+impl Aged {
+    fn is_over(&self, before: Timestamp) -> bool {
+        self.has_ended && self.changed_at < before && !self.is_leased
+    }
+}
+
 /// See [`stacyvm_store::RetentionStore::prune_sandboxes`].
 pub(crate) fn sandboxes(
     tx: &mut Tx<'_>,
     before: Timestamp,
-    from: Walk,
+    from: &Walk,
     limit: u32,
 ) -> Result<Swept> {
     let rows = tx
@@ -29,19 +39,12 @@ pub(crate) fn sandboxes(
         .bind(from.id.as_str())
         .bind(before)
         .bind(limit.saturating_add(1))
-        .all(|row| {
-            Ok(Aged {
-                at: Walk { created_at: row.instant()?, id: row.text()?.to_owned() },
-                changed_at: row.instant()?,
-                has_ended: row.optional_int::<i64>()?.is_some(),
-                is_leased: row.optional_text()?.is_some(),
-            })
-        })?;
+        .all(read_aged)?;
     let more = limit as usize <= rows.len().saturating_sub(1);
     let (mut removed, mut logs_left) = (0, limit);
-    let mut stands = from;
+    let mut stands = from.clone();
     for row in rows.into_iter().take(limit as usize) {
-        if row.has_ended && row.changed_at < before && !row.is_leased {
+        if row.is_over(before) && is_still_over(tx, &row, before)? {
             let logs = prune_logs_of(tx, &row.at.id, logs_left)?;
             removed += u64::from(logs.removed);
             if logs.more {
@@ -53,6 +56,24 @@ pub(crate) fn sandboxes(
         stands = row.at;
     }
     Ok(Swept { removed, next: more.then_some(stands) })
+}
+
+/// Whether nothing became of the sandbox since the walk saw it. Holds it from then on: somebody may
+/// be about to take its lease, or has begun to, and then it is left to the next walk. To wait for
+/// them while others wait for what was removed already could close a circle.
+fn is_still_over(tx: &Tx<'_>, row: &Aged, before: Timestamp) -> Result<bool> {
+    let query = tx.query(sql::AGED_SANDBOX).bind(row.at.created_at).bind(row.at.id.as_str());
+    Ok(query.for_update_unless_locked().first(read_aged)?.is_some_and(|row| row.is_over(before)))
+}
+
+fn read_aged(row: &mut Row<'_>) -> Result<Aged> {
+    // Fields are evaluated as written here: in the order of the columns.
+    Ok(Aged {
+        at: Walk { created_at: row.instant()?, id: row.text()?.to_owned() },
+        changed_at: row.instant()?,
+        has_ended: row.optional_int::<i64>()?.is_some(),
+        is_leased: row.optional_text()?.is_some(),
+    })
 }
 
 struct Logs {
@@ -82,9 +103,11 @@ pub(crate) fn exec_logs(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Resul
 
 /// See [`stacyvm_store::RetentionStore::prune_events`].
 pub(crate) fn events(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64> {
+    // Held, so that of two that prune the second goes on where the first one stopped.
+    let pruned = tx.query(sql::PRUNED_EVENTS).for_update().first(|row| row.int::<u64>())?;
     let next: Vec<(u64, Timestamp)> = tx
         .query(sql::EVENTS_BY_AGE)
-        .bind(pruned_events(tx)?)
+        .bind(pruned.ok_or_else(missing_counter)?)
         .bind(limit)
         .all(|row| Ok((row.int()?, row.instant()?)))?;
     let Some((last, _)) = next.iter().rfind(|(_, at)| *at < before) else { return Ok(0) };

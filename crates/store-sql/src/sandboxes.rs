@@ -19,10 +19,6 @@ pub(crate) fn admit(
     new: NewSandbox,
     now: Timestamp,
 ) -> Result<Sandbox> {
-    if let Err(denied) = quotas::decide(tx, policy, &new, now) {
-        // A known id is one whatever the limits say.
-        return Err(if one(tx, &new.id)?.is_some() { Error::Conflict } else { denied });
-    }
     let row = Sandbox {
         latest_end: new.expires_at,
         spec: new,
@@ -32,9 +28,12 @@ pub(crate) fn admit(
         created_at: now,
         updated_at: now,
     };
+    // Before the places: an insert waits for whoever is changing the row that it finds, who may be
+    // about to give a place back. So a known id is a conflict whatever the limits say, too.
     if insert(tx, &row)? == 0 {
         return Err(Error::Conflict);
     }
+    quotas::decide(tx, policy, &row.spec, now)?;
     quotas::take(tx, &row.spec)?;
     events::append(tx, vec![NewEvent::created(&row.spec)], now)?;
     Ok(row)

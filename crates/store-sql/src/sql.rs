@@ -8,7 +8,6 @@ macro_rules! statements {
         $($(#[$doc])* pub(crate) const $name: &str = concat!($($text),+);)+
 
         /// All statements with their names.
-        #[cfg(test)]
         pub(crate) const ALL: &[(&str, &str)] = &[$((stringify!($name), $name),)+];
     };
 }
@@ -229,6 +228,8 @@ statements! {
     SANDBOXES_BY_AGE = "SELECT created_at_us, id, updated_at_us, ended_at_us, lease_holder \
         FROM sandboxes WHERE (created_at_us, id) > ($1, $2) AND created_at_us < $3 \
         ORDER BY created_at_us, id LIMIT $4";
+    AGED_SANDBOX = "SELECT created_at_us, id, updated_at_us, ended_at_us, lease_holder \
+        FROM sandboxes WHERE created_at_us = $1 AND id = $2";
     DELETE_SANDBOX = "DELETE FROM sandboxes WHERE id = $1";
     OLDEST_LOGS_OF = "SELECT at_us, id FROM exec_logs WHERE sandbox = $1 \
         ORDER BY at_us, id LIMIT $2";
@@ -261,7 +262,8 @@ statements! {
         WHERE id = $1 AND attempt = $2 AND status IS NULL";
     OLD_IDEMPOTENCY_KEYS = "SELECT id FROM idempotency_keys WHERE begun_at_us < $1 \
         ORDER BY begun_at_us, id LIMIT $2";
-    KEPT_BODIES = "SELECT COALESCE(SUM(bytes), 0) FROM idempotency_bodies WHERE caller = $1";
+    KEPT_BODIES = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM idempotency_bodies \
+        WHERE caller = $1";
     COUNT_BODY = "INSERT INTO idempotency_bodies (id, caller, bytes) VALUES ($1, $2, $3)";
     FORGET_BODY = "DELETE FROM idempotency_bodies WHERE id = $1";
     DELETE_IDEMPOTENCY_KEY = "DELETE FROM idempotency_keys WHERE id = $1";

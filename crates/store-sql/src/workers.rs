@@ -21,7 +21,9 @@ pub(crate) fn beat(
     term: Option<Duration>,
     now: Timestamp,
 ) -> Result<WorkerRow> {
-    let Some(known) = locked(tx, &beat.id)? else {
+    let known = locked(tx, &beat.id)?;
+    let now = tx.time(now)?;
+    let Some(known) = known else {
         let row = WorkerRow::first_heard(beat, term, now);
         // Two at once: the second is refused, as if it had come later under another instance.
         let inserted = write(tx.query(sql::INSERT_WORKER), &row)?.execute()?;
@@ -60,7 +62,7 @@ pub(crate) fn cordon(
     cordoned: bool,
     now: Timestamp,
 ) -> Result<WorkerRow> {
-    let cordoned = u32::from(cordoned);
+    let (cordoned, now) = (u32::from(cordoned), tx.time(now)?);
     tx.query(sql::CORDON).bind(cordoned).bind(now).bind(id.as_str()).execute()?;
     one(tx, id)?.ok_or(Error::NotFound)
 }
@@ -100,7 +102,7 @@ pub(crate) fn capacity(tx: &Tx<'_>, id: &WorkerId, now: Timestamp) -> Result<Res
         Ok((drains, until, read_resources(row)?))
     })?;
     let (drains, until, capacity) = found.ok_or(Error::Unfit(Unfit::Unknown))?;
-    if until <= now && until != Timestamp::MAX {
+    if until <= tx.time(now)? && until != Timestamp::MAX {
         return Err(Error::Unfit(Unfit::Stale));
     }
     if drains { Err(Error::Unfit(Unfit::Draining)) } else { Ok(capacity) }

@@ -9,6 +9,7 @@ pub mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
+pub mod hints;
 pub mod idempotency;
 pub mod keys;
 pub mod memory;
@@ -26,6 +27,7 @@ use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, 
 
 pub use audit::AuditStore;
 pub use error::{Error, Result};
+pub use hints::Hints;
 pub use idempotency::{Allowance, Answer, Begun, IdempotencyStore, NewKey, Turn};
 pub use keys::{ApiKey, KeyHash, KeyState, KeyStore};
 pub use observe::{Census, LeaseCensus, ObserveStore, Timings};
@@ -192,4 +194,10 @@ pub trait Store:
 
     /// Whether the store answers: a small read on the path that every request takes.
     async fn ping(&self) -> Result<()>;
+
+    /// What other servers on the same database did, as far as they say so. `None` where there can be
+    /// no other.
+    fn hints(&self) -> Option<Hints> {
+        None
+    }
 }

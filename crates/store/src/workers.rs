@@ -42,6 +42,15 @@ impl WorkerRow {
         }
     }
 
+    /// What it does at this instant, in one word.
+    pub fn status(&self, now: Timestamp) -> &'static str {
+        match self.unfit(now) {
+            None => "online",
+            Some(Unfit::Draining) => "draining",
+            Some(Unfit::Stale | Unfit::Unknown) => "offline",
+        }
+    }
+
     /// The row after another heartbeat, or `None` when somebody else has the name.
     #[must_use]
     pub fn heard(self, beat: Beat, term: Option<Duration>, now: Timestamp) -> Option<Self> {

@@ -11,6 +11,7 @@
 mod bounded;
 mod deadlines;
 mod guest;
+pub mod heartbeat;
 mod journal;
 mod ledger;
 mod local;

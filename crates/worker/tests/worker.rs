@@ -23,6 +23,7 @@ use stacyvm_types::{
 };
 use stacyvm_worker::LocalWorker;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 struct Fake {
     name: &'static str,
@@ -245,6 +246,74 @@ async fn a_runtime_is_reported_with_its_newest_owner() {
     assert!(worker.guest("good", &spec(1, 1).id, Generation(4)).await.is_err());
     let (runtimes, _) = worker.runtimes().await;
     assert_eq!(runtimes[0].1.generation, Generation(4));
+}
+
+fn timed(n: u8, ttl: u64) -> LaunchSpec {
+    LaunchSpec { ttl: Some(Duration::from_secs(ttl)), ..spec(n, 1) }
+}
+
+/// Waits in paused time until a provider has this many runtimes.
+async fn until_left(fake: &Fake, left: usize) {
+    while fake.runtimes.lock().unwrap().len() != left {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// R5: nobody has to be there for a sandbox to end.
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_ends_by_itself_soon_after_its_time_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Fake::new("good");
+    let clock = Arc::new(ManualClock::new(Timestamp::from_micros(0)));
+    let open = || {
+        let providers = [Arc::clone(&good) as Arc<dyn Provider>];
+        let id = WorkerId::parse("local").unwrap();
+        Arc::new(LocalWorker::new(id, providers, "good", dir.path(), clock.clone()).unwrap())
+    };
+    let first = open();
+    first.spawn("good", &timed(1, 60)).await.unwrap();
+    first.spawn("good", &timed(2, 60)).await.unwrap();
+    first.spawn("good", &spec(3, 1)).await.unwrap();
+    let remaining = Duration::from_secs(600);
+    first.set_deadline("good", &spec(2, 1).id, Generation(1), remaining).await.unwrap();
+    drop(first);
+
+    let worker = open();
+    let stopping = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let (timed, until) = (worker.clone(), stopping.clone());
+    tasks.spawn(async move { timed.keep_time(until).await });
+    // The control plane has some seconds to do it first.
+    clock.advance(Duration::from_secs(64));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(worker.runtimes().await.0.len(), 3);
+    clock.advance(Duration::from_secs(1));
+    until_left(&good, 2).await;
+    let gone = worker.status("good", &spec(1, 1).id).await.unwrap_err();
+    assert_eq!(gone.kind, ErrorKind::NoSandbox);
+    let late = worker.spawn("good", &spec(1, 1)).await.unwrap_err();
+    assert_eq!(late.kind, ErrorKind::Fenced);
+    // A provider that fails is asked again.
+    good.hangs.store(true, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(600));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    good.hangs.store(false, Ordering::SeqCst);
+    until_left(&good, 1).await;
+    stopping.cancel();
+    tasks.join_all().await;
+}
+
+#[tokio::test]
+async fn a_stale_owner_cannot_give_more_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Fake::new("good");
+    let worker = worker(dir.path(), &[&good]);
+    worker.spawn("good", &spec(1, 2)).await.unwrap();
+    let more = Duration::from_secs(1);
+    let id = spec(1, 1).id;
+    let error = worker.set_deadline("good", &id, Generation(1), more).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Fenced);
+    worker.set_deadline("good", &id, Generation(2), more).await.unwrap();
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use super::{
     Identity, KeyBy, client,
     identity::Credential,
     limiter::{Hashed, Verdict},
-    shown,
+    shown, worker,
 };
 use crate::{
     Api, Scope,
@@ -32,8 +32,10 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 pub(crate) async fn enter(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let scope = demanded(&request);
     let client = address(&api, &request);
-    let (identity, admitted) =
-        admit(&api, scope, client, request.headers(), request.uri().path()).await;
+    let (identity, admitted) = match scope {
+        Some(Scope::Worker(right)) => worker::admit(&api, right, client, &mut request).await,
+        _ => admit(&api, scope, client, request.headers(), request.uri().path()).await,
+    };
     if let Some(asked) = request.extensions().get::<Asked>() {
         asked.by(&identity.caller());
     }
@@ -184,7 +186,7 @@ fn caller_key(key_by: KeyBy, identity: &Identity, address: &str) -> Hashed {
 }
 
 /// The wait in whole seconds, and never too short.
-fn too_many(wait: Duration) -> Problem {
+pub(super) fn too_many(wait: Duration) -> Problem {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     let message = format!("rate limit exceeded; retry after {seconds}s");
     let after = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));

@@ -7,7 +7,7 @@ use http::{HeaderMap, request::Parts};
 use stacyvm_api_types::Code;
 use stacyvm_control::Caller;
 use stacyvm_store::ApiKey;
-use stacyvm_types::{KeyId, OwnerId, Role};
+use stacyvm_types::{KeyId, OwnerId, Role, WorkerId};
 
 use crate::{
     Api, Scope, extract,
@@ -57,12 +57,19 @@ pub(crate) struct Identity {
     credential: Option<Credential>,
     /// The owner whom the request is for, where the header may say so.
     user: Option<OwnerId>,
+    /// The worker that it is from, on a path of its own.
+    worker: Option<WorkerId>,
 }
 
 impl Identity {
     /// A credential that names nobody.
     pub(crate) const fn of(credential: Credential) -> Self {
-        Self { credential: Some(credential), user: None }
+        Self { credential: Some(credential), user: None, worker: None }
+    }
+
+    /// A worker on a path of its own.
+    pub(crate) const fn of_worker(worker: WorkerId) -> Self {
+        Self { credential: None, user: None, worker: Some(worker) }
     }
 
     /// The same with the owner that the request names in its header; where it may not, as it was,
@@ -95,11 +102,15 @@ impl Identity {
             Scope::Api => role >= Some(Role::Api),
             Scope::Operator => role >= Some(Role::Operator),
             Scope::Admin => role >= Some(Role::Admin),
+            Scope::Worker(_) => false,
         }
     }
 
     /// Who asks, for control.
     pub(crate) fn caller(&self) -> Caller {
+        if let Some(worker) = &self.worker {
+            return Caller { actor: format!("worker:{worker}"), only: None };
+        }
         let Some(credential) = &self.credential else {
             return Caller { actor: "anonymous".to_owned(), only: None };
         };

@@ -5,6 +5,8 @@
 //!   server without credentials. A server that had one never becomes open while it runs.
 //! - What a credential may do follows from the credential, never from what else the request says:
 //!   `X-User-ID` counts only where the credential may speak for others.
+//! - A worker's credential opens the routes below `/worker/` with its own id, and nothing else; no
+//!   key and no server without credentials opens those.
 //! - All ways to be wrong look alike from outside, and how often they may be tried is bounded.
 
 mod client;
@@ -12,6 +14,7 @@ mod guard;
 mod identity;
 mod limiter;
 mod settings;
+mod worker;
 
 use std::{
     fmt,

@@ -160,14 +160,22 @@ fn sandboxes(out: &mut Exposition, overview: &Overview) {
 }
 
 fn workers(out: &mut Exposition, overview: &Overview) {
-    let counts = views::worker_counts(&overview.workers);
+    let counts = views::WorkerCounts::of(&overview.workers);
     let mut family = out.family("stacyvm_workers_total", Kind::Gauge, "Workers by status.");
-    let [total, online, stale, unhealthy] = counts;
-    for (status, count) in
-        [("total", total), ("online", online), ("stale", stale), ("unhealthy", unhealthy)]
-    {
+    for (status, count) in [
+        ("total", counts.total),
+        ("online", counts.online),
+        ("draining", counts.draining),
+        ("stale", counts.stale),
+        ("unhealthy", counts.unhealthy),
+    ] {
         family.sample(&[("status", status)], count);
     }
+    out.gauge(
+        "stacyvm_workers_eligible",
+        "Workers that could take a sandbox now.",
+        overview.scheduler.eligible_workers,
+    );
     let leases = overview.census.as_ref().map(|(_, census)| &census.leases);
     let mut family =
         out.family("stacyvm_leases_total", Kind::Gauge, "Leases of live sandboxes by status.");

@@ -111,11 +111,29 @@ pub(super) fn diagnostics(
     }
 }
 
-/// How many workers there are, online, stale, and neither.
-pub(super) fn worker_counts(workers: &[WorkerReport]) -> [usize; 4] {
-    let online = workers.iter().filter(|worker| worker.status == "online" && !worker.stale);
-    let (online, stale) = (online.count(), workers.iter().filter(|worker| worker.stale).count());
-    [workers.len(), online, stale, workers.len() - online - stale]
+/// The workers by what they do. Each but the first counts those that are nothing before it.
+pub(super) struct WorkerCounts {
+    pub(super) total: usize,
+    pub(super) stale: usize,
+    pub(super) online: usize,
+    pub(super) draining: usize,
+    pub(super) unhealthy: usize,
+}
+
+impl WorkerCounts {
+    pub(super) fn of(workers: &[WorkerReport]) -> Self {
+        let mut counts = Self { total: 0, stale: 0, online: 0, draining: 0, unhealthy: 0 };
+        for worker in workers {
+            counts.total += 1;
+            match worker.status {
+                _ if worker.stale => counts.stale += 1,
+                "online" => counts.online += 1,
+                "draining" => counts.draining += 1,
+                _ => counts.unhealthy += 1,
+            }
+        }
+        counts
+    }
 }
 
 fn census(shown: &Shown) -> Option<&Census> {
@@ -156,7 +174,7 @@ fn leases(census: Option<&Census>) -> wire::LeaseStats {
 }
 
 fn workers(reports: &[WorkerReport]) -> wire::WorkerStats {
-    let [total, online, stale, unhealthy] = worker_counts(reports);
+    let WorkerCounts { total, stale, online, draining, unhealthy } = WorkerCounts::of(reports);
     let item = |report: &WorkerReport| wire::WorkerItem {
         id: report.id.to_string(),
         status: report.status.to_owned(),
@@ -164,7 +182,7 @@ fn workers(reports: &[WorkerReport]) -> wire::WorkerStats {
         providers: report.providers.clone(),
     };
     let items = reports.iter().map(item).collect();
-    wire::WorkerStats { total, online, stale, unhealthy, items }
+    wire::WorkerStats { total, online, draining, stale, unhealthy, items }
 }
 
 fn events(counts: EventCounts) -> wire::EventStats {
@@ -290,15 +308,17 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_online_stale_or_neither() {
+    fn a_worker_is_counted_by_what_it_does() {
         let report = |status, stale| WorkerReport {
             id: stacyvm_types::WorkerId::parse("w").unwrap(),
             status,
             stale,
             providers: Vec::new(),
         };
-        let all = [report("online", false), report("online", true), report("draining", false)];
-        assert_eq!(worker_counts(&all), [3, 1, 1, 1]);
+        let all = [report("online", false), report("offline", true), report("draining", false)];
+        let counts = WorkerCounts::of(&all);
+        assert_eq!((counts.total, counts.online, counts.stale), (3, 1, 1));
+        assert_eq!((counts.draining, counts.unhealthy), (1, 0));
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Writer {
 
     fn reply(&mut self, reply: &Reply, scope: Scope, table: &[Route]) -> Value {
         let mut headers = parts::every_reply();
-        if scope != Scope::Probe {
+        if !matches!(scope, Scope::Probe | Scope::Worker(_)) {
             headers.extend(parts::rate_limited());
         }
         for (name, text) in &reply.headers {

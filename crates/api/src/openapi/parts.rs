@@ -21,7 +21,8 @@ with `Allow`.
 - `X-Request-ID` is kept when it is 1 to 128 of `A-Z a-z 0-9 . _ -`, otherwise replaced; every \
 reply carries it.
 - The words in a security requirement are the scope that the credential must hold. Each includes \
-those before it: `read`, `api`, `operator`, `admin`.
+those before it: `read`, `api`, `operator`, `admin`. Those that begin with `worker:` are a worker's \
+own, for paths with its own id.
 - Replies only ever gain keys, and `code` only ever gains values.";
 
 pub(super) fn info() -> Value {
@@ -42,6 +43,8 @@ const TAGS: &[(&str, &str)] = &[
     ("images", "What sandboxes are made from."),
     ("providers", "What runs sandboxes."),
     ("quotas", "How much an owner may have."),
+    ("workers", "The hosts that sandboxes run on."),
+    ("worker", "What workers say, with credentials of their own."),
     ("events", "What happened."),
     ("system", "The server itself."),
     ("admin", "Credentials and the record of who did what."),
@@ -67,7 +70,14 @@ pub(super) fn security(scope: Scope) -> Value {
     if scope == Scope::Probe {
         return json!([]);
     }
+    let is_workers = matches!(scope, Scope::Worker(_));
     let scope = scope.as_str();
+    if is_workers {
+        return json!([
+            {"WorkerId": [], "WorkerToken": [scope]},
+            {"WorkerId": [], "Bearer": [scope]},
+        ]);
+    }
     json!([{"ApiKey": [scope]}, {"AdminKey": [scope]}, {"Bearer": [scope]}])
 }
 
@@ -76,6 +86,8 @@ pub(super) fn security_schemes() -> Value {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "AdminKey": {"type": "apiKey", "in": "header", "name": "X-Admin-API-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},
+        "WorkerId": {"type": "apiKey", "in": "header", "name": "X-Worker-ID"},
+        "WorkerToken": {"type": "apiKey", "in": "header", "name": "X-Worker-Token"},
     })
 }
 

@@ -6,6 +6,7 @@ mod events;
 mod exec;
 mod exec_ws;
 mod files;
+mod heartbeat;
 mod images;
 mod keys;
 mod observe;
@@ -16,6 +17,7 @@ mod system;
 pub(crate) mod table;
 mod templates;
 mod worker_tokens;
+mod workers;
 
 pub use table::{Listed, demanded, list};
 
@@ -41,6 +43,8 @@ pub(crate) fn table() -> Vec<table::Route> {
         audit::routes(),
         keys::routes(),
         worker_tokens::routes(),
+        workers::routes(),
+        heartbeat::routes(),
     ]
     .into_iter()
     .flatten()

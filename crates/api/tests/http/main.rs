@@ -16,4 +16,5 @@ mod quotas;
 mod shapes;
 mod sockets;
 mod streams;
+mod workers;
 mod world;

@@ -1,10 +1,23 @@
 //! R9.5: whatever comes in, the answer is JSON and never a server error.
 
+use std::sync::Arc;
+
 use http::Method;
 
-use stacyvm_api::Listed;
+use stacyvm_api::{ApiConfig, Limits, Listed};
+use stacyvm_fleet::identity::{KeyRing, Keys, Secret};
 
 use crate::world::{BASE, Reply, World};
+
+/// The token of every worker.
+const WORKERS: &str = "a-worker-token";
+
+/// An open server that lets workers in too.
+async fn world() -> World {
+    let keys = Keys { shared: Some(Secret::new(WORKERS)), ..Keys::default() };
+    let config = ApiConfig { worker_keys: Arc::new(KeyRing::of(keys)), ..ApiConfig::default() };
+    World::with(config, Limits::default()).await
+}
 
 /// Method, path (`{id}` is a live sandbox), and whether it must have a JSON object: every route but
 /// the stream of events, which does not end.
@@ -18,6 +31,7 @@ async fn routes(world: &World) -> Vec<(Method, String, bool)> {
         let body = &document["paths"][operation][method]["requestBody"];
         let json = body["required"] == true && body["content"].get("application/json").is_some();
         let path = path.replace("{*name}", "x").replace("{name}", "x").replace("{exec_id}", "ex-0");
+        let path = path.replace("{resource}", "sb-00000000000000000000");
         Some((route.method, path, json))
     };
     let rows = stacyvm_api::routes().into_iter().filter(|route| !route.path.ends_with("/events"));
@@ -42,18 +56,19 @@ fn check(reply: &Reply, what: &str) {
 
 #[tokio::test]
 async fn every_route_refuses_a_body_that_is_no_object() {
-    let world = World::new().await;
+    let world = world().await;
     let id = world.sandbox().await;
     for (method, path, _) in routes(&world).await.into_iter().filter(|(.., json)| *json) {
         let path = path.replace("{id}", &id);
+        let worker = [("x-worker-id", id.as_str()), ("x-worker-token", WORKERS)];
         for body in ["", "null", "[]", "\"x\"", "7", "{", "{\"a\":", "\u{0}", "{]", "nope"] {
-            let reply = world.send(method.clone(), &path, &[], body).await;
+            let reply = world.send(method.clone(), &path, &worker, body).await;
             assert_eq!(reply.code(), "BAD_REQUEST", "{path} {body:?}");
         }
         let deep = format!("{{\"a\":{}", "[".repeat(100_000));
-        let reply = world.send(method.clone(), &path, &[], deep).await;
+        let reply = world.send(method.clone(), &path, &worker, deep).await;
         assert_eq!(reply.code(), "BAD_REQUEST", "{path} deep");
-        let zipped = [("content-encoding", "gzip")];
+        let zipped = [worker[0], worker[1], ("content-encoding", "gzip")];
         let reply = world.send(method.clone(), &path, &zipped, "{}").await;
         assert_eq!(reply.code(), "UNSUPPORTED_MEDIA_TYPE", "{path}");
     }
@@ -216,6 +231,13 @@ const VALUES: &[&str] = &[
     "\"ex-00000000000000000000\"",
 ];
 const KEYS: &[&str] = &[
+    "hostname",
+    "status",
+    "providers",
+    "capacity",
+    "instance",
+    "version",
+    "offers",
     "worker_id",
     "audience",
     "scopes",
@@ -295,7 +317,7 @@ const HEADERS: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn a_seeded_fuzz_of_bodies_paths_queries_and_headers_meets_no_server_error() {
-    let world = World::new().await;
+    let world = world().await;
     let id = world.sandbox().await;
     let routes = routes(&world).await;
     for seed in 1..=600_u64 {
@@ -314,8 +336,9 @@ async fn a_seeded_fuzz_of_bodies_paths_queries_and_headers_meets_no_server_error
                 body.truncate(dice.roll(body.len()));
             }
         }
-        let headers: Vec<_> =
+        let mut headers: Vec<_> =
             (0..dice.roll(3)).map(|_| HEADERS[dice.roll(HEADERS.len())]).collect();
+        headers.extend([("x-worker-id", id.as_str()), ("x-worker-token", WORKERS)]);
         let what = format!("seed {seed}: {method} {path} {headers:?} {body}");
         let reply = world.send(method, &path, &headers, body).await;
         check(&reply, &what);

@@ -98,7 +98,7 @@ async fn metrics_are_the_numbers_of_every_part() {
     let leases = json!({"total": 1, "active": 1, "expired": 0, "by_holder": {"local": 1}});
     assert_eq!(body["leases"], leases);
     let workers = json!({
-        "total": 1, "online": 1, "stale": 0, "unhealthy": 0,
+        "total": 1, "online": 1, "draining": 0, "stale": 0, "unhealthy": 0,
         "items": [{"id": "local", "status": "online", "stale": false, "providers": ["mock"]}],
     });
     assert_eq!(body["workers"], workers);

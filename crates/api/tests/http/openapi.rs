@@ -46,6 +46,13 @@ async fn every_route_is_in_the_document_with_its_scope() {
         assert_eq!(operation["operationId"], row.operation, "{row:?}");
         let scopes = match row.scope {
             Scope::Probe => json!([]),
+            Scope::Worker(right) => {
+                let scope = [right.as_str()];
+                json!([
+                    {"WorkerId": [], "WorkerToken": scope},
+                    {"WorkerId": [], "Bearer": scope},
+                ])
+            }
             scope => {
                 let scope = [scope.as_str()];
                 json!([{"ApiKey": scope}, {"AdminKey": scope}, {"Bearer": scope}])

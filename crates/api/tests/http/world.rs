@@ -87,6 +87,7 @@ impl World {
             tasks: TaskTracker::new(),
             stopping: stopping.clone(),
         });
+        control.join().await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut server = JoinSet::new();

@@ -8,6 +8,7 @@ mod images;
 mod sandboxes;
 mod system;
 mod templates;
+mod workers;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,9 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitStatus,
         Command::Templates(command) => templates::run(context, command).await,
         Command::Events(args) => events::events(context, args).await,
         Command::Providers => system::providers(context).await,
+        Command::Workers { command } => workers::run(context, command).await,
+        Command::Drain { id, undo: false } => workers::drain(context, &[id]).await,
+        Command::Drain { id, undo: true } => workers::undrain(context, &[id]).await,
     };
     done.map(|()| ExitStatus::OK)
 }

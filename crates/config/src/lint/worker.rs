@@ -61,7 +61,7 @@ fn strength(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let found = &loaded.credentials.workers;
     let weak = [
         ("auth.worker_token", found.token.iter().find_map(weakness)),
-        ("auth.worker_tokens", found.tokens.values().find_map(weakness)),
+        ("auth.worker_tokens", found.tokens.values().flatten().find_map(weakness)),
         ("auth.worker_signing_key", found.signing_key.iter().find_map(weakness)),
         ("auth.worker_signing_keys", found.signing_keys.iter().find_map(weakness)),
     ];
@@ -126,7 +126,8 @@ fn inline(loaded: &Loaded) -> Vec<Check> {
 /// Whether one secret serves two purposes, or two workers.
 fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let (keys, found) = (&loaded.credentials, &loaded.credentials.workers);
-    let own = found.token.iter().chain(found.tokens.values()).chain(&found.signing_key);
+    let of_one = found.tokens.values().flatten();
+    let own = found.token.iter().chain(of_one).chain(&found.signing_key);
     let own: Vec<_> = own.chain(&found.signing_keys).map(Secret::expose).collect();
     if own.is_empty() {
         return Vec::new();
@@ -134,10 +135,13 @@ fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let name = "auth.worker_separation";
     let of_people: BTreeSet<_> =
         keys.api_key.iter().chain(&keys.admin_api_key).map(Secret::expose).collect();
-    let tokens: Vec<_> = found.token.iter().chain(found.tokens.values()).collect();
-    let tokens: BTreeSet<_> = tokens.into_iter().map(Secret::expose).collect();
+    // One that a worker has twice is still its own.
+    let of_each: Vec<BTreeSet<_>> =
+        found.tokens.values().map(|own| own.iter().map(Secret::expose).collect()).collect();
+    let of_all = found.token.as_ref().map(Secret::expose);
+    let count = usize::from(of_all.is_some()) + of_each.iter().map(BTreeSet::len).sum::<usize>();
+    let tokens: BTreeSet<_> = of_each.into_iter().flatten().chain(of_all).collect();
     let keys_too = found.signing_key.iter().chain(&found.signing_keys);
-    let count = usize::from(found.token.is_some()) + found.tokens.len();
     let shared = if own.iter().any(|secret| of_people.contains(secret)) {
         Some("a secret of workers is an API key too")
     } else if keys_too.map(Secret::expose).any(|key| tokens.contains(key)) {

@@ -8,7 +8,7 @@ use stacyvm_types::{OwnerId, Tally, Timestamp, WorkerId};
 use tokio::time::timeout;
 
 use super::{Looked, OperationTally, SchedulerStatus};
-use crate::{Control, Error, JobStatus};
+use crate::{Control, Error, JobStatus, Member};
 
 /// How long a count of what lives stays good.
 const CENSUS_FRESH: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub struct Overview {
     /// What lives, and how long ago that was counted; `None` when the store could not say for a
     /// while.
     pub census: Option<(Duration, Arc<Census>)>,
-    /// The workers.
+    /// The workers of the registry; none when the store could not say for a while.
     pub workers: Vec<WorkerReport>,
     /// What callers asked for.
     pub operations: Vec<OperationTally>,
@@ -61,7 +61,7 @@ pub struct Overview {
 pub struct WorkerReport {
     /// Its id.
     pub id: WorkerId,
-    /// `online`, or why it takes no work.
+    /// `online`, `draining` or `offline`.
     pub status: &'static str,
     /// Whether it was not heard for too long.
     pub stale: bool,
@@ -86,15 +86,16 @@ impl Control {
     /// is given as it was a moment ago.
     pub async fn overview(&self) -> Overview {
         let total = timeout(EVENTS, self.store().last_event());
-        let (providers, census, quotas, total) = tokio::join!(
+        let (providers, census, workers, quotas, total) = tokio::join!(
             self.provider_reports(SCRAPE),
             self.census(SCRAPE),
+            self.worker_reports(),
             self.counted_quotas(),
             total
         );
         Overview {
             at: self.now(),
-            workers: self.worker_reports(&providers),
+            workers,
             providers,
             provider_looks: self.0.health.tallies(),
             census,
@@ -177,20 +178,24 @@ impl Control {
         found.map(|(_, counts)| counts)
     }
 
-    /// The workers of this process: they are heard as long as it runs.
-    fn worker_reports(&self, providers: &[ProviderReport]) -> Vec<WorkerReport> {
-        let known = |id: &WorkerId| *id == self.settings().worker;
-        let report = |id: &WorkerId| WorkerReport {
-            id: id.clone(),
-            status: "online",
-            stale: false,
-            providers: providers
-                .iter()
-                .filter(|_| known(id))
-                .map(|report| report.name.to_string())
-                .collect(),
+    /// The registry.
+    async fn worker_reports(&self) -> Vec<WorkerReport> {
+        let look = || {
+            let control = self.clone();
+            async move {
+                let members = timeout(CENSUS, control.workers()).await.ok()?.ok()?;
+                let now = control.now();
+                let report = |member: Member| WorkerReport {
+                    status: member.row.status(now),
+                    stale: member.stale,
+                    providers: member.row.beat.offers.into_iter().map(|o| o.provider).collect(),
+                    id: member.row.beat.id,
+                };
+                Some(members.into_iter().map(report).collect())
+            }
         };
-        self.0.parts.fleet.workers().iter().map(|worker| report(worker.id())).collect()
+        let found = self.0.registry.get(self, CENSUS_FRESH..CENSUS_TOO_OLD, SCRAPE, look).await;
+        found.map(|(_, reports)| reports.to_vec()).unwrap_or_default()
     }
 }
 

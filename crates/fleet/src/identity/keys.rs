@@ -18,8 +18,9 @@ use super::{
 pub struct Keys {
     /// The token of every worker that has none of its own.
     pub shared: Option<Secret>,
-    /// The tokens of single workers. Where there is one, the shared one is not good.
-    pub tokens: BTreeMap<WorkerId, Secret>,
+    /// The tokens of single workers. Where there is one, the shared one is not good. Of several,
+    /// the first is shown and all are accepted, so that one follows another without a refused call.
+    pub tokens: BTreeMap<WorkerId, Vec<Secret>>,
     /// What signs, and is accepted.
     pub signing: Option<Secret>,
     /// What is accepted besides: keys that others sign with already, or still.
@@ -34,15 +35,22 @@ impl Keys {
         self.shared.is_none() && self.tokens.is_empty() && self.verifying().next().is_none()
     }
 
-    /// The token that is configured for calls about this worker.
+    /// The token that is shown in calls about this worker.
     pub(super) fn token(&self, worker: &WorkerId) -> Option<&Secret> {
-        self.tokens.get(worker).or(self.shared.as_ref())
+        self.configured(worker).first()
     }
 
-    /// The token that is accepted in calls about this worker without a signature. A signed token
+    /// The tokens that are accepted in calls about this worker without a signature. A signed token
     /// that somebody configured is there to be shown, and good for as long as it says.
-    pub(super) fn accepted(&self, worker: &WorkerId) -> Option<&Secret> {
-        self.token(worker).filter(|token| !token::is_signed(token.expose()))
+    pub(super) fn accepted(&self, worker: &WorkerId) -> impl Iterator<Item = &Secret> {
+        self.configured(worker).iter().filter(|token| !token::is_signed(token.expose()))
+    }
+
+    fn configured(&self, worker: &WorkerId) -> &[Secret] {
+        match self.tokens.get(worker) {
+            Some(own) if !own.is_empty() => own,
+            Some(_) | None => self.shared.as_slice(),
+        }
     }
 
     /// The keys whose signatures are accepted.

@@ -89,8 +89,8 @@ pub enum Refusal {
     #[error("the token is not the one that is configured here for the worker")]
     Unknown,
     /// The signed token is not good.
-    #[error("the signed token is refused")]
-    Token(#[source] token::Invalid),
+    #[error(transparent)]
+    Token(token::Invalid),
     /// The credential is valid and does not open this.
     #[error("the credential does not hold the scope {0}")]
     Scope(Scope),

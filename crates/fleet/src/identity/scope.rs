@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::wire::method;
+
 /// One right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
@@ -101,33 +103,32 @@ impl FromIterator<Scope> for Scopes {
 }
 
 /// What each method of the worker RPC demands. A method that is not here has no handler either.
+/// The control plane's worker routes demand [`Scope::Heartbeat`] and [`Scope::Lease`].
 const METHODS: &[(&str, Scope)] = &[
-    ("worker.heartbeat", Scope::Heartbeat),
-    ("worker.renew_lease", Scope::Lease),
-    ("worker.set_deadline", Scope::Lease),
-    ("worker.spawn", Scope::Spawn),
-    ("worker.expect", Scope::Spawn),
-    ("worker.destroy", Scope::Destroy),
-    ("worker.status", Scope::Status),
-    ("worker.runtimes", Scope::Status),
-    ("worker.providers", Scope::Status),
-    ("worker.stats", Scope::Status),
-    ("worker.exec", Scope::Exec),
-    ("worker.exec_stream", Scope::Exec),
-    ("worker.exec_attach", Scope::Exec),
-    ("worker.dial", Scope::Exec),
-    ("worker.file_write", Scope::Files),
-    ("worker.file_read", Scope::Files),
-    ("worker.file_list", Scope::Files),
-    ("worker.file_delete", Scope::Files),
-    ("worker.file_move", Scope::Files),
-    ("worker.file_chmod", Scope::Files),
-    ("worker.file_stat", Scope::Files),
-    ("worker.file_glob", Scope::Files),
-    ("worker.logs", Scope::Logs),
-    ("worker.images", Scope::Status),
-    ("worker.shutdown", Scope::Drain),
-    ("worker.undrain", Scope::Drain),
+    (method::SET_DEADLINE, Scope::Lease),
+    (method::SPAWN, Scope::Spawn),
+    (method::EXPECT, Scope::Spawn),
+    (method::DESTROY, Scope::Destroy),
+    (method::STATUS, Scope::Status),
+    (method::RUNTIMES, Scope::Status),
+    (method::PROVIDERS, Scope::Status),
+    (method::STATS, Scope::Status),
+    (method::EXEC, Scope::Exec),
+    (method::EXEC_STREAM, Scope::Exec),
+    (method::EXEC_ATTACH, Scope::Exec),
+    (method::DIAL, Scope::Exec),
+    (method::FILE_WRITE, Scope::Files),
+    (method::FILE_READ, Scope::Files),
+    (method::FILE_LIST, Scope::Files),
+    (method::FILE_DELETE, Scope::Files),
+    (method::FILE_MOVE, Scope::Files),
+    (method::FILE_CHMOD, Scope::Files),
+    (method::FILE_STAT, Scope::Files),
+    (method::FILE_GLOB, Scope::Files),
+    (method::LOGS, Scope::Logs),
+    (method::IMAGES, Scope::Status),
+    (method::SHUTDOWN, Scope::Drain),
+    (method::UNDRAIN, Scope::Drain),
 ];
 
 /// The right that a method of the worker RPC demands, if there is such a method.
@@ -161,9 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn every_method_stands_once_in_the_table() {
+    fn every_method_of_the_wire_demands_one_right() {
         let names: BTreeSet<_> = METHODS.iter().map(|(name, _)| *name).collect();
         assert_eq!(names.len(), METHODS.len());
+        let wire = include_str!("../wire/mod.rs").split("\"worker.").skip(1);
+        let wire: BTreeSet<_> = wire.filter_map(|rest| rest.split('"').next()).collect();
+        let names: BTreeSet<_> = names.iter().filter_map(|n| n.strip_prefix("worker.")).collect();
+        assert_eq!(wire, names);
         assert_eq!(scope_of("worker.exec"), Some(Scope::Exec));
         assert_eq!(scope_of("worker.everything"), None);
     }

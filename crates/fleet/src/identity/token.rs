@@ -143,31 +143,31 @@ pub enum Unsigned {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// It is not three parts of the right kind.
-    #[error("it is not a worker token")]
+    #[error("this is not a worker token")]
     Malformed,
     /// No key of this side made its signature.
-    #[error("no key that is configured here made its signature")]
+    #[error("no key that is configured here made the token's signature")]
     Signature,
     /// It is about another worker.
-    #[error("it is for another worker")]
+    #[error("the token is for another worker")]
     Worker,
     /// It is for another audience, or for none.
-    #[error("it is not for the audience {}", .0.as_str())]
+    #[error("the token is not for the audience {}", .0.as_str())]
     Audience(Audience),
     /// It names a scope that this version does not know.
-    #[error("it names a scope that is not known")]
+    #[error("the token names a scope that is not known")]
     UnknownScope,
     /// It has ended.
-    #[error("it has expired")]
+    #[error("the token has expired")]
     Expired,
     /// It has not begun.
-    #[error("it is not valid yet")]
+    #[error("the token is not valid yet")]
     NotYet,
     /// It would be good for too long.
-    #[error("it is good for longer than 15 minutes, which no token may be")]
+    #[error("the token is good for longer than 15 minutes, which none may be")]
     TooLong,
     /// Its id is on the list of those that were taken back.
-    #[error("it was revoked")]
+    #[error("the token was revoked")]
     Revoked,
 }
 

@@ -92,7 +92,7 @@ impl Events {
     /// The next event; an error is the last one.
     async fn next(&mut self) -> Option<Result<ExecEvent>> {
         let event = loop {
-            match self.lines.next() {
+            match self.lines.take_line() {
                 Ok(Some(line)) => break self.event(&line),
                 Ok(None) => {}
                 Err(error) => break Err(self.link.nonsense().because(error)),

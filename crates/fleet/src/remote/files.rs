@@ -155,7 +155,7 @@ async fn answered(link: &Arc<Link>, id: &CallId, outgoing: Outgoing) -> Result<F
     let (head, mut body) = response.into_parts();
     let mut lines = Lines::new(wire::MAX_LINE);
     loop {
-        match lines.next() {
+        match lines.take_line() {
             Ok(Some(line)) => {
                 let result = link.read(id, head.status, &line);
                 // A worker that refuses reads on until it sees that nobody sends any more.

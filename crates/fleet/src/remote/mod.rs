@@ -2,6 +2,7 @@
 
 mod call;
 mod connect;
+mod control;
 mod exec;
 mod files;
 mod guest;
@@ -22,6 +23,7 @@ use stacyvm_provider::{
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 
 pub use connect::{Connect, Stream, Tcp, Tls, tcp};
+pub use control::{ControlPlane, NotHeard};
 
 use crate::{
     Dial, ProviderReport, Worker,

@@ -11,7 +11,7 @@ use stacyvm_provider::{
 use stacyvm_types::{ExecId, parse_duration};
 
 use super::{
-    MAX_PIECE,
+    MAX_INPUT, MAX_PIECE,
     params::{invalid, micros},
 };
 
@@ -132,7 +132,7 @@ pub struct EventLine {
     /// The output, where it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// The output as base64, where it is not.
+    /// The output as base64, where it is not, or where that is much shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_base64: Option<String>,
     /// The offset of its first byte.
@@ -191,8 +191,8 @@ impl EventLine {
             Output::Stderr => "stderr",
         };
         let (text, encoded) = match std::str::from_utf8(data) {
-            Ok(text) => (Some(text.to_owned()), None),
-            Err(_) => (None, Some(BASE64_STANDARD.encode(data))),
+            Ok(text) if is_short_as_text(data) => (Some(text.to_owned()), None),
+            Ok(_) | Err(_) => (None, Some(BASE64_STANDARD.encode(data))),
         };
         Self {
             stream: Some(word.to_owned()),
@@ -248,6 +248,12 @@ impl EventLine {
     }
 }
 
+/// Whether JSON's escapes cost less than base64 would: a control character is six bytes in JSON.
+fn is_short_as_text(data: &[u8]) -> bool {
+    let escaped = data.iter().filter(|b| **b < 0x20 && !b.is_ascii_whitespace()).count();
+    escaped <= data.len() / 15
+}
+
 /// Pieces that fit a line, none of which ends inside a UTF-8 sequence that the next completes.
 fn pieces(mut data: Bytes) -> Vec<Bytes> {
     let mut pieces = Vec::with_capacity(1);
@@ -286,7 +292,7 @@ impl InputLine {
     pub fn of(input: ExecInput) -> Vec<Self> {
         match input {
             ExecInput::Data(data) => data
-                .chunks(MAX_PIECE)
+                .chunks(MAX_INPUT)
                 .map(|piece| Self { stdin: Some(BASE64_STANDARD.encode(piece)), ..Self::default() })
                 .collect(),
             ExecInput::Eof => vec![Self { eof: true, ..Self::default() }],

@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// The next whole line that is not blank.
-    pub fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
+    pub fn take_line(&mut self) -> Result<Option<Bytes>, LineTooLong> {
         loop {
             let rest = self.held.get(self.searched..).unwrap_or_default();
             let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
@@ -58,7 +58,7 @@ impl Lines {
     /// What is held after the last end of a line, when nothing more comes.
     pub fn last(&mut self) -> Result<Option<Bytes>, LineTooLong> {
         self.push(b"\n");
-        self.next()
+        self.take_line()
     }
 }
 
@@ -72,12 +72,12 @@ mod tests {
     fn blank_lines_are_no_lines_and_a_long_one_is_an_error() {
         let mut lines = Lines::new(4);
         lines.push(b"\n \r\nab\ncd");
-        assert_eq!(lines.next(), Ok(Some(Bytes::from_static(b"ab"))));
-        assert_eq!(lines.next(), Ok(None));
+        assert_eq!(lines.take_line(), Ok(Some(Bytes::from_static(b"ab"))));
+        assert_eq!(lines.take_line(), Ok(None));
         lines.push(b"ef");
-        assert_eq!(lines.next(), Ok(None));
+        assert_eq!(lines.take_line(), Ok(None));
         lines.push(b"g");
-        assert_eq!(lines.next(), Err(LineTooLong(4)));
+        assert_eq!(lines.take_line(), Err(LineTooLong(4)));
     }
 
     proptest! {
@@ -96,7 +96,7 @@ mod tests {
                 }
                 let (piece, left) = rest.split_at((*cut).min(rest.len()));
                 lines.push(piece);
-                while let Some(line) = lines.next().unwrap() {
+                while let Some(line) = lines.take_line().unwrap() {
                     found.push(line);
                 }
                 rest = left;

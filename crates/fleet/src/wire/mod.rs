@@ -9,6 +9,7 @@
 mod envelope;
 mod exec;
 mod fault;
+mod heartbeat;
 mod lines;
 mod params;
 mod results;
@@ -18,6 +19,7 @@ use http::HeaderName;
 pub use envelope::{Lease, Malformed, Reply, Request, from_header, to_header};
 pub use exec::{EventLine, ExecParams, InputLine, Terminal};
 pub use fault::{Fault, status_of};
+pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, MOST_IMAGES, OfferEntry};
 pub use lines::{LineTooLong, Lines};
 pub use params::{
     AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, LogsParams, SpawnParams,
@@ -100,10 +102,15 @@ pub const UPGRADE: &str = "stacyvm-bytes";
 pub const MAX_ENVELOPE: usize = 8 << 20;
 /// The largest envelope in a header, in bytes of base64url.
 pub const MAX_HEADER: usize = 64 << 10;
-/// The longest line of a stream in either direction after the envelope, in bytes.
+/// The longest line of an answer, in bytes.
 pub const MAX_LINE: usize = 1 << 20;
 /// The largest answer that is not a stream, in bytes: 100,000 entries of a directory with names of
 /// a usual length several times over.
 pub const MAX_REPLY: usize = 64 << 20;
-/// Bytes of a command's output or input in one line. JSON may write them six times as long.
+/// Bytes of a command's output in one line. JSON may write them six times as long.
 pub const MAX_PIECE: usize = 128 << 10;
+/// Bytes of a command's input in one line, as base64. What is sent as one input is told as one up
+/// to this: what follows it may overtake one that is not read, and no more than one.
+pub const MAX_INPUT: usize = 1 << 20;
+/// The longest line of a request after its envelope, in bytes.
+pub const MAX_INPUT_LINE: usize = 2 << 20;

@@ -68,7 +68,7 @@ struct IssueArgs {
     #[arg(long, default_value = "5m", value_parser = parse_life)]
     ttl: Duration,
     /// Its id, by which it can be revoked; a random one otherwise
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
     token_id: Option<String>,
 }
 
@@ -94,6 +94,16 @@ fn scopes() -> PossibleValuesParser {
 
 fn parse_worker(text: &str) -> Result<WorkerId, String> {
     WorkerId::parse(text).map_err(|error| error.to_string())
+}
+
+/// What can stand in a list of revoked ids too.
+fn parse_id(text: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    ((1..=128).contains(&text.len()) && text.bytes().all(is_plain))
+        .then(|| text.to_owned())
+        .ok_or_else(|| {
+            "an id is 1 to 128 of letters, digits, dot, underscore and hyphen".to_owned()
+        })
 }
 
 fn parse_life(text: &str) -> Result<Duration, String> {
@@ -179,7 +189,7 @@ fn verify(global: &Global, args: VerifyArgs, keys: &Keys) -> Result<(), Failure>
 }
 
 fn refused(why: &token::Invalid) -> Failure {
-    Failure::new(ExitStatus::REFUSED, format!("the token is refused: {why}"))
+    Failure::new(ExitStatus::REFUSED, why.to_string())
 }
 
 /// The token that is meant.

@@ -22,6 +22,30 @@ fn a_sandbox_is_made_shown_and_ended() {
     assert!(world.out(&["get", id]).contains("requested"));
 }
 
+/// R5.7: a verb for each thing that is done to a worker.
+#[test]
+fn a_worker_is_shown_drained_and_let_in_again() {
+    let world = World::mock();
+    let id = world.sandbox();
+    let list = world.out(&["workers"]);
+    assert!(list.starts_with("ID ") && list.contains("local  online  1"), "{list}");
+    assert_eq!(world.out(&["workers", "ls"]), list);
+    let shown = world.out(&["workers", "get", "local"]);
+    assert!(shown.contains("mock (ready, default"), "{shown}");
+    let drained = world.run(["drain", "local"]);
+    assert_eq!((drained.code, drained.out.as_str()), (0, ""));
+    assert!(drained.err.contains("it is draining, sandboxes: 1"), "{drained:?}");
+    assert_eq!(world.run(["spawn"]).code, 4);
+    assert_eq!(world.run(["workers", "remove", "local"]).code, 4, "it holds a sandbox");
+    let undone = world.out(&["-o", "json", "drain", "local", "--undo"]);
+    assert!(undone.starts_with("{\"id\":\"local\"") && undone.contains("online"), "{undone}");
+    assert_eq!(world.run(["spawn"]).code, 0);
+    assert_eq!(world.run(["workers", "drain", "w9"]).code, 3);
+    assert_eq!(world.run(["kill", id.trim()]).code, 0);
+    let json = world.out(&["-o", "json", "workers"]);
+    assert!(json.starts_with("[{\"id\":\"local\""), "{json}");
+}
+
 #[test]
 fn json_is_what_the_api_answers() {
     let world = World::mock();

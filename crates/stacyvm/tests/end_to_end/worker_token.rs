@@ -8,6 +8,7 @@ use std::{
     process::Stdio,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::world::{Said, World, command, port, serve_with, wait_for};
@@ -59,11 +60,15 @@ fn a_token_is_issued_inspected_and_verified_without_a_server() {
     assert!(words.err.contains("The signature was not checked"), "{words:?}");
 
     for (key, args, why) in [
-        (&next, &["verify", &signed][..], "no key that is configured here made its signature"),
-        (&key, &["verify", &signed, "--worker-id", "w2"], "it is for another worker"),
+        (
+            &next,
+            &["verify", &signed][..],
+            "no key that is configured here made the token's signature",
+        ),
+        (&key, &["verify", &signed, "--worker-id", "w2"], "the token is for another worker"),
         (&key, &["verify", &signed, "--audience", "worker:control-plane"], "not for the audience"),
-        (&key, &["verify", "hunter2"], "it is not a worker token"),
-        (&key, &["inspect", "hunter2"], "it is not a worker token"),
+        (&key, &["verify", "hunter2"], "this is not a worker token"),
+        (&key, &["inspect", "hunter2"], "this is not a worker token"),
     ] {
         let said = token(key, args);
         assert_eq!((said.code, said.out.as_str()), (4, ""), "{said:?}");
@@ -76,7 +81,7 @@ fn a_token_is_issued_inspected_and_verified_without_a_server() {
         .output()
         .unwrap();
     let revoked = Said::from(revoked);
-    assert!(revoked.code == 4 && revoked.err.contains("it was revoked"), "{revoked:?}");
+    assert!(revoked.code == 4 && revoked.err.contains("the token was revoked"), "{revoked:?}");
 
     let mut piped = command(["worker", "token", "verify", "-"]);
     piped.env("STACYVM_AUTH_WORKER_SIGNING_KEY_FILE", &key);
@@ -95,6 +100,7 @@ fn a_token_that_cannot_be_made_is_refused_with_a_reason() {
         (&["--scope", "worker:everything"], "worker:heartbeat"),
         (&["--audience", "worker:rpc"], "at least one --scope"),
         (&["--audience", "api"], "worker:rpc"),
+        (&["--token-id", "a,b"], "1 to 128"),
     ] {
         let said = token(&key, &[&["issue", "--worker-id", "w1"], args].concat());
         assert_eq!(said.code, 2, "{said:?}");
@@ -132,6 +138,27 @@ fn from_server(world: &World) -> String {
     stream.read_to_string(&mut reply).unwrap();
     let json: Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     json["token"].as_str().unwrap().to_owned()
+}
+
+/// R6.5: keys of the settings are read again on SIGHUP.
+#[test]
+fn a_running_server_signs_with_the_key_of_the_settings_that_it_was_told_to_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, next) = (key_file(dir.path(), "first", KEY), key_file(dir.path(), "next", NEXT));
+    let settings = dir.path().join("stacyvm.yaml");
+    let write = |auth: &str| fs::write(&settings, format!("auth: {{{auth}}}\n")).unwrap();
+    write(&format!("worker_signing_key: {KEY}"));
+    let server = serve_with(dir.path(), &["--provider", "mock", "--store", "memory"], &[]);
+    let url = format!("http://127.0.0.1:{}", port(dir.path()));
+    let world = World { server, url, dir };
+    let is_good = |token_text: &str, key: &Path| token(key, &["verify", token_text]).code == 0;
+    assert!(is_good(&from_server(&world), &first));
+
+    write(&format!("worker_signing_key_file: {}, worker_signing_keys: [{KEY}]", next.display()));
+    kill_process(Pid::from_child(&world.server), Signal::HUP).unwrap();
+    wait_for("the new key", || is_good(&from_server(&world), &next).then_some(()));
+    let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
+    assert!(![KEY, NEXT].iter().any(|secret| log.contains(secret)), "{log}");
 }
 
 /// R6.5: files of secrets are read again when they change, without a signal.

@@ -19,7 +19,7 @@ impl IdempotencyStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Begun> {
         let needs = Needs::of(durability, 0);
-        self.writer.run_to(needs, move |tx| keys::begin(tx, new, now)).await
+        self.writer.run_to(needs, move |tx| keys::begin(tx, &new, now)).await
     }
 
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {

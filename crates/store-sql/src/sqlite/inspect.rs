@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, path::Path};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::open::{self, MIGRATIONS, Migration, OpenError, Origin};
-use crate::invariants::INVARIANTS;
+use super::open::{self, MIGRATIONS, OpenError, Origin};
+use crate::{invariants::INVARIANTS, migrations::Migration};
 
 /// Lines of SQLite's own check that are told.
 const MOST_LINES: usize = 20;

@@ -10,7 +10,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::sql;
+use crate::{
+    migrations::{self, Migration, Misfit, checksum},
+    sql,
+};
 
 /// Marks the file as ours: "SVM1".
 const APPLICATION_ID: i32 = 0x5356_4d31;
@@ -65,13 +68,6 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/sqlite/0008_idempotency_bodies.sql"),
     },
 ];
-
-/// One step of the schema.
-pub(super) struct Migration {
-    pub(super) number: i64,
-    name: &'static str,
-    pub(super) sql: &'static str,
-}
 
 /// Why the store could not be opened. Each is a sentence for the person who started it.
 #[derive(Debug, thiserror::Error)]
@@ -315,17 +311,10 @@ pub(super) fn known(
     migrations: &[Migration],
     applied: &[(i64, String)],
 ) -> Result<(), OpenError> {
-    let known = migrations.last().map_or(0, |migration| migration.number);
-    if let Some((found, _)) = applied.last().filter(|(number, _)| known < *number) {
-        return Err(OpenError::Newer { path: path.to_owned(), found: *found, known });
-    }
-    let differs = |(migration, (number, sum)): (&Migration, &(i64, String))| {
-        (migration.number != *number || checksum(migration.sql) != *sum).then_some(*number)
-    };
-    if let Some(number) = migrations.iter().zip(applied).find_map(differs) {
-        return Err(OpenError::Changed { path: path.to_owned(), number });
-    }
-    Ok(())
+    migrations::fit(migrations, applied).map_err(|misfit| match misfit {
+        Misfit::Newer { found, known } => OpenError::Newer { path: path.to_owned(), found, known },
+        Misfit::Changed { number } => OpenError::Changed { path: path.to_owned(), number },
+    })
 }
 
 pub(super) enum Origin {
@@ -360,14 +349,6 @@ pub(super) fn applied(connection: &Connection) -> rusqlite::Result<Vec<(i64, Str
         .prepare("SELECT number, checksum FROM stacyvm_migrations ORDER BY number")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect()
-}
-
-/// FNV-1a: it is to notice an edit, not to withstand somebody who can write the file anyway.
-fn checksum(text: &str) -> String {
-    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
-    format!("{sum:016x}")
 }
 
 /// Gives an empty database the newest schema.

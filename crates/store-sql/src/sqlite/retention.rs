@@ -14,7 +14,7 @@ use crate::{audit, retention};
 #[async_trait]
 impl RetentionStore for SqliteStore {
     async fn prune_sandboxes(&self, before: Timestamp, from: Walk, limit: u32) -> Result<Swept> {
-        self.writer.run(move |tx| retention::sandboxes(tx, before, from, limit)).await
+        self.writer.run(move |tx| retention::sandboxes(tx, before, &from, limit)).await
     }
 
     async fn prune_exec_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {

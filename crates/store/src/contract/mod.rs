@@ -18,7 +18,7 @@ pub mod sandboxes;
 pub mod templates;
 pub mod workers;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use stacyvm_admission::Policy;
 use stacyvm_types::{
@@ -37,7 +37,10 @@ use crate::{
 #[macro_export]
 macro_rules! store_contract {
     ($fresh:path) => {
-        $crate::store_contract! { $fresh;
+        $crate::store_contract! { @each stamp $fresh }
+    };
+    (@each $how:ident $with:path) => {
+        $crate::store_contract! { @$how $with;
             sandboxes:
                 an_admitted_sandbox_is_remembered_with_its_lease_and_event
                 a_known_id_is_not_admitted_again_and_nothing_changes
@@ -141,7 +144,12 @@ macro_rules! store_contract {
                 old_audit_records_are_removed_oldest_first;
         }
     };
-    ($fresh:path; $($group:ident: $($case:ident)+;)+) => {
+    (@list $with:path; $($group:ident: $($case:ident)+;)+) => {
+        vec![$($(
+            (stringify!($case), |store| Box::pin($crate::contract::$group::$case(store))),
+        )+)+]
+    };
+    (@stamp $fresh:path; $($group:ident: $($case:ident)+;)+) => {
         $($(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
@@ -157,6 +165,14 @@ macro_rules! store_contract {
             assert_eq!($crate::contract::names(), stamped);
         }
     };
+}
+
+/// A case of the contract: it panics when the store breaks its promise.
+pub type Case = fn(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// All cases with their names, for suites that are not stamped as tests.
+pub fn cases() -> Vec<(&'static str, Case)> {
+    crate::store_contract! { @each list cases }
 }
 
 /// The names of all cases, in the order of the files.

@@ -75,7 +75,21 @@ pub(super) async fn call(call: &Call) -> Result<Option<Box<RawValue>>> {
         }
         method::SHUTDOWN => worker.drain().await.map(|()| None),
         method::UNDRAIN => worker.undrain().await.map(|()| None),
-        _ => inside(call).await,
+        method::FILE_READ
+        | method::FILE_WRITE
+        | method::FILE_LIST
+        | method::FILE_STAT
+        | method::FILE_GLOB
+        | method::FILE_MOVE
+        | method::FILE_CHMOD
+        | method::FILE_DELETE
+        | method::LOGS
+        | method::STATS => inside(call).await,
+        // Known, and not done here: leases are renewed by the worker's own heartbeats.
+        name => {
+            let message = format!("this worker does not do {name}");
+            Err(Error::new(ErrorKind::Unsupported, message))
+        }
     }
 }
 
@@ -121,11 +135,7 @@ async fn inside(call: &Call) -> Result<Option<Box<RawValue>>> {
             Ok(None)
         }
         method::FILE_WRITE => write(call, params).await,
-        method::FILE_READ => read(call, params).await,
-        _ => {
-            let message = format!("this worker does not do {name}");
-            Err(Error::new(ErrorKind::Unsupported, message))
-        }
+        _ => read(call, params).await,
     }
 }
 

@@ -116,7 +116,7 @@ async fn health(State(rpc): State<Rpc>) -> axum::Json<Health> {
 async fn answer(State(rpc): State<Rpc>, request: axum::extract::Request) -> Response {
     let asked = match request::read(&rpc, request).await {
         Ok(asked) => asked,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let Asked { envelope, turn, form, upgrade, takes_trailers } = asked;
     let call = Call { rpc, envelope, turn };

@@ -20,8 +20,8 @@ struct Refusal<'r> {
 }
 
 /// A refusal without an envelope.
-pub(super) fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, axum::Json(Refusal { code, message })).into_response()
+pub(super) fn refuse(status: StatusCode, code: &str, message: &str) -> Box<Response> {
+    Box::new((status, axum::Json(Refusal { code, message })).into_response())
 }
 
 impl Call {

@@ -54,7 +54,7 @@ const BAD: &str = "BAD_REQUEST";
 const UNAUTHORIZED: &str = "UNAUTHORIZED";
 
 /// Reads a request as far as its envelope. The error is the answer.
-pub(super) async fn read(rpc: &Rpc, mut request: HttpRequest) -> Result<Asked, Response> {
+pub(super) async fn read(rpc: &Rpc, mut request: HttpRequest) -> Result<Asked, Box<Response>> {
     if request.method() != Method::POST {
         let message = "calls are made with POST";
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, BAD, message));
@@ -81,21 +81,21 @@ pub(super) async fn read(rpc: &Rpc, mut request: HttpRequest) -> Result<Asked, R
     }
     if !(1..=256).contains(&call.envelope.id.len()) {
         let error = Error::new(ErrorKind::Invalid, "an id of 1 to 256 bytes is required");
-        return Err(call.failure(&error));
+        return Err(Box::new(call.failure(&error)));
     }
     let Some(scope) = scope_of(&call.envelope.method) else {
         // Its status is that of a request that cannot be right, its kind says what it is.
         let known = call.envelope.method.get(..64).unwrap_or(&call.envelope.method);
         let message = format!("this worker does not know the method {known:?}");
         let reply = call.fault(&Error::new(ErrorKind::Unsupported, message));
-        return Err(call.json(StatusCode::BAD_REQUEST, &reply));
+        return Err(Box::new(call.json(StatusCode::BAD_REQUEST, &reply)));
     };
     grant.permit(scope).map_err(|refusal| denied(&refusal))?;
     let Call { envelope, turn, .. } = call;
     Ok(Asked { envelope, turn, form, upgrade, takes_trailers })
 }
 
-fn denied(refusal: &Refusal) -> Response {
+fn denied(refusal: &Refusal) -> Box<Response> {
     tracing::info!(%refusal, "a call was refused");
     if refusal.is_forbidden() {
         let message = "the worker RPC credential does not hold the scope of this method";
@@ -105,7 +105,7 @@ fn denied(refusal: &Refusal) -> Response {
     refuse(StatusCode::UNAUTHORIZED, UNAUTHORIZED, message)
 }
 
-fn turn(rpc: &Rpc, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Response> {
+fn turn(rpc: &Rpc, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Box<Response>> {
     let is_stream = headers.contains_key(wire::STREAM) || headers.contains_key(wire::ENVELOPE);
     let turns = if is_stream { &rpc.0.streams } else { &rpc.0.calls };
     Arc::clone(turns).try_acquire_owned().map_err(|_| {
@@ -125,7 +125,7 @@ async fn envelope(headers: &HeaderMap, body: Body) -> Result<(Request, Form), &'
         let lines = Lines::new(wire::MAX_ENVELOPE);
         let mut rest = Rest { lines, body: body.into_data_stream() };
         let line = rest.next().await.map_err(|_| UNREADABLE)?.ok_or(UNREADABLE)?;
-        rest.lines.set_longest(wire::MAX_LINE);
+        rest.lines.set_longest(wire::MAX_INPUT_LINE);
         let envelope = serde_json::from_slice(&line).map_err(|_| UNREADABLE)?;
         return Ok((envelope, Form::Lines(rest)));
     }
@@ -143,7 +143,7 @@ impl Rest {
     /// The next line; `None` when there are no more. A last line needs no end.
     pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, Cut> {
         loop {
-            if let Some(line) = self.lines.next().map_err(|_| Cut)? {
+            if let Some(line) = self.lines.take_line().map_err(|_| Cut)? {
                 return Ok(Some(line));
             }
             match self.body.next().await {

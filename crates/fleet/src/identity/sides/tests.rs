@@ -23,7 +23,7 @@ fn shared(token: &str) -> Keys {
 }
 
 fn own(id: &str, token: &str) -> Keys {
-    let tokens = BTreeMap::from([(worker(id), Secret::new(token))]);
+    let tokens = BTreeMap::from([(worker(id), token.split(' ').map(Secret::new).collect())]);
     Keys { tokens, ..shared("for-everyone") }
 }
 
@@ -162,6 +162,23 @@ fn a_workers_own_token_takes_the_place_of_the_shared_one_on_both_sides() {
             assert_eq!(refused, Err(Refusal::Unknown));
         }
     }
+}
+
+/// One side after the other learns of each step: what one shows the other accepts throughout.
+#[test]
+fn a_workers_own_token_is_changed_without_a_refused_call() {
+    let steps = ["old", "old new", "new old", "new"];
+    for pair in steps.windows(2) {
+        for (shower, checker) in [(pair[0], pair[1]), (pair[1], pair[0]), (pair[1], pair[1])] {
+            let shown = shows(Audience::Rpc, own("w1", shower));
+            let shown = shown.headers(&worker("w1"), Scope::Exec).unwrap();
+            let checked = checks(Audience::Rpc, own("w1", checker));
+            assert!(checked.authenticate(&worker("w1"), &shown).is_ok(), "{shower}, {checker}");
+        }
+    }
+    let late = checks(Audience::Rpc, own("w1", "new"));
+    let refused = late.authenticate(&worker("w1"), &headers("w1", "old"));
+    assert_eq!(refused, Err(Refusal::Unknown));
 }
 
 #[test]

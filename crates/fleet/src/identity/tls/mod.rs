@@ -1,8 +1,9 @@
 //! TLS of the worker RPC, where both ends show a certificate.
 //!
 //! Promises:
-//! - TLS 1.2 or newer, with certificates that a file of the settings vouches for and with no other
-//!   authorities: the system's have no say in who is a worker.
+//! - TLS 1.2 or newer, with certificates that a file of the settings vouches for. The system's
+//!   authorities have no say in who is a worker, and only where that is asked for in who is a
+//!   control plane.
 //! - A worker's certificate must name the worker that is called: its id, or what the template makes
 //!   of it. So one worker's key does not make anybody another worker.
 //! - A session is never resumed, so each connection is judged by the certificates of its time.
@@ -51,22 +52,25 @@ pub struct ServerFiles {
     pub client_names: Vec<String>,
 }
 
-/// What a control plane shows, and which workers it believes.
+/// What the calling side shows, and whom it believes: a control plane that calls workers, or a
+/// worker that calls its control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
     /// Whom it believes.
     pub trust: Trust,
-    /// Its own certificate, for workers that ask for one.
+    /// Its own certificate, for who asks for one.
     pub own: Option<Pair>,
     /// The name in the certificate of a worker, with [`ID`] for its id.
     pub server_name: String,
 }
 
-/// Which workers a control plane believes.
+/// Whom the calling side believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Those that these authorities vouch for; the file is PEM.
     Authorities(PathBuf),
+    /// Those that the authorities of this host vouch for, as they were at the start.
+    Host,
     /// All that answer. Whoever is on the way can be one: for trying out.
     Anyone,
 }
@@ -87,7 +91,7 @@ impl ServerTls {
     }
 }
 
-/// The control plane's end.
+/// The calling end.
 #[derive(Debug)]
 pub struct ClientTls {
     config: Watched<ClientConfig>,
@@ -108,8 +112,13 @@ impl ClientTls {
         &self,
         worker: &WorkerId,
     ) -> Result<(TlsConnector, ServerName<'static>), NoName> {
-        let name = self.server_name.replace(ID, worker.as_str());
-        let name = ServerName::try_from(name.clone()).map_err(|_| NoName(name))?;
+        self.connector_to(&self.server_name.replace(ID, worker.as_str()))
+    }
+
+    /// What connects to a host that shows the certificate of this name, a domain or an address:
+    /// the way of a worker to its control plane.
+    pub fn connector_to(&self, name: &str) -> Result<(TlsConnector, ServerName<'static>), NoName> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| NoName(name.to_owned()))?;
         Ok((TlsConnector::from(self.config.now()), name))
     }
 }
@@ -162,7 +171,7 @@ fn clients(ca: &Path, names: &[String]) -> Result<Arc<dyn ClientCertVerifier>, S
 fn client(files: ClientFiles) -> Load<ClientConfig> {
     let mut paths: Vec<_> = match &files.trust {
         Trust::Authorities(ca) => vec![ca.clone()],
-        Trust::Anyone => Vec::new(),
+        Trust::Host | Trust::Anyone => Vec::new(),
     };
     if let Some(own) = &files.own {
         paths.extend([own.cert.clone(), own.key.clone()]);
@@ -177,6 +186,7 @@ fn read_client(files: &ClientFiles) -> Result<ClientConfig, String> {
         .map_err(|e| e.to_string())?;
     let builder = match &files.trust {
         Trust::Authorities(ca) => builder.with_root_certificates(authorities(ca)?),
+        Trust::Host => builder.with_root_certificates(of_this_host()?),
         Trust::Anyone => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verify::Anyone::new(provider))),
@@ -190,6 +200,16 @@ fn read_client(files: &ClientFiles) -> Result<ClientConfig, String> {
     };
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+fn of_this_host() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match added {
+        0 => Err("this host knows no authorities of its own; name a file of them".to_owned()),
+        _ => Ok(roots),
+    }
 }
 
 fn unfit(pair: &Pair, error: &rustls::Error) -> String {

@@ -206,6 +206,30 @@ async fn new_files_are_used_for_new_connections_without_a_restart() {
     talk(&server, &client).await.unwrap();
 }
 
+#[tokio::test]
+async fn the_authorities_of_a_host_have_a_say_where_they_are_asked_only() {
+    let authority = Authority::new();
+    let files = ClientFiles { trust: Trust::Host, ..authority.control() };
+    match ClientTls::new(files) {
+        Ok(client) => {
+            let server = ServerTls::new(authority.worker()).unwrap();
+            let why = talk(&server, &client).await.unwrap_err();
+            assert!(why.contains("UnknownIssuer"), "{why}");
+        }
+        // A host without any, such as a bare container.
+        Err(why) => assert!(why.contains("no authorities of its own"), "{why}"),
+    }
+}
+
+#[test]
+fn a_host_is_called_by_its_name_or_its_address() {
+    let client = ClientTls::new(Authority::new().control()).unwrap();
+    for name in ["box.example.org", "10.0.0.7", "::1"] {
+        assert_eq!(client.connector_to(name).unwrap().1.to_str(), name);
+    }
+    assert!(client.connector_to("box/../x").is_err());
+}
+
 #[test]
 fn files_that_cannot_be_used_are_named_and_never_quoted() {
     let authority = Authority::new();

@@ -9,7 +9,8 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{MIGRATIONS, Migration, OpenError, PAGE, migrate_one, reader, writer};
+use super::{MIGRATIONS, OpenError, PAGE, migrate_one, reader, writer};
+use crate::migrations::Migration;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
