@@ -282,16 +282,30 @@ impl LinkGuest {
         });
         let mut exec = self.path.call(name, ASK, work).await?;
         let path = self.path.clone();
+        let callee = self.path.host.life();
         let events =
             exec.events.map(move |item| if path.is_cut() { Err(no_answer()) } else { item });
         // A channel that broke says nothing more.
-        let events = stream::unfold((events, false), |(mut events, broken)| async move {
-            if broken {
-                return None;
+        let events = stream::unfold((events, false), move |(mut events, broken)| {
+            let callee = callee.clone();
+            async move {
+                if broken {
+                    return None;
+                }
+                let death = async {
+                    match &callee {
+                        Some(life) => life.death().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let item = tokio::select! {
+                    biased;
+                    item = events.next() => item?,
+                    () = death => Err(no_answer()),
+                };
+                let broken = item.is_err();
+                Some((item, (events, broken)))
             }
-            let item = events.next().await?;
-            let broken = item.is_err();
-            Some((item, (events, broken)))
         });
         exec.events = events.boxed();
         Ok(exec)
