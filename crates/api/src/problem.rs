@@ -190,7 +190,12 @@ impl From<control::Error> for Problem {
             }
             E::Conflict(_) | E::SetUp { .. } | E::Fenced => Self::new(Code::Conflict, message),
             E::WrongState { phase, .. } => {
-                Self::new(Code::WrongState, message).with_detail("state", json!(phase.wire_state()))
+                let state = json!(phase.wire_state());
+                let problem = Self::new(Code::WrongState, message).with_detail("state", state);
+                match phase.cause() {
+                    Some(cause) => problem.with_detail("cause", json!(views::cause(cause))),
+                    None => problem,
+                }
             }
             E::KeyInUse => Self::new(Code::IdempotencyKeyInUse, message),
             E::KeyReused => Self::new(Code::IdempotencyKeyReused, message),

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -72,10 +72,46 @@ pub(crate) struct Members {
     followed: AtomicBool,
 }
 
+/// Clones share the load, which changes between two looks.
 #[derive(Clone)]
 struct Known {
-    row: WorkerRow,
-    load: Resources,
+    row: Arc<WorkerRow>,
+    load: Arc<Load>,
+}
+
+#[derive(Default)]
+struct Load {
+    sandboxes: AtomicU64,
+    memory_mb: AtomicU64,
+    vcpus: AtomicU64,
+}
+
+impl Load {
+    fn of(taken: Resources) -> Self {
+        let Resources { sandboxes, memory_mb, vcpus } = taken;
+        Self { sandboxes: sandboxes.into(), memory_mb: memory_mb.into(), vcpus: vcpus.into() }
+    }
+
+    fn now(&self) -> Resources {
+        Resources {
+            sandboxes: self.sandboxes.load(Ordering::Relaxed),
+            memory_mb: self.memory_mb.load(Ordering::Relaxed),
+            vcpus: self.vcpus.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The three are changed one after the other: what is read is a hint anyway.
+    fn change(&self, how: fn(u64, u64) -> u64, by: Resources) {
+        let each = [
+            (&self.sandboxes, by.sandboxes),
+            (&self.memory_mb, by.memory_mb),
+            (&self.vcpus, by.vcpus),
+        ];
+        for (taken, by) in each {
+            let changed = |old| Some(how(old, by));
+            _ = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+        }
+    }
 }
 
 struct Pause {
@@ -89,18 +125,17 @@ impl Members {
     }
 
     /// Changes what is taken of a worker until it is looked at again.
-    fn adjust(&self, worker: &WorkerId, change: impl FnOnce(Resources) -> Resources) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = Arc::make_mut(&mut view).get_mut(worker) {
-            known.load = change(known.load);
+    fn adjust(&self, worker: &WorkerId, how: fn(u64, u64) -> u64, by: Resources) {
+        if let Some(known) = self.view().get(worker) {
+            known.load.change(how, by);
         }
     }
 
     /// A place went from one worker to another.
     pub(crate) fn moved(&self, from: &NewSandbox, to: &NewSandbox) {
         let one = Resources::of_one(&from.limits);
-        self.adjust(&from.worker, |load| load.minus(one));
-        self.adjust(&to.worker, |load| load.plus(one));
+        self.adjust(&from.worker, u64::saturating_sub, one);
+        self.adjust(&to.worker, u64::saturating_add, one);
     }
 
     fn is_paused(&self, worker: &WorkerId) -> bool {
@@ -153,7 +188,7 @@ impl Control {
         })?;
         let mut view = self.0.members.view.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = Arc::make_mut(&mut view).get_mut(&settings.worker) {
-            known.row = row;
+            known.row = Arc::new(row);
         }
         Ok(())
     }
@@ -240,7 +275,7 @@ impl Control {
                 backed_off: members.is_paused(id),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
-                load: *load,
+                load: load.now(),
             }
         });
         let wanted = Wanted {
@@ -311,9 +346,8 @@ impl Control {
     /// A place was taken on a worker, or given back there.
     pub(crate) fn note_place(&self, row: &Sandbox) {
         let one = Resources::of_one(&row.spec.limits);
-        self.0.members.adjust(&row.spec.worker, |load| {
-            if row.phase.is_live() { load.plus(one) } else { load.minus(one) }
-        });
+        let how = if row.phase.is_live() { u64::saturating_add } else { u64::saturating_sub };
+        self.0.members.adjust(&row.spec.worker, how, one);
     }
 
     /// How a call to a worker went: one that does not answer is left alone for a moment.
@@ -388,11 +422,22 @@ impl Control {
     pub(crate) async fn look_at_workers(&self) -> Result<Vec<WorkerRow>> {
         let rows = self.store().workers().await.map_err(Error::from_store)?;
         let now = self.now();
-        let known = |(row, load): (WorkerRow, _)| (row.beat.id.clone(), Known { row, load });
+        let known = |(row, load): (WorkerRow, _)| {
+            let known = Known { row: Arc::new(row), load: Arc::new(Load::of(load)) };
+            (known.row.beat.id.clone(), known)
+        };
         let view: BTreeMap<_, _> = rows.into_iter().map(known).collect();
         self.connect(&view);
         let lapsed = view.values().filter(|known| !known.row.is_fresh(now));
-        let lapsed = lapsed.map(|known| known.row.clone()).collect();
+        let lapsed = lapsed.map(|known| WorkerRow::clone(&known.row)).collect();
+        let before = self.0.members.view();
+        let takes = |known: &Known| known.row.unfit(now).is_none();
+        let is_new =
+            |(id, known): (&WorkerId, &Known)| takes(known) && !before.get(id).is_some_and(takes);
+        if view.iter().any(is_new) {
+            // Whoever waits for room may have it there.
+            self.0.queue.limits_changed();
+        }
         *self.0.members.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
         Ok(lapsed)
     }
