@@ -2,7 +2,7 @@
 //! table of `docs/performance.md`.
 //!
 //! `scripts/bench [--quick] [--live N] [--load N] [--admission [--postgres]] [--metrics]
-//! [--remote]` builds and runs it. Needs root, but for `--admission` and `--metrics`: it compares
+//! [--remote] [--scale]` builds and runs it. Needs root, but for `--admission` and `--metrics`: it compares
 //! the root rung.
 
 mod admission;
@@ -14,6 +14,7 @@ mod metrics;
 mod ours;
 mod postgres;
 mod remote;
+mod scale;
 mod stats;
 mod tree;
 
@@ -60,6 +61,9 @@ fn main() -> Result<()> {
         let program = StaticTrue::build()?;
         return remote::run(spawner, &program.0.display().to_string());
     }
+    if args == ["--scale"] {
+        return scale::run(10.0);
+    }
     let mut effort = Effort { rounds: 300, seconds: 5.0, live: 1000 };
     let mut load = None;
     let mut only_admission = false;
@@ -74,7 +78,7 @@ fn main() -> Result<()> {
             "--load" => load = Some(rest.next().context("--load needs a number")?.parse()?),
             other => bail!(
                 "unknown argument {other}; known are --quick, --live N, --load N, --admission \
-                 [--postgres], and alone --metrics and --remote"
+                 [--postgres], and alone --metrics, --remote and --scale"
             ),
         }
     }

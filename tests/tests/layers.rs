@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "api",
         &["admission", "api-types", "control", "fleet", "listen", "provider", "store", "types"],
     ),
+    ("sim", &["admission", "control", "fleet", "provider", "store", "types", "worker"]),
     ("client", &["api-types", "types"]),
     ("cli", &["api-types", "client", "types"]),
 ];

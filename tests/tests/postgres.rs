@@ -96,9 +96,10 @@ fn remembers(database: &postgres::Server) -> Result<()> {
     ensure!(!diagnostics.contains("hunter2"), "{diagnostics}");
     stop(server);
     let server = start(dir.path(), &settings)?;
-    ensure!(server.live()? == [id.clone()], "the sandbox is forgotten");
+    // Runtimes of the mock provider end with the process; that there was one is remembered.
+    let row = server.get(&format!("/api/v1/sandboxes/{id}"))?;
+    ensure!(row.json()["details"]["cause"]["kind"] == "runtime_died", "{}", row.json());
     ensure!(!dir.path().join("data/stacyvm.db").exists(), "there is a file of SQLite");
-    ensure!(server.delete(&format!("/api/v1/sandboxes/{id}"))?.status < 300);
     stop(server);
     shows_no_password(dir.path())
 }

@@ -28,13 +28,12 @@ pub struct Candidate<'a> {
     pub id: &'a WorkerId,
     /// Why it takes nothing new, whatever it is.
     pub unfit: Option<Unfit>,
-    /// Whether calls from here reach it at all: one that takes none runs what its own process asks
-    /// for.
-    pub takes_calls: bool,
     /// Whether it has the wanted provider, and that one is ready; `None` when it has none.
     pub provider_ready: Option<bool>,
     /// Whether the wanted image is there.
     pub has_image: bool,
+    /// Whether whoever places can call it.
+    pub reachable: bool,
     /// Whether it failed lately: then it is asked when nobody else can take it.
     pub backed_off: bool,
     /// Whether the store refused it for this sandbox already.
@@ -50,12 +49,12 @@ pub struct Candidate<'a> {
 pub enum Rejection {
     /// It takes nothing new.
     Unfit(Unfit),
-    /// It takes no calls from here.
-    TakesNoCalls,
     /// It does not have the provider.
     NoProvider,
     /// It has the provider, which cannot run there now.
     NotReady,
+    /// There is no way to call it.
+    Unreachable,
     /// It has no room.
     Full {
         /// What it can hold.
@@ -118,12 +117,13 @@ pub fn place<'a>(
 fn rejection(wanted: &Wanted<'_>, candidate: &Candidate<'_>) -> Option<Rejection> {
     match (candidate.unfit, candidate.provider_ready) {
         (Some(unfit), _) => return Some(Rejection::Unfit(unfit)),
-        (None, _) if !candidate.takes_calls => return Some(Rejection::TakesNoCalls),
         (None, None) => return Some(Rejection::NoProvider),
         (None, Some(false)) => return Some(Rejection::NotReady),
         (None, Some(true)) => {}
     }
-    if candidate.refused {
+    if !candidate.reachable {
+        Some(Rejection::Unreachable)
+    } else if candidate.refused {
         Some(Rejection::Refused)
     } else if !candidate.capacity.holds(&candidate.load.plus(wanted.takes)) {
         Some(Rejection::Full { capacity: candidate.capacity })
@@ -174,8 +174,8 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unfit(unfit) => unfit.fmt(f),
-            Self::TakesNoCalls => f.write_str("it takes no calls from other servers"),
             Self::NoProvider => f.write_str("it does not have the provider"),
+            Self::Unreachable => f.write_str("this server has no way to call it"),
             Self::NotReady => f.write_str("its provider cannot run there now"),
             Self::Full { capacity: Resources { sandboxes, memory_mb, vcpus } } => write!(
                 f,
@@ -207,9 +207,9 @@ mod tests {
         Candidate {
             id,
             unfit: None,
-            takes_calls: true,
             provider_ready: Some(true),
             has_image: true,
+            reachable: true,
             backed_off: false,
             refused: false,
             capacity: Resources { sandboxes: 10, memory_mb: 1000, vcpus: 10 },
@@ -225,9 +225,9 @@ mod tests {
         let full = Resources { memory_mb: 901, ..good.load };
         for (candidate, why) in [
             (Candidate { unfit: Some(Unfit::Stale), ..good }, Rejection::Unfit(Unfit::Stale)),
-            (Candidate { takes_calls: false, ..good }, Rejection::TakesNoCalls),
             (Candidate { provider_ready: None, ..good }, Rejection::NoProvider),
             (Candidate { provider_ready: Some(false), ..good }, Rejection::NotReady),
+            (Candidate { reachable: false, ..good }, Rejection::Unreachable),
             (Candidate { refused: true, ..good }, Rejection::Refused),
             (Candidate { load: full, ..good }, Rejection::Full { capacity: good.capacity }),
         ] {

@@ -171,7 +171,7 @@ pub struct AdmissionExplained {
     /// Why no worker would: `no_eligible_worker`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker_reason: String,
-    /// Those that would not take it.
+    /// All other workers, those included that could take it and are not the best.
     #[serde(default)]
     pub rejected_workers: Vec<RejectedWorker>,
     /// Where it would stand in the queue; 1 is next.
@@ -183,7 +183,7 @@ pub struct AdmissionExplained {
     pub estimated_wait: String,
 }
 
-/// A worker that would not take a sandbox.
+/// A worker that would not get a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RejectedWorker {
     /// The worker.

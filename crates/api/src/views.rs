@@ -76,7 +76,7 @@ pub(crate) fn explained(answer: Admission) -> wire::AdmissionExplained {
     let wait = answer.outlook.and_then(|outlook| outlook.wait);
     wire::AdmissionExplained {
         selected_worker_id: answer.worker.as_ref().map(WorkerId::to_string).unwrap_or_default(),
-        eligible_workers: u64::from(answer.worker.is_some()),
+        eligible_workers: answer.eligible as u64,
         worker_reason: match answer.worker {
             Some(_) => String::new(),
             None => "no_eligible_worker".to_owned(),

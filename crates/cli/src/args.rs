@@ -146,6 +146,7 @@ pub enum Command {
     /// Show the workers, and say what they are to do
     #[command(args_conflicts_with_subcommands = true)]
     Workers {
+        /// What to do; without it they are shown
         #[command(subcommand)]
         command: Option<WorkersCommand>,
     },

@@ -98,6 +98,7 @@ fn every_key_can_be_said_by_every_source() {
             "server.trusted_proxies" => "10.0.0.0/8",
             "rate_limit.key_by" => "ip",
             "worker.control_plane_url" | "worker.rpc_url" => "https://a.b",
+            "worker.enabled" => "false",
             "worker.listen_addr" => "127.0.0.1:7424",
             "worker.heartbeat_interval" => "20s",
             "worker.rpc_tls.insecure_skip_verify" => "true",

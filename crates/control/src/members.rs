@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,7 +22,7 @@ use stacyvm_types::{
     Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
     WorkerId,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     Control, Error, Result, events,
@@ -33,10 +33,13 @@ use crate::{
 /// The first pause after a worker failed, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a heartbeat waits for the list of a provider's images.
-const IMAGES_PATIENCE: Duration = Duration::from_secs(2);
 /// The time between two looks of a server that has its store for itself.
 const ALONE: Duration = Duration::from_secs(10);
+/// The longest way to the store and back on which its clock is read: what was told may be wrong by
+/// half of it. A longer one means that one of both was held up.
+const WAY: Duration = Duration::from_millis(500);
+/// How often the clock is asked for at the start until a longer way has to do.
+const ASKED: u32 = 5;
 /// Sandboxes of a lost worker that are marked in one read.
 const PAGE: u32 = 256;
 
@@ -64,12 +67,50 @@ pub(crate) struct Members {
     returned: Mutex<BTreeSet<WorkerId>>,
     /// How far the store's clock is ahead of this process's, in microseconds.
     ahead: AtomicI64,
+    /// Whether that was found out.
+    followed: AtomicBool,
 }
 
+/// Clones share the load, which changes between two looks.
 #[derive(Clone)]
 struct Known {
-    row: WorkerRow,
-    load: Resources,
+    row: Arc<WorkerRow>,
+    load: Arc<Load>,
+}
+
+#[derive(Default)]
+struct Load {
+    sandboxes: AtomicU64,
+    memory_mb: AtomicU64,
+    vcpus: AtomicU64,
+}
+
+impl Load {
+    fn of(taken: Resources) -> Self {
+        let Resources { sandboxes, memory_mb, vcpus } = taken;
+        Self { sandboxes: sandboxes.into(), memory_mb: memory_mb.into(), vcpus: vcpus.into() }
+    }
+
+    fn now(&self) -> Resources {
+        Resources {
+            sandboxes: self.sandboxes.load(Ordering::Relaxed),
+            memory_mb: self.memory_mb.load(Ordering::Relaxed),
+            vcpus: self.vcpus.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The three are changed one after the other: what is read is a hint anyway.
+    fn change(&self, how: fn(u64, u64) -> u64, by: Resources) {
+        let each = [
+            (&self.sandboxes, by.sandboxes),
+            (&self.memory_mb, by.memory_mb),
+            (&self.vcpus, by.vcpus),
+        ];
+        for (taken, by) in each {
+            let changed = |old| Some(how(old, by));
+            _ = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+        }
+    }
 }
 
 struct Pause {
@@ -83,18 +124,17 @@ impl Members {
     }
 
     /// Changes what is taken of a worker until it is looked at again.
-    fn adjust(&self, worker: &WorkerId, change: impl FnOnce(Resources) -> Resources) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = Arc::make_mut(&mut view).get_mut(worker) {
-            known.load = change(known.load);
+    fn adjust(&self, worker: &WorkerId, how: fn(u64, u64) -> u64, by: Resources) {
+        if let Some(known) = self.view().get(worker) {
+            known.load.change(how, by);
         }
     }
 
     /// A place went from one worker to another.
     pub(crate) fn moved(&self, from: &NewSandbox, to: &NewSandbox) {
         let one = Resources::of_one(&from.limits);
-        self.adjust(&from.worker, |load| load.minus(one));
-        self.adjust(&to.worker, |load| load.plus(one));
+        self.adjust(&from.worker, u64::saturating_sub, one);
+        self.adjust(&to.worker, u64::saturating_add, one);
     }
 
     fn is_paused(&self, worker: &WorkerId) -> bool {
@@ -133,6 +173,19 @@ impl Control {
         self.look_at_workers().await.map(drop)
     }
 
+    /// This server ends and its own worker holds nothing: others need not hear of it any more. One
+    /// that holds something stays in the registry, and what it holds waits for it to come back.
+    pub async fn leave(&self) {
+        let settings = self.settings();
+        if settings.membership.term.is_none() {
+            return;
+        }
+        match self.store().remove_worker(&settings.worker).await {
+            Ok(()) | Err(store::Error::NotFound | store::Error::Conflict) => {}
+            Err(error) => tracing::warn!(%error, "this server's worker stays in the registry"),
+        }
+    }
+
     /// Says that this server's own worker lives, which renews its lease.
     async fn renew(&self) -> Result<()> {
         let settings = self.settings();
@@ -147,7 +200,7 @@ impl Control {
         })?;
         let mut view = self.0.members.view.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = Arc::make_mut(&mut view).get_mut(&settings.worker) {
-            known.row = row;
+            known.row = Arc::new(row);
         }
         Ok(())
     }
@@ -231,14 +284,14 @@ impl Control {
             Candidate {
                 id,
                 unfit: row.unfit(now),
-                takes_calls: self.reaches(row),
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+                reachable: self.0.parts.fleet.worker(id).is_ok(),
                 backed_off: members.is_paused(id),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
-                load: *load,
+                load: load.now(),
             }
         });
         let wanted = Wanted {
@@ -259,12 +312,6 @@ impl Control {
         placement
     }
 
-    /// Whether calls from here can reach a worker: its own, and those that say where.
-    fn reaches(&self, row: &WorkerRow) -> bool {
-        let is_own = row.beat.id == self.settings().worker;
-        is_own || row.beat.url.is_some() || self.0.parts.dial.is_none()
-    }
-
     /// The worker that a sandbox is on.
     pub(crate) async fn worker_of(&self, row: &Sandbox) -> provider::Result<Arc<dyn Worker>> {
         let (fleet, id) = (&self.0.parts.fleet, &row.spec.worker);
@@ -280,7 +327,7 @@ impl Control {
             }
         }
         match self.0.members.view().get(id) {
-            Some(known) if !self.reaches(&known.row) => Err(provider::Error::new(
+            Some(known) if known.row.beat.url.is_none() => Err(provider::Error::new(
                 ErrorKind::Unavailable,
                 format!(
                     "worker {id} takes no calls from other servers: worker.listen_addr is not \
@@ -309,7 +356,8 @@ impl Control {
     /// The workers that take something new now.
     pub(crate) fn eligible_workers(&self) -> usize {
         let now = self.now();
-        let takes = |known: &&Known| known.row.unfit(now).is_none();
+        let takes =
+            |known: &&Known| known.row.unfit(now).is_none() && !known.row.beat.offers.is_empty();
         self.0.members.view().values().filter(takes).count()
     }
 
@@ -341,9 +389,8 @@ impl Control {
     /// A place was taken on a worker, or given back there.
     pub(crate) fn note_place(&self, row: &Sandbox) {
         let one = Resources::of_one(&row.spec.limits);
-        self.0.members.adjust(&row.spec.worker, |load| {
-            if row.phase.is_live() { load.plus(one) } else { load.minus(one) }
-        });
+        let how = if row.phase.is_live() { u64::saturating_add } else { u64::saturating_sub };
+        self.0.members.adjust(&row.spec.worker, how, one);
     }
 
     /// How a call to a worker went: one that does not answer is left alone for a moment.
@@ -360,21 +407,9 @@ impl Control {
         let settings = self.settings();
         let worker = self.0.parts.fleet.worker(&settings.worker);
         let worker = worker.map_err(|error| Error::from_provider(error, None))?;
-        let mut offers = Vec::new();
-        for report in worker.providers().await {
-            let images = match worker.images(&report.name) {
-                Ok(images) if report.probe.usable => {
-                    timeout(IMAGES_PATIENCE, images.list()).await.ok().and_then(|list| list.ok())
-                }
-                _ => None,
-            };
-            offers.push(Offer {
-                provider: report.name.to_string(),
-                default: *report.name == *settings.default_provider,
-                ready: report.probe.usable,
-                capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
-                images: images.unwrap_or_default().into_iter().map(|image| image.name).collect(),
-            });
+        let mut offers = stacyvm_fleet::offers(&*worker).await;
+        for offer in &mut offers {
+            offer.default = offer.provider == settings.default_provider;
         }
         Ok(Beat {
             id: settings.worker.clone(),
@@ -389,15 +424,28 @@ impl Control {
     }
 
     async fn follow_clock(&self) -> store::Result<()> {
-        let clock = &self.0.parts.clock;
-        let before = clock.now();
-        let told = self.store().time(before).await?;
-        let after = clock.now();
-        // Half-way between asking and hearing, as in NTP.
-        let middle = before.saturating_add(after.saturating_since(before) / 2);
-        let ahead = told.as_micros().saturating_sub(middle.as_micros());
-        let ahead = if told == before { 0 } else { ahead };
-        self.0.members.ahead.store(ahead, Ordering::Relaxed);
+        let (clock, members) = (&self.0.parts.clock, &self.0.members);
+        for asked in 1..=ASKED {
+            let (before, begun) = (clock.now(), Instant::now());
+            let told = self.store().time(before).await?;
+            let way = begun.elapsed();
+            if WAY < way {
+                if members.followed.load(Ordering::Relaxed) {
+                    // What was found out before is better.
+                    return Ok(());
+                }
+                if asked < ASKED {
+                    continue;
+                }
+            }
+            // Half-way between asking and hearing, as in NTP.
+            let middle = before.saturating_add(way / 2);
+            let ahead = told.as_micros().saturating_sub(middle.as_micros());
+            let ahead = if told == before { 0 } else { ahead };
+            members.ahead.store(ahead, Ordering::Relaxed);
+            members.followed.store(WAY >= way, Ordering::Relaxed);
+            break;
+        }
         Ok(())
     }
 
@@ -405,11 +453,22 @@ impl Control {
     pub(crate) async fn look_at_workers(&self) -> Result<Vec<WorkerRow>> {
         let rows = self.store().workers().await.map_err(Error::from_store)?;
         let now = self.now();
-        let known = |(row, load): (WorkerRow, _)| (row.beat.id.clone(), Known { row, load });
+        let known = |(row, load): (WorkerRow, _)| {
+            let known = Known { row: Arc::new(row), load: Arc::new(Load::of(load)) };
+            (known.row.beat.id.clone(), known)
+        };
         let view: BTreeMap<_, _> = rows.into_iter().map(known).collect();
         self.connect(&view);
         let lapsed = view.values().filter(|known| !known.row.is_fresh(now));
-        let lapsed = lapsed.map(|known| known.row.clone()).collect();
+        let lapsed = lapsed.map(|known| WorkerRow::clone(&known.row)).collect();
+        let before = self.0.members.view();
+        let takes = |known: &Known| known.row.unfit(now).is_none();
+        let is_new =
+            |(id, known): (&WorkerId, &Known)| takes(known) && !before.get(id).is_some_and(takes);
+        if view.iter().any(is_new) {
+            // Whoever waits for room may have it there.
+            self.0.queue.limits_changed();
+        }
         *self.0.members.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
         Ok(lapsed)
     }

@@ -23,7 +23,7 @@ impl Control {
             Some(Plan { reservation, .. }) => self.proposal(&reservation.new).await?,
             None => Placement::default(),
         };
-        let worker = placement.chosen.as_ref().unwrap_or(&self.settings().worker);
+        let worker = placement.chosen.as_ref().unwrap_or_else(|| &self.settings().worker);
         let standing = self.store().standing(owner.as_ref(), worker).await;
         let standing = standing.map_err(Error::from_store)?;
         let rules = self.rules();
@@ -43,6 +43,7 @@ impl Control {
             },
             max_ttl: rules.policy.ttl_of(&limits),
             worker: None,
+            eligible: 0,
             rejected: placement
                 .rejected
                 .iter()
@@ -50,6 +51,8 @@ impl Control {
                 .collect(),
             outlook: None,
         };
+        let outscored = |(_, why): &&(_, Rejection)| *why == Rejection::Outscored;
+        let outscored = placement.rejected.iter().filter(outscored).count();
         let Some(Plan { reservation, .. }) = plan else {
             let reason = format!("it has no provider {:?}", provider.unwrap_or_default());
             let workers = self.known_workers().into_iter();
@@ -80,6 +83,7 @@ impl Control {
         match decision {
             Decision::Admit => {
                 admission.allowed = true;
+                admission.eligible = outscored + usize::from(placement.chosen.is_some());
                 admission.worker = placement.chosen;
             }
             Decision::Refuse(refusal) => admission.reason = Some(refusal.reason().to_owned()),
@@ -89,6 +93,7 @@ impl Control {
                     let why = Rejection::Full { capacity }.to_string();
                     admission.rejected.extend(placement.chosen.map(|worker| (worker, why)));
                 } else {
+                    admission.eligible = outscored + usize::from(placement.chosen.is_some());
                     admission.worker = placement.chosen;
                 }
                 let weight = fields.weight.unwrap_or_default();

@@ -78,7 +78,9 @@ pub struct Admission {
     pub max_ttl: Option<Duration>,
     /// Where it would run; empty when no worker would take it.
     pub worker: Option<WorkerId>,
-    /// Workers that could not take it, each with the reason.
+    /// How many workers could take it, the one where it would run included.
+    pub eligible: usize,
+    /// The other workers, each with the reason.
     pub rejected: Vec<(WorkerId, String)>,
     /// Where it would stand in the queue, if it could wait.
     pub outlook: Option<Outlook>,

@@ -493,8 +493,11 @@ impl Control {
             Err(error) => Err(error),
         };
         match told {
-            // There is nothing that would end early; what becomes of the row is the reconciler's.
-            Err(error) if error.kind == ErrorKind::NoSandbox => Ok(()),
+            // There is nothing that would end early: no runtime, which is the reconciler's business,
+            // or a worker of an older version, which ends nothing by itself.
+            Err(error) if matches!(error.kind, ErrorKind::NoSandbox | ErrorKind::Unsupported) => {
+                Ok(())
+            }
             told => told.map_err(|error| Error::from_provider(error, None)),
         }
     }

@@ -17,8 +17,9 @@ use crate::world::World;
 /// How much later than its deadline a sandbox may be found to have begun a command: the row was read
 /// before it, and the call was on its way.
 const ON_THE_WAY: Duration = Duration::from_secs(30);
-/// How far a clock that is right may be from the true time.
-const CLOCKS: Duration = Duration::from_millis(1);
+/// How far a clock that follows the store's may be from it: half of the longest way on which it is
+/// asked, and what a clock gains while the store is away.
+const CLOCKS: Duration = Duration::from_millis(300);
 
 type Held = Result<(), String>;
 

@@ -16,6 +16,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
     node::Life,
+    plant::Plant,
     server::{Daemon, Host},
     world::World,
 };
@@ -79,6 +80,17 @@ fn no_answer() -> Error {
 impl Path {
     fn is_cut(&self) -> bool {
         self.world.is_cut(self.from.as_str(), self.host.id().as_str())
+    }
+
+    /// The generation that a worker is shown.
+    fn shown(&self, generation: Generation) -> Generation {
+        if self.world.has(Plant::FencingRemoved) {
+            // Newer than anything shown before.
+            return Generation(
+                1_000_000 + u64::try_from(self.world.elapsed().as_micros()).unwrap_or(0),
+            );
+        }
+        generation
     }
 
     /// A call, from its caller to the worker and back.
@@ -179,9 +191,10 @@ impl Worker for SimLink {
     }
 
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
-        let (provider, spec) = (provider.to_owned(), spec.clone());
+        let (provider, spec, path) = (provider.to_owned(), spec.clone(), self.path.clone());
         let work: Work<_> = Arc::new(move |worker| {
-            let (provider, spec) = (provider.clone(), spec.clone());
+            let (provider, mut spec) = (provider.clone(), spec.clone());
+            spec.generation = path.shown(spec.generation);
             Box::pin(async move { worker.spawn(&provider, &spec).await })
         });
         self.path.call("spawn", SPAWN, work).await
@@ -189,8 +202,10 @@ impl Worker for SimLink {
 
     async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
         let (provider, id) = (provider.to_owned(), id.clone());
+        let path = self.path.clone();
         let work: Work<_> = Arc::new(move |worker| {
             let (provider, id) = (provider.clone(), id.clone());
+            let generation = path.shown(generation);
             Box::pin(async move { worker.destroy(&provider, &id, generation).await })
         });
         self.path.call("destroy", DESTROY, work).await
@@ -282,16 +297,30 @@ impl LinkGuest {
         });
         let mut exec = self.path.call(name, ASK, work).await?;
         let path = self.path.clone();
+        let callee = self.path.host.life();
         let events =
             exec.events.map(move |item| if path.is_cut() { Err(no_answer()) } else { item });
         // A channel that broke says nothing more.
-        let events = stream::unfold((events, false), |(mut events, broken)| async move {
-            if broken {
-                return None;
+        let events = stream::unfold((events, false), move |(mut events, broken)| {
+            let callee = callee.clone();
+            async move {
+                if broken {
+                    return None;
+                }
+                let death = async {
+                    match &callee {
+                        Some(life) => life.death().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let item = tokio::select! {
+                    biased;
+                    item = events.next() => item?,
+                    () = death => Err(no_answer()),
+                };
+                let broken = item.is_err();
+                Some((item, (events, broken)))
             }
-            let item = events.next().await?;
-            let broken = item.is_err();
-            Some((item, (events, broken)))
         });
         exec.events = events.boxed();
         Ok(exec)

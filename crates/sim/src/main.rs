@@ -33,6 +33,9 @@ struct Args {
     /// Plant a bug, to see it caught.
     #[arg(long)]
     plant: Option<Plant>,
+    /// More repeated calls and crashes than a seed says.
+    #[arg(long)]
+    troubled: bool,
     /// Go on after a failure, and name every seed that fails.
     #[arg(long)]
     keep_going: bool,
@@ -67,7 +70,8 @@ fn main() -> ExitCode {
                     if end <= seed {
                         return;
                     }
-                    let report = run(Plan { seed, plant: args.plant, print: args.trace });
+                    let (plant, troubled, print) = (args.plant, args.troubled, args.trace);
+                    let report = run(Plan { seed, plant, troubled, print });
                     let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                     outcome.runs += 1;
                     for (name, count) in &report.counts {
@@ -85,7 +89,11 @@ fn main() -> ExitCode {
     });
     let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     let took = begun.elapsed();
-    println!("{} runs in {took:.1?}, {:.1?} each", outcome.runs, took / outcome.runs.max(1) as u32);
+    println!(
+        "{} runs in {took:.1?}, {:.1?} each",
+        outcome.runs,
+        took / u32::try_from(outcome.runs.max(1)).unwrap_or(u32::MAX)
+    );
     for (name, count) in &outcome.counts {
         println!("{count:>10} {name}");
     }

@@ -22,6 +22,10 @@ pub enum Plant {
     DestroyAnsweredEarly,
     /// A worker that starts again has forgotten the generations that it had seen.
     FencingForgotten,
+    /// Every call looks like that of a newer owner.
+    FencingRemoved,
+    /// Heartbeats are answered and renew nothing.
+    RenewalSkipped,
 }
 
 impl Plant {
@@ -33,11 +37,23 @@ impl Plant {
         Self::LimitIgnored,
         Self::DestroyAnsweredEarly,
         Self::FencingForgotten,
+        Self::FencingRemoved,
+        Self::RenewalSkipped,
     ];
 
-    /// Whether it only shows when nodes crash.
-    pub(crate) const fn needs_crashes(self) -> bool {
-        matches!(self, Self::FencingForgotten)
+    /// Whether it only shows where there are several nodes.
+    pub(crate) const fn needs_others(self) -> bool {
+        matches!(self, Self::FencingForgotten | Self::FencingRemoved | Self::RenewalSkipped)
+    }
+
+    /// Whether it only shows where nothing else goes wrong.
+    pub(crate) const fn needs_calm(self) -> bool {
+        matches!(self, Self::NotificationLost)
+    }
+
+    /// Whether it only shows when calls come twice and nodes crash.
+    pub(crate) const fn needs_trouble(self) -> bool {
+        matches!(self, Self::FencingForgotten | Self::FencingRemoved)
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) struct Limits {
 
 impl Profile {
     /// What a seed lets go wrong. One seed in eight is calm: then promises are held to the second.
-    pub(crate) fn draw(seed: u64, rng: &mut Rng, plant: Option<Plant>) -> Self {
+    pub(crate) fn draw(seed: u64, rng: &mut Rng, plant: Option<Plant>, troubled: bool) -> Self {
         let mut profile = Self {
             busy: rng.time(Duration::from_secs(20), Duration::from_secs(90)),
             clients: rng.between(1, 5),
@@ -113,7 +113,15 @@ impl Profile {
         };
         profile.provider.launch = rng.time(Duration::from_millis(1), Duration::from_secs(2));
         profile.store.latency = rng.time(Duration::from_micros(50), Duration::from_millis(20));
-        if rng.permille(650) {
+        if plant.is_some_and(Plant::needs_calm) {
+            profile.limits = Limits {
+                total: rng.between(1, 3),
+                queue: Some((6, Duration::from_secs(30))),
+                ..Limits::default()
+            };
+            return profile;
+        }
+        if rng.permille(650) || troubled || plant.is_some_and(Plant::needs_others) {
             profile.servers = size(rng.between(1, 3));
             profile.workers = size(rng.between(u64::from(profile.servers == 1), 2));
             profile.net.latency = rng.time(Duration::from_micros(50), Duration::from_millis(10));
@@ -154,8 +162,9 @@ impl Profile {
             profile.skew = Skew { ahead: 20_000_000, drift: 200 };
         }
         profile.impatience = one_of(rng, 200);
-        if plant.is_some_and(Plant::needs_crashes) {
-            profile.node.crashes = profile.node.crashes.max(30);
+        if troubled || plant.is_some_and(Plant::needs_trouble) {
+            profile.node.crashes = profile.node.crashes.max(60);
+            profile.net.repeated = profile.net.repeated.max(300);
         }
         profile
     }

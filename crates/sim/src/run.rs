@@ -38,6 +38,8 @@ pub struct Plan {
     pub seed: u64,
     /// The bug to plant.
     pub plant: Option<Plant>,
+    /// Whether calls come twice and nodes crash more often than a seed says.
+    pub troubled: bool,
     /// Whether to print each line of the trace as it happens.
     pub print: bool,
 }
@@ -49,6 +51,8 @@ pub struct Report {
     pub seed: u64,
     /// The bug that was planted in it.
     pub plant: Option<Plant>,
+    /// Whether it had more trouble than its seed says.
+    pub troubled: bool,
     /// The first promise that was broken, if one was.
     pub violation: Option<Violation>,
     /// The whole trace as a number: equal for equal seeds.
@@ -64,7 +68,7 @@ pub struct Report {
 impl Plan {
     /// An ordinary run of a seed.
     pub const fn of(seed: u64) -> Self {
-        Self { seed, plant: None, print: false }
+        Self { seed, plant: None, troubled: false, print: false }
     }
 }
 
@@ -80,6 +84,9 @@ impl fmt::Display for Report {
         write!(f, "again: cargo run --release -p stacyvm-sim -- --seed {} --trace", self.seed)?;
         if let Some(plant) = self.plant {
             write!(f, " --plant {plant}")?;
+        }
+        if self.troubled {
+            f.write_str(" --troubled")?;
         }
         Ok(())
     }
@@ -99,6 +106,7 @@ pub fn run(plan: Plan) -> Report {
     Report {
         seed: plan.seed,
         plant: plan.plant,
+        troubled: plan.troubled,
         violation: found.violation,
         hash: found.hash,
         lines: found.lines,
@@ -109,7 +117,7 @@ pub fn run(plan: Plan) -> Report {
 
 async fn simulate(plan: Plan) -> World {
     let mut rng = Rng::new(plan.seed);
-    let profile = Profile::draw(plan.seed, &mut rng, plan.plant);
+    let profile = Profile::draw(plan.seed, &mut rng, plan.plant, plan.troubled);
     let world = World::new(rng, profile, plan.plant, plan.print);
     world.note("world", format_args!("{:?}", world.profile()));
     tokio::select! {

@@ -6,8 +6,8 @@
 //! that was written survives the death of the process, and a death of the whole host takes every
 //! runtime with it, so that there is nothing left to guard.
 //!
-//! What is gone stays remembered in memory for [`GRAVE`], longer than any call may be under way:
-//! a late call of an old owner cannot bring a sandbox back.
+//! What is gone stays remembered for [`GRAVE`], longer than any call may be under way, also after a
+//! restart: a late call of an old owner cannot bring a sandbox back.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -48,19 +48,34 @@ pub(crate) struct Journal(Mutex<State>);
 struct State {
     ledger: Box<dyn Ledger>,
     lines: usize,
+    seen: Known,
+    dug: VecDeque<(Instant, SandboxId)>,
+}
+
+/// The highest generations, of what lives and of what is gone.
+#[derive(Default)]
+struct Known {
     live: BTreeMap<SandboxId, Generation>,
     graves: BTreeMap<SandboxId, Generation>,
-    dug: VecDeque<(Instant, SandboxId)>,
+}
+
+impl Known {
+    /// The lines of the shortest text that says it.
+    fn lines(&self) -> usize {
+        self.live.len() + 2 * self.graves.len()
+    }
 }
 
 impl Journal {
     /// Opens the journal that a ledger keeps.
     pub(crate) fn open(mut ledger: Box<dyn Ledger>) -> std::result::Result<Self, OpenError> {
-        let live = ledger.read().map(|text| replay(&text));
-        match live.and_then(|live| ledger.replace(&shortest(&live)).map(|()| live)) {
-            Ok(live) => {
-                let (lines, graves, dug) = (live.len(), BTreeMap::new(), VecDeque::new());
-                Ok(Self(Mutex::new(State { ledger, lines, live, graves, dug })))
+        let seen = ledger.read().map(|text| replay(&text));
+        match seen.and_then(|seen| ledger.replace(&shortest(&seen)).map(|()| seen)) {
+            Ok(seen) => {
+                let lines = seen.lines();
+                // When they were dug was not written down: no later than now.
+                let dug = seen.graves.keys().map(|id| (Instant::now(), id.clone())).collect();
+                Ok(Self(Mutex::new(State { ledger, lines, seen, dug })))
             }
             Err(source) => Err(OpenError::new(&*ledger, source)),
         }
@@ -68,12 +83,12 @@ impl Journal {
 
     /// Refuses a generation below the highest seen; remembers a higher one before it returns.
     pub(crate) fn admit(&self, id: &SandboxId, generation: Generation) -> Result<()> {
-        self.lock().admit(id, generation, Seen::judge)
+        self.lock().admit(id, generation, Seen::judge).map(|_| ())
     }
 
     /// As [`Journal::admit`], for a launch: a sandbox that is gone is not brought back by a launch
-    /// that was late or sent twice.
-    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<()> {
+    /// that was late or sent twice. Whether it is the first call of its generation.
+    pub(crate) fn admit_launch(&self, id: &SandboxId, generation: Generation) -> Result<bool> {
         self.lock().admit(id, generation, Seen::judge_launch)
     }
 
@@ -96,13 +111,13 @@ impl Journal {
 
     /// Everything that is remembered as living.
     pub(crate) fn living(&self) -> BTreeSet<SandboxId> {
-        self.lock().live.keys().cloned().collect()
+        self.lock().seen.live.keys().cloned().collect()
     }
 }
 
 impl State {
     fn seen(&self, id: &SandboxId) -> Seen {
-        Seen { live: self.live.get(id).copied(), gone: self.graves.get(id).copied() }
+        Seen { live: self.seen.live.get(id).copied(), gone: self.seen.graves.get(id).copied() }
     }
 
     fn admit(
@@ -110,13 +125,13 @@ impl State {
         id: &SandboxId,
         generation: Generation,
         judge: fn(Seen, Generation) -> Verdict,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let fenced = |why| Err(Error::new(ErrorKind::Fenced, format!("sandbox {id} {why}")));
         match judge(self.seen(id), generation) {
             Verdict::Stale => fenced("has a newer owner"),
             Verdict::Ended => fenced("has ended on this worker"),
-            Verdict::Known => Ok(()),
-            Verdict::Newer => self.raise(id, generation).map_err(|error| {
+            Verdict::Known => Ok(false),
+            Verdict::Newer => self.raise(id, generation).map(|()| true).map_err(|error| {
                 let kind = match error.kind() {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         ErrorKind::DiskFull
@@ -130,8 +145,8 @@ impl State {
 
     fn raise(&mut self, id: &SandboxId, generation: Generation) -> io::Result<()> {
         self.append(&format!("+ {id} {}\n", generation.0))?;
-        self.live.insert(id.clone(), generation);
-        if SLACK + 2 * self.live.len() <= self.lines
+        self.seen.live.insert(id.clone(), generation);
+        if SLACK + 2 * self.seen.lines() <= self.lines
             && let Err(error) = self.compact()
         {
             // The long file says the same; the next line tries again.
@@ -145,11 +160,11 @@ impl State {
         while let Some((dug, old)) = self.dug.front()
             && GRAVE <= now.duration_since(*dug)
         {
-            self.graves.remove(old);
+            self.seen.graves.remove(old);
             self.dug.pop_front();
         }
-        let Some(generation) = self.live.remove(id) else { return Ok(()) };
-        self.graves.insert(id.clone(), generation);
+        let Some(generation) = self.seen.live.remove(id) else { return Ok(()) };
+        self.seen.graves.insert(id.clone(), generation);
         self.dug.push_back((now, id.clone()));
         self.append(&format!("- {id}\n"))
     }
@@ -160,37 +175,41 @@ impl State {
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        self.ledger.replace(&shortest(&self.live))?;
-        self.lines = self.live.len();
+        self.ledger.replace(&shortest(&self.seen))?;
+        self.lines = self.seen.lines();
         Ok(())
     }
 }
 
 /// The state after all lines. A line that is not whole was cut by the death of the process before
 /// its call went on, so it guards nothing.
-fn replay(text: &str) -> BTreeMap<SandboxId, Generation> {
-    let mut live = BTreeMap::new();
+fn replay(text: &str) -> Known {
+    let mut seen = Known::default();
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let mut words = line.split(' ');
         let (sign, id) = (words.next(), words.next().and_then(|id| SandboxId::parse(id).ok()));
         let generation = words.next().and_then(|word| word.parse().ok()).map(Generation);
         match (sign, id, generation) {
             (Some("+"), Some(id), Some(generation)) => {
-                let seen = live.entry(id).or_insert(generation);
-                *seen = generation.max(*seen);
+                let highest = seen.live.entry(id).or_insert(generation);
+                *highest = generation.max(*highest);
             }
             (Some("-"), Some(id), None) => {
-                live.remove(&id);
+                if let Some(generation) = seen.live.remove(&id) {
+                    seen.graves.insert(id, generation);
+                }
             }
             _ => tracing::warn!(line, "a line of the fencing journal is not understood"),
         }
     }
-    live
+    seen
 }
 
 /// The shortest text that says the same.
-fn shortest(live: &BTreeMap<SandboxId, Generation>) -> String {
-    live.iter().map(|(id, generation)| format!("+ {id} {}\n", generation.0)).collect()
+fn shortest(seen: &Known) -> String {
+    let line = |(id, generation): (&SandboxId, &Generation)| format!("+ {id} {}\n", generation.0);
+    let live: String = seen.live.iter().map(line).collect();
+    seen.graves.iter().fold(live, |text, grave| text + &line(grave) + &format!("- {}\n", grave.0))
 }
 
 #[cfg(test)]
@@ -212,7 +231,7 @@ mod tests {
         SandboxId::from_entropy([n; 10])
     }
 
-    fn is_fenced(result: &Result<()>) -> bool {
+    fn is_fenced<T>(result: &Result<T>) -> bool {
         matches!(result, Err(error) if error.kind == ErrorKind::Fenced)
     }
 
@@ -247,6 +266,19 @@ mod tests {
         assert!(open(dir.path()).unwrap().living().is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_is_fenced_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path()).unwrap();
+        journal.admit(&id(1), Generation(2)).unwrap();
+        journal.bury(&id(1));
+        for _ in 0..2 {
+            let journal = open(dir.path()).unwrap();
+            assert!(is_fenced(&journal.admit_launch(&id(1), Generation(2))));
+            assert!(journal.living().is_empty());
+        }
+    }
+
     #[test]
     fn the_file_stays_short_and_a_torn_last_line_is_no_entry() {
         let dir = tempfile::tempdir().unwrap();
@@ -255,7 +287,7 @@ mod tests {
         for _ in 0..3 * SLACK {
             journal.admit(&id(1), Generation(1)).unwrap();
             journal.bury(&id(1));
-            journal.lock().graves.clear();
+            journal.lock().seen.graves.clear();
         }
         let path = dir.path().join("generations.log");
         let lines = fs::read_to_string(&path).unwrap().lines().count();

@@ -16,6 +16,7 @@ mod journal;
 mod ledger;
 mod local;
 pub mod rpc;
+mod turns;
 
 pub use journal::OpenError;
 pub use ledger::{Ledger, Ledgers};

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{
-    Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Provider, Result, Runtime,
+    Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Outcome, Provider, Result, Runtime,
 };
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId, time::Clock};
 use tokio::{
@@ -28,6 +28,7 @@ use crate::{
     deadlines::Deadlines,
     journal::{Journal, OpenError},
     ledger::Ledgers,
+    turns::Turns,
 };
 
 /// How long a look at the providers stays good.
@@ -48,33 +49,9 @@ pub struct LocalWorker {
     deadlines: Deadlines,
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
-    /// Sandboxes of the journal that are being launched or destroyed now: that a list does not
-    /// show them means nothing.
-    busy: Busy,
+    turns: Turns,
     /// Held while looking, so that many who ask at once cause one look. A look is bounded.
     looked: AsyncMutex<Option<(Instant, Vec<ProviderReport>)>>,
-}
-
-#[derive(Default)]
-struct Busy(Mutex<BTreeSet<SandboxId>>);
-
-struct BusyWith<'a>(&'a Busy, SandboxId);
-
-impl Busy {
-    fn with(&self, id: &SandboxId) -> BusyWith<'_> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        BusyWith(self, id.clone())
-    }
-
-    fn holds(&self, id: &SandboxId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-}
-
-impl Drop for BusyWith<'_> {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
 }
 
 impl LocalWorker {
@@ -110,7 +87,7 @@ impl LocalWorker {
             deadlines: Deadlines::open(ledgers.deadlines)?,
             draining: AtomicBool::new(false),
             clock,
-            busy: Busy::default(),
+            turns: Turns::default(),
             looked: AsyncMutex::new(None),
         })
     }
@@ -143,7 +120,7 @@ impl LocalWorker {
     }
 
     async fn end_overdue_one(&self, name: &str, provider: &Bounded, id: &SandboxId) {
-        let _busy = self.busy.with(id);
+        let Ok(_turn) = self.turns.take(id).await else { return };
         match Provider::destroy(provider, id).await {
             Ok(()) => {
                 self.gone(id);
@@ -154,6 +131,16 @@ impl LocalWorker {
                 sandbox.id = %id, provider = name, ?error, "a sandbox outlived its time and goes on"
             ),
         }
+    }
+
+    async fn launch(&self, provider: &str, found: &Bounded, spec: &LaunchSpec) -> Result<Runtime> {
+        if self.is_draining() {
+            return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
+        }
+        if let Some(ttl) = spec.ttl {
+            self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
+        }
+        Provider::launch(found, spec).await
     }
 
     fn gone(&self, id: &SandboxId) {
@@ -187,7 +174,7 @@ impl LocalWorker {
     /// was remembered before they were asked.
     fn forget_absent(&self, before: BTreeSet<SandboxId>, runtimes: &[(Arc<str>, Runtime)]) {
         let present: BTreeSet<_> = runtimes.iter().map(|(_, runtime)| &runtime.id).collect();
-        for id in before.iter().filter(|id| !present.contains(id) && !self.busy.holds(id)) {
+        for id in before.iter().filter(|id| !present.contains(id) && !self.turns.are_taken(id)) {
             self.gone(id);
         }
     }
@@ -212,21 +199,27 @@ impl Worker for LocalWorker {
     #[tracing::instrument(level = "debug", name = "worker.spawn", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %spec.id))]
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
         let found = self.provider(provider)?;
-        if self.is_draining() {
-            return Err(Error::new(ErrorKind::Unavailable, "worker is draining"));
-        }
-        let _busy = self.busy.with(&spec.id);
-        self.journal.admit_launch(&spec.id, spec.generation)?;
-        if let Some(ttl) = spec.ttl {
-            self.deadlines.set(&spec.id, provider, self.clock.now().saturating_add(ttl))?;
-        }
-        found.launch(spec).await
+        let _turn = self.turns.take(&spec.id).await?;
+        let is_first = self.journal.admit_launch(&spec.id, spec.generation)?;
+        let launched = self.launch(provider, found, spec).await;
+        launched.map_err(|mut error| {
+            if error.outcome == Outcome::NotDone {
+                if is_first {
+                    // The caller may start it elsewhere now: this call must not come once more.
+                    self.gone(&spec.id);
+                } else {
+                    // This one did nothing; the one before it may have.
+                    error.outcome = Outcome::Unknown;
+                }
+            }
+            error
+        })
     }
 
     #[tracing::instrument(level = "debug", name = "worker.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
         let provider = self.provider(provider)?;
-        let _busy = self.busy.with(id);
+        let _turn = self.turns.take(id).await?;
         match self.journal.admit(id, generation) {
             Ok(()) => {}
             // Destroying needs no room on the disk: it makes some.

@@ -12,8 +12,9 @@ use stacyvm_fleet::identity::{
     Audience, KeyRing, Keys, Scope as Right, Secret,
     token::{self, Order},
 };
+use stacyvm_store::{Store as _, WorkerStore as _};
 use stacyvm_types::{
-    Network, Timestamp, WorkerId,
+    Generation, Network, SandboxId, Timestamp, WorkerId,
     time::{Clock as _, SystemClock},
 };
 
@@ -387,6 +388,60 @@ async fn a_lease_is_renewed_by_its_holder() {
     ] {
         assert_eq!(post(&world, &path, "w1", SHARED, &body).await.code(), code, "{path} {body}");
     }
+}
+
+/// R4.5: a lease of a worker at a distance is renewed with the worker's own, until that has lapsed.
+#[tokio::test]
+async fn a_lease_that_has_lapsed_is_not_renewed() {
+    let world = world().await;
+    let made = with(&world, Method::POST, "/sandboxes", ADMIN, "{}").await.json();
+    let sandbox = SandboxId::parse(made["id"].as_str().unwrap()).unwrap();
+    beat(&world, "w1", SHARED, &says("a")).await;
+    let (now, first) = (SystemClock.now(), Generation(1));
+    world.store.release_lease(&sandbox, &id("local"), first).await.unwrap();
+    world.store.acquire_lease(&sandbox, &id("w1"), Duration::ZERO, now).await.unwrap();
+    let before = world.store.worker(&id("w1")).await.unwrap().unwrap();
+    let path = format!("/worker/w1/leases/{sandbox}/renew");
+    let renewed = post(&world, &path, "w1", SHARED, &json!({"ttl": "5m"})).await.json();
+    assert_eq!(
+        (&renewed["lease"]["holder_id"], &renewed["lease"]["generation"]),
+        (&json!("w1"), &json!(2))
+    );
+    let after = world.store.worker(&id("w1")).await.unwrap().unwrap();
+    assert!(before.lease_until < after.lease_until && before.beat == after.beat);
+    let until = Timestamp::parse(renewed["lease"]["expires_at"].as_str().unwrap());
+    assert_eq!(until, Some(after.lease_until));
+
+    world.store.beat(after.beat, Some(Duration::ZERO), SystemClock.now()).await.unwrap();
+    let lapsed = post(&world, &path, "w1", SHARED, &json!({})).await;
+    assert_eq!(lapsed.code(), "CONFLICT");
+    let shown = admin(&world, Method::GET, "/workers/w1").await.json();
+    assert_eq!((&shown["status"], &shown["stale"]), (&json!("offline"), &json!(true)));
+    let metrics = admin(&world, Method::GET, "/metrics").await.json();
+    assert_eq!(metrics["workers"]["stale"], 1);
+    assert_eq!(metrics["leases"]["expired"], 1);
+}
+
+/// R4.4: each worker that does not get it, with the reason.
+#[tokio::test]
+async fn an_explained_admission_gives_a_reason_for_every_worker() {
+    let world = world().await;
+    beat(&world, "w1", SHARED, &says("a")).await;
+    let twin = json!({"offers": [{"provider": "mock", "ready": true}]});
+    beat(&world, "w3", SHARED, &twin).await;
+    admin(&world, Method::POST, "/admin/workers/w1/drain").await;
+    let asked = "/sandboxes/admission?explain=true";
+    let why = with(&world, Method::POST, asked, ADMIN, "{}").await.json();
+    assert_eq!((&why["allowed"], &why["eligible_workers"]), (&json!(true), &json!(2)), "{why}");
+    let chosen = why["selected_worker_id"].as_str().unwrap();
+    let other = if chosen == "local" { "w3" } else { "local" };
+    let mut reasons = why["rejected_workers"].as_array().unwrap().clone();
+    reasons.sort_by_key(|one| one["worker_id"].as_str().unwrap().to_owned());
+    let told: Vec<_> = reasons.iter().map(|one| one["worker_id"].as_str().unwrap()).collect();
+    let mut expected = ["w1", other];
+    expected.sort_unstable();
+    assert_eq!(told, expected, "{why}");
+    assert!(reasons.iter().all(|one| !one["reason"].as_str().unwrap().is_empty()), "{why}");
 }
 
 /// R5.7: what drains takes nothing new, until that is undone.

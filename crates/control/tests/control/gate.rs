@@ -17,7 +17,7 @@ use stacyvm_provider::{
 };
 use stacyvm_store::{
     Allowance, Answer, ApiKey, AuditStore, Begun, Census, Durability, Error, EventFilter, ExecLog,
-    IdempotencyStore, Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota,
+    Hints, IdempotencyStore, Include, KeyStore, NewEvent, NewKey, NewSandbox, ObserveStore, Quota,
     QuotaCounts, QuotaFields, QuotaStore, Result, RetentionStore, Sandbox, Standing, Store,
     Template, TemplateChange, Timings, WorkerRow, WorkerStore,
     audit::{AdminFilter, AdminRecord, OperationFilter, OperationRecord, Page, Position},
@@ -28,7 +28,7 @@ use stacyvm_types::{
     Beat, Event, ExecId, Generation, KeyId, Lease, OwnerId, Resources, SandboxId, Timestamp,
     Transition, WorkerId,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::fake::Fake;
@@ -43,6 +43,9 @@ pub(crate) struct Gate {
     admits: Mutex<VecDeque<oneshot::Receiver<()>>>,
     /// The next refused admissions, too.
     refusals: Mutex<VecDeque<oneshot::Receiver<()>>>,
+    /// What other servers say.
+    pub(crate) events: watch::Sender<u64>,
+    pub(crate) places: watch::Sender<u64>,
     /// Cancelled when the process has died.
     pub(crate) dead: CancellationToken,
 }
@@ -55,6 +58,8 @@ impl Gate {
             syncs: Mutex::default(),
             admits: Mutex::default(),
             refusals: Mutex::default(),
+            events: watch::Sender::new(0),
+            places: watch::Sender::new(0),
             dead: CancellationToken::new(),
         })
     }
@@ -389,6 +394,9 @@ impl Store for GatedStore {
     }
     async fn ping(&self) -> Result<()> {
         self.1.store(self.0.ping()).await
+    }
+    fn hints(&self) -> Option<Hints> {
+        Some(Hints { events: self.1.events.subscribe(), places: self.1.places.subscribe() })
     }
 }
 

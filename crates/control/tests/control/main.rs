@@ -9,6 +9,7 @@ mod confined;
 mod fair;
 mod fake;
 mod gate;
+mod hints;
 mod idempotency;
 mod observe;
 mod random;
