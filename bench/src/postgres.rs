@@ -23,6 +23,8 @@ const RESTARTS: usize = 10;
 #[expect(clippy::print_stdout, reason = "the figures are the output")]
 pub(crate) fn run(seconds: f64) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // A control plane starts its tasks where it is made.
+    let _inside = runtime.enter();
     let dir = tempfile::tempdir()?;
     let server = Server::start(Disk::Synced)?;
     let database = server.create_database()?;

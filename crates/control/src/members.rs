@@ -21,7 +21,7 @@ use stacyvm_types::{
     Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
     WorkerId,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     Control, Error, Result, events,
@@ -32,8 +32,6 @@ use crate::{
 /// The first pause after a worker failed, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a heartbeat waits for the list of a provider's images.
-const IMAGES_PATIENCE: Duration = Duration::from_secs(2);
 /// The time between two looks of a server that has its store for itself.
 const ALONE: Duration = Duration::from_secs(10);
 /// The longest way to the store and back on which its clock is read: what was told may be wrong by
@@ -174,6 +172,19 @@ impl Control {
         self.look_at_workers().await.map(drop)
     }
 
+    /// This server ends and its own worker holds nothing: others need not hear of it any more. One
+    /// that holds something stays in the registry, and what it holds waits for it to come back.
+    pub async fn leave(&self) {
+        let settings = self.settings();
+        if settings.membership.term.is_none() {
+            return;
+        }
+        match self.store().remove_worker(&settings.worker).await {
+            Ok(()) | Err(store::Error::NotFound | store::Error::Conflict) => {}
+            Err(error) => tracing::warn!(%error, "this server's worker stays in the registry"),
+        }
+    }
+
     /// Says that this server's own worker lives, which renews its lease.
     async fn renew(&self) -> Result<()> {
         let settings = self.settings();
@@ -272,6 +283,7 @@ impl Control {
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+                reachable: self.0.parts.fleet.worker(id).is_ok(),
                 backed_off: members.is_paused(id),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
@@ -314,7 +326,8 @@ impl Control {
     /// The workers that take something new now.
     pub(crate) fn eligible_workers(&self) -> usize {
         let now = self.now();
-        let takes = |known: &&Known| known.row.unfit(now).is_none();
+        let takes =
+            |known: &&Known| known.row.unfit(now).is_none() && !known.row.beat.offers.is_empty();
         self.0.members.view().values().filter(takes).count()
     }
 
@@ -364,21 +377,9 @@ impl Control {
         let settings = self.settings();
         let worker = self.0.parts.fleet.worker(&settings.worker);
         let worker = worker.map_err(|error| Error::from_provider(error, None))?;
-        let mut offers = Vec::new();
-        for report in worker.providers().await {
-            let images = match worker.images(&report.name) {
-                Ok(images) if report.probe.usable => {
-                    timeout(IMAGES_PATIENCE, images.list()).await.ok().and_then(|list| list.ok())
-                }
-                _ => None,
-            };
-            offers.push(Offer {
-                provider: report.name.to_string(),
-                default: *report.name == *settings.default_provider,
-                ready: report.probe.usable,
-                capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
-                images: images.unwrap_or_default().into_iter().map(|image| image.name).collect(),
-            });
+        let mut offers = stacyvm_fleet::offers(&*worker).await;
+        for offer in &mut offers {
+            offer.default = offer.provider == settings.default_provider;
         }
         Ok(Beat {
             id: settings.worker.clone(),

@@ -12,6 +12,7 @@
 pub mod contract;
 pub mod identity;
 pub mod idle;
+mod offers;
 mod registry;
 pub mod remote;
 pub mod wire;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use stacyvm_provider::{Capabilities, Guest, Images, LaunchSpec, Probe, Result, Runtime};
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 
+pub use offers::{MOST_IMAGES, offers};
 pub use registry::{Dial, Fleet};
 
 /// What a worker says about one of its providers.

@@ -156,6 +156,7 @@ async fn wired(
         sessions.wait().await;
         tasks.close();
         tasks.wait().await;
+        control.leave().await;
     };
     let reloads = async {
         let mut reload = reload;

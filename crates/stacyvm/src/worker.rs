@@ -176,6 +176,8 @@ async fn wired(
 ) -> Result<(), Failure> {
     let mut signals = StopSignals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])
         .map_err(|e| failed(format!("signals cannot be taken: {e}")))?;
+    let mut hangups = StopSignals::listen(&[SignalKind::hangup()])
+        .map_err(|e| failed(format!("signals cannot be taken: {e}")))?;
     let clock = Arc::new(SystemClock);
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
     let keys = KeyRing::new(settings::worker_keys(&config.auth)).map_err(failed)?;
@@ -233,7 +235,13 @@ async fn wired(
     let interval = config.worker.heartbeat_interval.0;
     tasks.spawn(async move { beats.beat_until(until, interval).await });
 
-    let signal = signals.next().await;
+    let signal = loop {
+        tokio::select! {
+            signal = signals.next() => break signal,
+            // Secrets and certificates are read again when their files change, without being told.
+            _ = hangups.next() => tracing::info!("a worker's settings change with a restart"),
+        }
+    };
     tracing::info!(signal, "stopping; what runs goes on");
     beating.cancel();
     // Nothing new is placed here while nobody answers; what runs waits for the next process.

@@ -1,21 +1,18 @@
 //! How a worker's control plane learns that it lives, and what it has.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stacyvm_fleet::{
     Worker,
     remote::{ControlPlane, NotHeard},
-    wire::{Heartbeat, HeartbeatReply, MOST_IMAGES},
+    wire::{Heartbeat, HeartbeatReply},
 };
-use stacyvm_types::{Beat, Offer, Resources};
-use tokio::time::{Instant, sleep_until, timeout};
+use stacyvm_types::{Beat, Resources};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::LocalWorker;
-
-/// How long a heartbeat waits for the list of a provider's images.
-const IMAGES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The way to the control plane.
 #[async_trait]
@@ -97,24 +94,7 @@ impl Heart {
     }
 
     async fn says(&self) -> Beat {
-        let mut offers = Vec::new();
-        for report in self.worker.providers().await {
-            let images = match self.worker.images(&report.name) {
-                Ok(images) if report.probe.usable => {
-                    timeout(IMAGES_PATIENCE, images.list()).await.ok().and_then(Result::ok)
-                }
-                _ => None,
-            };
-            let images: BTreeSet<_> =
-                images.unwrap_or_default().into_iter().map(|image| image.name).collect();
-            offers.push(Offer {
-                provider: report.name.to_string(),
-                default: report.default,
-                ready: report.probe.usable,
-                capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
-                images: images.into_iter().take(MOST_IMAGES).collect(),
-            });
-        }
+        let offers = stacyvm_fleet::offers(&*self.worker).await;
         let Facts { instance, hostname, version, url, capacity } = self.facts.clone();
         let (id, draining) = (self.worker.id().clone(), self.worker.is_draining());
         Beat { id, instance, hostname, version, url, draining, offers, capacity }

@@ -6,13 +6,13 @@
 use serde::{Deserialize, Serialize};
 use stacyvm_types::{Beat, Offer, Resources, WorkerId};
 
+use crate::MOST_IMAGES;
+
 /// Texts of a heartbeat are at most this long, in bytes.
 const LONGEST: usize = 255;
 /// Providers, and capabilities of one, at most.
 const MOST_PROVIDERS: usize = 32;
 const MOST_CAPABILITIES: usize = 64;
-/// Images of one provider that are told at most. Of others it is not known that they are there.
-pub const MOST_IMAGES: usize = 1000;
 
 /// The body of a heartbeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use http::HeaderName;
 pub use envelope::{Lease, Malformed, Reply, Request, from_header, to_header};
 pub use exec::{EventLine, ExecParams, InputLine, Terminal};
 pub use fault::{Fault, status_of};
-pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, MOST_IMAGES, OfferEntry};
+pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, OfferEntry};
 pub use lines::{LineTooLong, Lines};
 pub use params::{
     AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, LogsParams, SpawnParams,
