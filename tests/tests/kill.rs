@@ -9,9 +9,8 @@ use std::{os::unix::process::ExitStatusExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use stacyvm_tests::{Options, Server, host, http, server::wait_for};
+use stacyvm_tests::{Counter, Options, Server, host, http, server::wait_for};
 
-const COUNTER: &str = "ex-00000000000000000001";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// What makes a server reach a step.
@@ -41,58 +40,6 @@ fn deed(step: &str) -> Deed {
         _ if step.contains(".once.") => Deed::KeyedSpawn,
         _ if step.contains(".destroy.") => Deed::Destroy,
         _ => panic!("no deed reaches {step}: name it here"),
-    }
-}
-
-/// The counter's output, read piece by piece through whichever server is up.
-struct Bystander {
-    sandbox: String,
-    offset: u64,
-    next: u64,
-    partial: String,
-}
-
-impl Bystander {
-    fn start(server: &Server) -> Result<Self> {
-        let sandbox = server.spawn()?;
-        let line = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
-        let request = json!({ "command": line, "exec_id": COUNTER, "stream": true });
-        let body = request.to_string();
-        let at = server.at;
-        let path = format!("/api/v1/sandboxes/{sandbox}/exec");
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {at}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut stream = std::net::TcpStream::connect(at)?;
-        std::io::Write::write_all(&mut stream, head.as_bytes())?;
-        let mut first = [0; 512];
-        let n = std::io::Read::read(&mut stream, &mut first)?;
-        let first = String::from_utf8_lossy(&first[..n]).into_owned();
-        ensure!(first.starts_with("HTTP/1.1 200"), "{first}");
-        Ok(Self { sandbox, offset: 0, next: 0, partial: String::new() })
-    }
-
-    /// Reads on from where the last server was left; every number must follow its predecessor.
-    fn reads_on(&mut self, server: &Server) -> Result<()> {
-        let before = self.next;
-        wait_for("the bystander's next output", LIMIT, || {
-            let path =
-                format!("/api/v1/sandboxes/{}/exec/{COUNTER}?offset={}", self.sandbox, self.offset);
-            let reply = http::peek(server.at, &path, Duration::from_millis(100))?;
-            ensure!(reply.status == 200, "resume answered {}: {}", reply.status, reply.json());
-            for frame in reply.lines() {
-                ensure!(frame["stream"] == "stdout", "unexpected frame {frame}");
-                self.offset = frame["seq"].as_u64().context("seq")?;
-                self.partial.push_str(frame["data"].as_str().context("data")?);
-            }
-            while let Some(end) = self.partial.find('\n') {
-                let line: String = self.partial.drain(..=end).collect();
-                ensure!(line.trim() == self.next.to_string(), "{line:?}, expected {}", self.next);
-                self.next += 1;
-            }
-            Ok((self.next > before).then_some(()))
-        })
     }
 }
 
@@ -126,7 +73,7 @@ fn ask(server: &Server, method: &str, path: &str, body: &Value) -> Option<stacyv
     http::call(server.at, method, path, Some(body)).ok()
 }
 
-fn sweep_step(data: &Path, step: &str, bystander: &mut Bystander) -> Result<()> {
+fn sweep_step(data: &Path, step: &str, bystander: &mut Counter) -> Result<()> {
     let deed = deed(step);
     let pool = if let Deed::Spawn { pool } = deed { pool } else { 0 };
     let args = vec!["--pool".to_owned(), pool.to_string()];
@@ -206,7 +153,7 @@ fn a_server_killed_at_any_step_leaves_rows_runtimes_and_running_commands_in_agre
     for (name, setup) in [("works", "true"), ("fails", "exit 7")] {
         ensure!(server.post("/api/v1/templates", &template(name, setup))?.status == 201);
     }
-    let mut bystander = Bystander::start(&server)?;
+    let mut bystander = Counter::start(&server)?;
     server.kill();
 
     let steps: Vec<_> = [stacyvm_control::FAILPOINTS, stacyvm_provider_native::FAILPOINTS].concat();

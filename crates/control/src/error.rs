@@ -53,7 +53,7 @@ pub enum Error {
         said: String,
     },
     /// The sandbox's phase does not allow it.
-    #[error("sandbox {id} is {}; this needs a running one", .phase.wire_state())]
+    #[error("sandbox {id} is {}; this needs a running one", standing(phase))]
     WrongState {
         /// The sandbox.
         id: SandboxId,
@@ -262,5 +262,15 @@ impl Error {
                 Self::WrongState { id, phase }
             }
         }
+    }
+}
+
+/// The state, and why it is that.
+fn standing(phase: &Phase) -> String {
+    match phase {
+        Phase::Unhealthy(cause) if !cause.detail.is_empty() => {
+            format!("{} ({})", phase.wire_state(), cause.detail)
+        }
+        _ => phase.wire_state().to_owned(),
     }
 }

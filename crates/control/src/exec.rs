@@ -222,7 +222,7 @@ impl Control {
 
     /// The inside of a sandbox that is running.
     pub(crate) async fn guest(&self, row: &Sandbox) -> Result<Arc<dyn Guest>> {
-        let guest = match self.worker_of(row) {
+        let guest = match self.worker_of(row).await {
             Ok(worker) => worker.guest(&row.spec.provider, &row.spec.id, row.generation).await,
             Err(error) => Err(error),
         };

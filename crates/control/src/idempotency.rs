@@ -6,11 +6,13 @@
 //! the row or from the agent, what became of that resource. So every turn may be cut short anywhere.
 //!
 //! Inside one process a claim on the key keeps turns apart; between processes it is the holder of
-//! the stored turn. A holder's successor has the holder's name and does not wait.
+//! the stored turn, who says again and again that its work goes on. A holder's successor has the holder's name and does not wait.
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt::Write as _,
+    future::pending,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,8 +32,10 @@ use crate::{Control, Error, ExecRequest, Result, SpawnRequest, Started, failpoin
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a repeat looks whether another server is done.
 const POLL: Duration = Duration::from_millis(250);
-/// How long other servers leave a turn to its holder.
-const HOLD: Duration = Duration::from_secs(120);
+/// How long other servers leave a turn to its holder after they heard of it last.
+const HOLD: Duration = Duration::from_secs(45);
+/// How often a holder says that its work goes on: some may fail before others take over.
+const HOLD_AGAIN: Duration = Duration::from_secs(10);
 /// How long a turn waits for a start that an earlier one began.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -260,7 +264,11 @@ impl Control {
         let work = work(Turn { key: key.id.clone(), stored, stage });
         let control = self.clone();
         self.owned(async move {
-            let (said, verdict) = work.await;
+            let (said, verdict) = tokio::select! {
+                biased;
+                done = work => done,
+                never = control.hold(&key, attempt) => match never {},
+            };
             failpoint!(failpoints::ONCE_WORKED);
             control.settle_key(&key, attempt, verdict).await;
             failpoint!(failpoints::ONCE_KEPT);
@@ -268,6 +276,23 @@ impl Control {
             Ok(Once::First(said))
         })
         .await
+    }
+
+    /// Holds a turn for as long as its work goes on, which may wait for a place for longer than any
+    /// one hold lasts.
+    async fn hold(&self, key: &Key, attempt: u64) -> Infallible {
+        loop {
+            sleep(HOLD_AGAIN).await;
+            let until = self.now().saturating_add(HOLD);
+            match self.store().hold_key(&key.id, attempt, until).await {
+                Ok(()) => {}
+                // Another server believes that this one is gone. It finds out what the work made.
+                Err(store::Error::LeaseLost) => return pending().await,
+                Err(error) => {
+                    tracing::debug!(%error, "a key is held no longer than before");
+                }
+            }
+        }
     }
 
     /// Waits until nobody works on the key, and asks what it says.

@@ -1,8 +1,7 @@
 //! The end of a sandbox: decided in the row first, then made true, then written down.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use stacyvm_fleet::Worker;
 use stacyvm_provider::{ErrorKind, failpoint};
 use stacyvm_store::{self as store, Durability, NewEvent, Sandbox};
 use stacyvm_types::{Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Transition};
@@ -125,7 +124,7 @@ impl Control {
             self.store().sync().await.map_err(Error::from_store)?;
             return Ok(row.clone());
         }
-        let destroyed = match self.worker_of(row) {
+        let destroyed = match self.worker_of(row).await {
             Ok(worker) => worker.destroy(&row.spec.provider, id, row.generation).await,
             Err(error) => Err(error),
         };
@@ -170,11 +169,6 @@ impl Control {
         self.store().sync().await.map_err(Error::from_store)?;
         failpoint!(failpoints::DESTROY_ENDED);
         Ok(after)
-    }
-
-    /// The worker that holds a sandbox.
-    pub(crate) fn worker_of(&self, row: &Sandbox) -> stacyvm_provider::Result<Arc<dyn Worker>> {
-        self.0.parts.fleet.worker(&row.spec.worker)
     }
 
     /// Writes down that a provider could not destroy a runtime, whoever asked it to.

@@ -15,7 +15,8 @@ use std::{
 
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Candidate, Placement, Rejection, Wanted};
-use stacyvm_provider::{Capabilities, Error as ProviderError, ErrorKind};
+use stacyvm_fleet::Worker;
+use stacyvm_provider::{self as provider, Capabilities, Error as ProviderError, ErrorKind};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
     Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
@@ -223,7 +224,10 @@ impl Control {
         }
         let id = beat.id.clone();
         let term = self.settings().membership.lease_term;
-        let was_fresh = self.0.members.view().get(&id).is_some_and(|k| k.row.is_fresh(self.now()));
+        let says_the_same = self.0.members.view().get(&id).is_some_and(|known| {
+            // One that started again may take calls elsewhere.
+            known.row.is_fresh(self.now()) && known.row.beat == beat
+        });
         let row = self.store().beat(beat, Some(term), self.now()).await;
         let row = row.map_err(|error| match error {
             store::Error::LeaseHeld => Error::Conflict(format!(
@@ -232,7 +236,7 @@ impl Control {
             error => Error::from_store(error),
         })?;
         self.0.members.answered(&id);
-        if !was_fresh {
+        if !says_the_same {
             self.0.lookout.wake();
         }
         Ok(row)
@@ -280,6 +284,7 @@ impl Control {
             Candidate {
                 id,
                 unfit: row.unfit(now),
+                takes_calls: self.reaches(row),
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
@@ -306,6 +311,38 @@ impl Control {
             placement.chosen = not_ready.map(|index| placement.rejected.swap_remove(index).0);
         }
         placement
+    }
+
+    /// Whether calls from here can reach a worker: its own, and those that say where.
+    fn reaches(&self, row: &WorkerRow) -> bool {
+        let is_own = row.beat.id == self.settings().worker;
+        is_own || row.beat.url.is_some() || self.0.parts.dial.is_none()
+    }
+
+    /// The worker that a sandbox is on.
+    pub(crate) async fn worker_of(&self, row: &Sandbox) -> provider::Result<Arc<dyn Worker>> {
+        let (fleet, id) = (&self.0.parts.fleet, &row.spec.worker);
+        let found = fleet.worker(id);
+        if found.is_ok() {
+            return found;
+        }
+        if !self.0.members.view().contains_key(id) && self.look_again().await.is_ok() {
+            // It came after the last look, and another server gave it the sandbox.
+            let found = fleet.worker(id);
+            if found.is_ok() {
+                return found;
+            }
+        }
+        match self.0.members.view().get(id) {
+            Some(known) if !self.reaches(&known.row) => Err(provider::Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "worker {id} takes no calls from other servers: worker.listen_addr is not \
+                     set there"
+                ),
+            )),
+            _ => found,
+        }
     }
 
     /// Looks at the registry now; a server that is not in it yet joins it first.
@@ -449,7 +486,7 @@ impl Control {
         let fleet = &self.0.parts.fleet;
         let mut dialled = self.0.members.dialled.lock().unwrap_or_else(PoisonError::into_inner);
         dialled.retain(|id, _| {
-            let stays = view.contains_key(id);
+            let stays = view.get(id).is_some_and(|known| known.row.beat.url.is_some());
             if !stays {
                 fleet.remove(id);
             }

@@ -117,7 +117,7 @@ impl Control {
                 limits: row.spec.limits,
                 ttl: Some(row.spec.expires_at.saturating_since(self.now())),
             };
-            let launched = match self.worker_of(&row) {
+            let launched = match self.worker_of(&row).await {
                 Ok(worker) => worker.spawn(&row.spec.provider, &spec).await,
                 Err(error) => Err(error),
             };
@@ -259,7 +259,7 @@ impl Control {
         let ttl = request.ttl.unwrap_or(settings.default_ttl);
         validate::ttl(ttl, None)?;
         let provider = request.provider.unwrap_or_else(|| settings.default_provider.clone());
-        self.known_provider(&provider)?;
+        self.known_provider(&provider).await?;
         let new = NewSandbox {
             id: request.id.unwrap_or_else(|| SandboxId::from_entropy(self.0.entropy.id())),
             owner: self.owner_of_new(request.owner)?,
@@ -275,7 +275,11 @@ impl Control {
         Ok(Plan { reservation: Reservation { new, ttl, priority }, setup })
     }
 
-    pub(crate) fn known_provider(&self, name: &str) -> Result<()> {
+    pub(crate) async fn known_provider(&self, name: &str) -> Result<()> {
+        if !self.some_worker_has(name) {
+            // The first worker that has it may have been heard of a moment ago, at another server.
+            self.look_again().await.map_err(Error::from_store)?;
+        }
         if self.some_worker_has(name) { Ok(()) } else { Err(Error::NoProvider(name.to_owned())) }
     }
 
@@ -484,7 +488,7 @@ impl Control {
     async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
         let remaining = until.saturating_since(self.now());
         let (provider, id) = (&row.spec.provider, &row.spec.id);
-        let told = match self.worker_of(row) {
+        let told = match self.worker_of(row).await {
             Ok(worker) => worker.set_deadline(provider, id, row.generation, remaining).await,
             Err(error) => Err(error),
         };

@@ -52,7 +52,7 @@ impl Control {
         self.change("template.create", name, version, async move {
             control.refuse_confined("templates")?;
             validate::template_name(&own)?;
-            control.check(&fields)?;
+            control.check(&fields).await?;
             let now = control.now();
             let template = Template {
                 name: own.clone(),
@@ -73,7 +73,7 @@ impl Control {
         self.change("template.update", name, version, async move {
             control.refuse_confined("templates")?;
             let fields = changed(control.template(&own).await?.fields, change.clone());
-            control.check(&fields)?;
+            control.check(&fields).await?;
             let stored = control.store().update_template(&own, change, control.now()).await;
             stored.map_err(|error| of_template(error, &own))
         })
@@ -91,7 +91,7 @@ impl Control {
         .await
     }
 
-    fn check(&self, fields: &TemplateFields) -> Result<()> {
+    async fn check(&self, fields: &TemplateFields) -> Result<()> {
         let settings = self.settings();
         let (default, max) = (settings.default_limits, settings.max_limits);
         validate::image(&fields.image)?;
@@ -101,7 +101,7 @@ impl Control {
         validate::env(&fields.env)?;
         validate::metadata(&fields.metadata)?;
         if !fields.provider.is_empty() {
-            self.known_provider(&fields.provider)?;
+            self.known_provider(&fields.provider).await?;
         }
         let setup_bytes: usize = fields.setup.iter().map(String::len).sum();
         if MAX_SETUP_LINES < fields.setup.len() || MAX_SETUP_BYTES < setup_bytes {

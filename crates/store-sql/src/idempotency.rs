@@ -67,6 +67,11 @@ fn try_begin(tx: &mut Tx<'_>, new: &NewKey, now: Timestamp) -> Result<Option<Beg
     Ok(Some(Begun::Yours(turn)))
 }
 
+/// See [`stacyvm_store::IdempotencyStore::hold_key`].
+pub(crate) fn hold(tx: &mut Tx<'_>, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+    last_turn(tx.query(sql::HOLD_TURN).bind(until).bind(id).bind(attempt).execute()?)
+}
+
 /// See [`stacyvm_store::IdempotencyStore::renew_key`].
 pub(crate) fn renew(tx: &mut Tx<'_>, id: &str, attempt: u64, resource: &str) -> Result<()> {
     last_turn(tx.query(sql::RENEW_TURN).bind(resource).bind(id).bind(attempt).execute()?)

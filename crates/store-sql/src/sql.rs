@@ -254,6 +254,8 @@ statements! {
         content_type, body FROM idempotency_keys WHERE id = $1";
     TAKE_TURN = "UPDATE idempotency_keys SET attempt = attempt + 1, holder = $1, \
         held_until_us = $2 WHERE id = $3 AND attempt = $4 AND status IS NULL";
+    HOLD_TURN = "UPDATE idempotency_keys SET held_until_us = $1 \
+        WHERE id = $2 AND attempt = $3 AND status IS NULL AND holder IS NOT NULL";
     RENEW_TURN = "UPDATE idempotency_keys SET resource = $1 \
         WHERE id = $2 AND attempt = $3 AND status IS NULL";
     FINISH_TURN = "UPDATE idempotency_keys SET status = $1, content_type = $2, body = $3, \

@@ -81,6 +81,10 @@ pub trait IdempotencyStore: Send + Sync {
     async fn begin_key(&self, new: NewKey, durability: Durability, now: Timestamp)
     -> Result<Begun>;
 
+    /// Other holders leave the turn alone until then, in place of what it was taken for. Survives
+    /// the process. [`crate::Error::LeaseLost`] when the turn is not the last.
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()>;
+
     /// Gives the key another resource. [`crate::Error::LeaseLost`] when the turn is not the last.
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()>;
 

@@ -411,6 +411,9 @@ impl IdempotencyStore for GatedStore {
         let change = self.0.begin_key(new, durability, now);
         self.with(durability, change).await
     }
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+        self.1.store(self.0.hold_key(id, attempt, until)).await
+    }
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         self.1.store(self.0.renew_key(id, attempt, resource)).await
     }

@@ -129,6 +129,9 @@ impl IdempotencyStore for SimStore {
         let change = self.truth().begin_key(new, durability, now);
         self.write("begin_key", change).await
     }
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+        self.write("hold_key", self.truth().hold_key(id, attempt, until)).await
+    }
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         self.write("renew_key", self.truth().renew_key(id, attempt, resource)).await
     }

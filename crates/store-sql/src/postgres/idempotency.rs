@@ -18,6 +18,11 @@ impl IdempotencyStore for PostgresStore {
         self.change(move |tx| keys::begin(tx, &new, now)).await
     }
 
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+        let id = id.to_owned();
+        self.change(move |tx| keys::hold(tx, &id, attempt, until)).await
+    }
+
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         let (id, resource) = (id.to_owned(), resource.to_owned());
         self.change(move |tx| keys::renew(tx, &id, attempt, &resource)).await

@@ -22,6 +22,11 @@ impl IdempotencyStore for SqliteStore {
         self.writer.run_to(needs, move |tx| keys::begin(tx, &new, now)).await
     }
 
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+        let id = id.to_owned();
+        self.writer.run_to(KERNEL, move |tx| keys::hold(tx, &id, attempt, until)).await
+    }
+
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         let (id, resource) = (id.to_owned(), resource.to_owned());
         self.writer.run_to(KERNEL, move |tx| keys::renew(tx, &id, attempt, &resource)).await

@@ -132,6 +132,32 @@ pub async fn only_the_last_turn_says_how_it_went(store: Arc<dyn Store>) {
     store.finish_key("k", 2, answer("last"), None).await.unwrap();
 }
 
+/// Longer than it was taken for, or shorter; not one that was released, taken over or done.
+pub async fn a_turn_is_held_for_as_long_as_its_holder_says(store: Arc<dyn Store>) {
+    let other =
+        |until| NewKey { holder: worker("w2"), held_until: at(until), ..new_key("k", "f", "r2") };
+    begin(&store, new_key("k", "f", "r1"), at(1)).await;
+    store.hold_key("k", 1, at(100)).await.unwrap();
+    assert_eq!(begin(&store, other(200), at(99)).await, Begun::Held);
+    store.hold_key("k", 1, at(80)).await.unwrap();
+    let late = begin(&store, other(200), at(80)).await;
+    assert_eq!(late, Begun::Yours(turn("r1", 2, 1)));
+    let refused = async |attempt| {
+        let held = store.hold_key("k", attempt, at(300)).await;
+        assert!(matches!(held, Err(Error::LeaseLost)), "{held:?}");
+    };
+    refused(1).await;
+    assert_eq!(begin(&store, new_key("k", "f", "r3"), at(199)).await, Begun::Held);
+    store.release_key("k", 2).await.unwrap();
+    refused(2).await;
+    let freed = begin(&store, new_key("k", "f", "r3"), at(90)).await;
+    assert_eq!(freed, Begun::Yours(turn("r1", 3, 1)), "nobody holds what was released");
+    store.finish_key("k", 3, answer("{}"), None).await.unwrap();
+    refused(3).await;
+    let unknown = store.hold_key("nobody", 1, at(300)).await;
+    assert!(matches!(unknown, Err(Error::LeaseLost)), "{unknown:?}");
+}
+
 /// For work that has to begin anew.
 pub async fn a_renewed_key_has_its_new_resource_from_then_on(store: Arc<dyn Store>) {
     begin(&store, new_key("k", "f", "r1"), at(1)).await;

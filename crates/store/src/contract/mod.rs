@@ -121,6 +121,7 @@ macro_rules! store_contract {
                 a_kept_answer_is_given_back_and_never_changes
                 bodies_of_one_caller_take_no_more_than_its_allowance
                 only_the_last_turn_says_how_it_went
+                a_turn_is_held_for_as_long_as_its_holder_says
                 a_renewed_key_has_its_new_resource_from_then_on
                 one_of_sixteen_holders_gets_a_new_key
                 old_keys_are_pruned_oldest_first_up_to_the_limit;

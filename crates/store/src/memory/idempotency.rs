@@ -74,6 +74,15 @@ impl IdempotencyStore for MemoryStore {
         Ok(begin(&mut self.state().idempotency_keys, new, now))
     }
 
+    async fn hold_key(&self, id: &str, attempt: u64, until: Timestamp) -> Result<()> {
+        let mut state = self.state();
+        let key = current(&mut state.idempotency_keys, id, attempt).ok_or(Error::LeaseLost)?;
+        // What was released has nobody who could hold it.
+        let (_, held_until) = key.held.as_mut().ok_or(Error::LeaseLost)?;
+        *held_until = until;
+        Ok(())
+    }
+
     async fn renew_key(&self, id: &str, attempt: u64, resource: &str) -> Result<()> {
         let mut state = self.state();
         let key = current(&mut state.idempotency_keys, id, attempt).ok_or(Error::LeaseLost)?;

@@ -1,0 +1,92 @@
+//! Several real processes: servers and workers over loopback, with a file or a Postgres that the
+//! tests start. What a single process shows is shown where that process is tested; here is what
+//! can only be seen between them.
+
+mod death;
+mod drain;
+mod once;
+mod replicas;
+mod smoke;
+mod wire;
+mod world;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use stacyvm_postgres_fixture::{self as postgres, Disk};
+
+/// What a test needs of the host.
+enum Test {
+    Anywhere(fn() -> Result<()>),
+    Native(fn() -> Result<()>),
+    Postgres(fn(&postgres::Server) -> Result<()>),
+}
+
+use Test::{Anywhere, Native, Postgres};
+
+/// The tests of this binary, by name.
+const TESTS: &[(&str, Test)] = &[
+    ("a_server_and_a_worker_run_a_sandbox", Anywhere(smoke::mock)),
+    ("a_server_and_a_worker_run_an_isolated_sandbox", Native(smoke::native)),
+    ("a_worker_that_says_once_that_it_lives_ends", Anywhere(smoke::once)),
+    ("a_dead_workers_sandboxes_are_unhealthy_until_it_is_back", Native(death::comes_back)),
+    ("what_was_destroyed_while_its_worker_was_gone_ends_there", Native(death::destroyed_meanwhile)),
+    ("a_worker_that_is_cut_off_ends_what_is_over", Native(death::ends_by_itself)),
+    ("a_worker_that_cannot_be_called_is_passed_over", Anywhere(death::unreachable)),
+    ("a_drained_worker_takes_nothing_until_that_is_undone", Anywhere(drain::by_command)),
+    ("a_worker_that_stops_says_so_and_adopts_what_ran", Native(drain::by_signal)),
+    ("an_earlier_workers_heartbeat_and_calls_are_understood", Anywhere(wire::earlier)),
+    ("two_servers_on_one_database_reach_each_others_sandboxes", Postgres(replicas::routed)),
+    ("a_server_that_takes_no_calls_is_named_in_the_refusal", Postgres(replicas::not_routed)),
+    ("events_of_one_server_are_followed_on_the_other", Postgres(replicas::events)),
+    ("waiters_of_both_servers_get_every_place_that_is_freed", Postgres(replicas::waiters)),
+    ("a_key_repeated_at_another_server_is_the_same_sandbox", Postgres(once::repeated)),
+    ("a_key_whose_spawn_waits_is_the_same_sandbox_elsewhere", Postgres(once::queued)),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let wanted = |name: &str| match &arguments.filter {
+        Some(filter) => name.contains(filter.as_str()),
+        None => true,
+    };
+    let mut needs = TESTS.iter().filter(|(name, _)| !arguments.list && wanted(name));
+    let database = match needs.clone().any(|(_, test)| matches!(test, Postgres(_))) {
+        true => postgres::Server::start(Disk::Unsynced).map(Arc::new).map_err(|e| format!("{e:#}")),
+        false => Err("it was not asked for".to_owned()),
+    };
+    let native = match needs.any(|(_, test)| matches!(test, Native(_))) {
+        true => world::native_runs_here(),
+        false => Err("it was not asked for".to_owned()),
+    };
+    let trials = TESTS.iter().map(|(name, test)| match test {
+        Anywhere(test) => trial(name, Ok(()), || test()),
+        Native(test) => trial(name, native.clone(), || test()),
+        Postgres(test) => {
+            let (missing, database) = match &database {
+                Ok(database) => (Ok(()), Some(database.clone())),
+                Err(why) => (Err(why.clone()), None),
+            };
+            trial(name, missing, move || database.as_deref().map_or(Ok(()), test))
+        }
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    drop(database);
+    conclusion.exit();
+}
+
+/// A test that is ignored, with the reason in its name, where the host cannot run it.
+fn trial(
+    name: &str,
+    runs_here: Result<(), String>,
+    test: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Trial {
+    let ignored = runs_here.is_err();
+    let name = match runs_here {
+        Ok(()) => name.to_owned(),
+        Err(why) => format!("{name} (not here: {why})"),
+    };
+    Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:?}"))))
+        .with_ignored_flag(ignored)
+}

@@ -1,0 +1,58 @@
+//! R5.9: a server that runs nothing itself, and a worker.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use stacyvm_tests::{Worker, host, http};
+
+use crate::world::{Home, Settings, destroy, id, is, says, spawn};
+
+pub(crate) fn mock() -> Result<()> {
+    runs("mock", |_| Ok(()))
+}
+
+pub(crate) fn native() -> Result<()> {
+    runs("native", |worker| {
+        let left = host::Leftovers::of(&worker.data);
+        ensure!(left.is_empty(), "{left:#?}");
+        Ok(())
+    })
+}
+
+fn runs(provider: &str, after: impl FnOnce(&Worker) -> Result<()>) -> Result<()> {
+    let home = Home::new()?;
+    let settings = Settings { provider, ..Settings::default() };
+    let server = home.control_plane("server", &settings)?;
+    let refused = server.post("/api/v1/sandboxes", &json!({}))?;
+    ensure!(refused.status == 503 || refused.status == 404, "{}", refused.json());
+    let mut worker = home.worker("far", &server, &settings)?;
+
+    let row = spawn(&server, &json!({}))?;
+    ensure!(row["worker_id"] == "far" && row["provider"] == provider, "{row}");
+    let id = id(&row)?;
+    ensure!(says(&server, &id, "echo over there")? == "over there\n");
+    let body = json!({"path": "/tmp/note", "content": "kept"});
+    let path = format!("/api/v1/sandboxes/{id}/files");
+    ensure!(server.post(&path, &body)?.status == 200);
+    ensure!(server.get(&format!("{path}?path=/tmp/note"))?.body == b"kept");
+    let extended = server.post(&format!("/api/v1/sandboxes/{id}/extend"), &json!({"ttl": "2h"}))?;
+    ensure!(extended.status == 200, "{}", extended.json());
+    is(&server, "far", |row| row["load"]["sandboxes"] == 1)?;
+    let health = http::call(worker.at, "GET", "/health", None)?;
+    ensure!(health.status == 200 && health.json()["worker_id"] == "far", "{}", health.json());
+
+    destroy(&server, &id)?;
+    is(&server, "far", |row| row["load"]["sandboxes"] == 0)?;
+    let ended = worker.stop(crate::world::LIMIT)?;
+    ensure!(ended.success(), "{ended}: {}", worker.log());
+    after(&worker)
+}
+
+/// R5.1: `--once` takes no calls.
+pub(crate) fn once() -> Result<()> {
+    let home = Home::new()?;
+    let settings = Settings { provider: "mock", ..Settings::default() };
+    let server = home.control_plane("server", &settings)?;
+    let said = home.says_once("brief", &server, &settings).context("--once")?;
+    ensure!(said.status.success(), "{said:?}");
+    is(&server, "brief", |row| row["status"] == "online" && row["providers"] == json!(["mock"]))
+}
