@@ -50,7 +50,8 @@ impl Worker {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let said = fs::read(&log)?;
-            let said = String::from_utf8_lossy(said.get(before as usize..).unwrap_or_default());
+            let new = usize::try_from(before).ok().and_then(|before| said.get(before..));
+            let said = String::from_utf8_lossy(new.unwrap_or_default());
             if let Some((_, rest)) = said.split_once(SAID)
                 && let Some((at, _)) = rest.split_once(' ')
             {

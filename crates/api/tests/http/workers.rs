@@ -432,13 +432,15 @@ async fn an_explained_admission_gives_a_reason_for_every_worker() {
     admin(&world, Method::POST, "/admin/workers/w1/drain").await;
     let asked = "/sandboxes/admission?explain=true";
     let why = with(&world, Method::POST, asked, ADMIN, "{}").await.json();
-    assert_eq!((&why["allowed"], &why["eligible_workers"]), (&json!(true), &json!(1)), "{why}");
-    // The worlds of these tests have no way to workers elsewhere.
-    assert_eq!(why["selected_worker_id"], "local");
+    assert_eq!((&why["allowed"], &why["eligible_workers"]), (&json!(true), &json!(2)), "{why}");
+    let chosen = why["selected_worker_id"].as_str().unwrap();
+    let other = if chosen == "local" { "w3" } else { "local" };
     let mut reasons = why["rejected_workers"].as_array().unwrap().clone();
     reasons.sort_by_key(|one| one["worker_id"].as_str().unwrap().to_owned());
     let told: Vec<_> = reasons.iter().map(|one| one["worker_id"].as_str().unwrap()).collect();
-    assert_eq!(told, ["w1", "w3"], "{why}");
+    let mut expected = ["w1", other];
+    expected.sort_unstable();
+    assert_eq!(told, expected, "{why}");
     assert!(reasons.iter().all(|one| !one["reason"].as_str().unwrap().is_empty()), "{why}");
 }
 
