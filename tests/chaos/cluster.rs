@@ -1,6 +1,7 @@
 //! Three servers, five workers, one Postgres.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -130,6 +131,11 @@ impl Cluster {
             Ok(Some(()))
         })
         .with_context(|| self.logs())
+    }
+
+    /// The network namespaces of the members, where they have their own.
+    pub(crate) fn namespaces(&self) -> Result<BTreeSet<PathBuf>> {
+        self.members.iter().filter_map(|member| member.place.namespace()).collect()
     }
 
     /// Where the servers answer.

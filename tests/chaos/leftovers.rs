@@ -42,8 +42,14 @@ pub(crate) fn of(root: &Path, homes: &[PathBuf]) -> Vec<String> {
     found
 }
 
-/// Network namespaces that processes of this host are in.
-pub(crate) fn namespaces() -> BTreeSet<PathBuf> {
+/// Processes that are in one of these network namespaces.
+pub(crate) fn who_is_in(namespaces: &BTreeSet<PathBuf>) -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| fs::read_link(entry.path().join("ns/net")).ok()).collect()
+    entries
+        .filter(|entry| {
+            let its = fs::read_link(entry.path().join("ns/net"));
+            its.is_ok_and(|its| namespaces.contains(&its))
+        })
+        .map(|entry| format!("{} is in a network namespace of a member", entry.path().display()))
+        .collect()
 }

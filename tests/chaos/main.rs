@@ -101,22 +101,11 @@ fn chaos(net: Net, lasts: Duration) -> Result<()> {
     };
     std::fs::create_dir_all(&root)?;
     let root = root.canonicalize()?;
-    let before = leftovers::namespaces();
     let history = Arc::new(History::new(&root.join("history"))?);
     eprintln!("chaos: {} s, CHAOS_SEED={seed}", lasts.as_secs());
     let result = with_cluster(net, &root, seed, lasts, &history);
     eprintln!("chaos: CHAOS_SEED={seed}\n{}", history.summary());
     result.with_context(|| format!("CHAOS_SEED={seed}"))?;
-    let after = leftovers::namespaces();
-    let left: Vec<_> = after.difference(&before).collect();
-    // Others on this host make and end namespaces too: those that stay are looked at.
-    for namespace in left {
-        let give_up = Instant::now() + Duration::from_secs(10);
-        while leftovers::namespaces().contains(namespace) {
-            ensure!(Instant::now() < give_up, "{} is left", namespace.display());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
     Ok(())
 }
 
@@ -190,12 +179,14 @@ fn with_cluster(
         eprintln!("{}", cluster.logs());
     }
     outcome?;
+    let namespaces = cluster.namespaces()?;
     let homes: Vec<PathBuf> = cluster.members.iter().map(|member| member.home.clone()).collect();
     for member in &mut cluster.members {
         member.stop()?;
     }
     drop(cluster);
-    let left = leftovers::of(root, &homes);
+    let mut left = leftovers::of(root, &homes);
+    left.extend(leftovers::who_is_in(&namespaces));
     ensure!(left.is_empty(), "left on the host: {left:#?}");
     for what in ["spawned", "ran a command", "extended", "destroyed", "listed"] {
         ensure!(history.counted(what) > 0, "nothing was ever {what}");

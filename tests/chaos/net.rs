@@ -7,6 +7,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -150,6 +151,12 @@ impl Net {
 impl Place {
     fn pid(&self) -> String {
         self.link.as_ref().map(|(_, holder)| holder.id().to_string()).unwrap_or_default()
+    }
+
+    /// Its network namespace, if it has one of its own.
+    pub(crate) fn namespace(&self) -> Option<Result<PathBuf>> {
+        self.link.as_ref()?;
+        Some(std::fs::read_link(format!("/proc/{}/ns/net", self.pid())).map_err(Into::into))
     }
 
     /// Waits until the holder has left this process's namespace.

@@ -86,7 +86,12 @@ impl Watch {
 
     /// A worker was killed just now.
     pub(crate) fn died(&self, worker: &str) {
-        self.deaths().insert(worker.to_owned(), Instant::now());
+        let at = Instant::now();
+        let sql = running_at(worker);
+        // One that has nothing, or whose rows nobody can read, marks nothing.
+        if self.query(&sql).is_ok_and(|running| !running.is_empty()) {
+            self.deaths().insert(worker.to_owned(), at);
+        }
     }
 
     /// It is started again.
@@ -115,11 +120,9 @@ impl Watch {
     fn watch_deaths(&self) {
         let deaths = self.deaths().clone();
         for (worker, at) in deaths {
-            let sql = format!(
-                "SELECT id FROM sandboxes WHERE worker = '{worker}' \
-                 AND phase IN ('running', 'paused')"
-            );
-            if self.query(&sql).is_ok_and(|running| running.is_empty()) {
+            let sql = running_at(&worker);
+            let Ok(running) = self.query(&sql) else { continue };
+            if running.is_empty() {
                 if self.deaths().remove(&worker).is_some() {
                     let what = "from a worker's death to all its sandboxes marked";
                     self.history.took(what, at.elapsed());
@@ -238,6 +241,10 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+fn running_at(worker: &str) -> String {
+    format!("SELECT id FROM sandboxes WHERE worker = '{worker}' AND phase IN ('running', 'paused')")
 }
 
 /// Whether a worker takes a call of this generation that reaches into a sandbox.
