@@ -56,6 +56,10 @@ impl Counter {
             let Ok(reply) = http::peek(server.at, &path, Duration::from_millis(100)) else {
                 return Ok(None);
             };
+            if reply.status == 503 {
+                // Its worker has just started again, and this server may not know where yet.
+                return Ok(None);
+            }
             ensure!(reply.status == 200, "resume answered {}: {}", reply.status, reply.json());
             for frame in reply.lines() {
                 ensure!(frame["stream"] == "stdout", "unexpected frame {frame}");

@@ -34,7 +34,7 @@ impl Worker {
     pub fn start(data: &Path, id: &str, args: &[String]) -> Result<Self> {
         fs::create_dir_all(data)?;
         let log = data.join("log");
-        let before = fs::metadata(&log).map_or(0, |found| found.len());
+        let before = fs::read(&log).map_or(0, |said| said.len());
         let file = fs::File::options().create(true).append(true).open(&log)?;
         let child = Command::new(binary())
             .args(["worker", "--listen", "127.0.0.1:0", "--log-format", "text", "--id", id])
@@ -50,8 +50,7 @@ impl Worker {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let said = fs::read(&log)?;
-            let new = usize::try_from(before).ok().and_then(|before| said.get(before..));
-            let said = String::from_utf8_lossy(new.unwrap_or_default());
+            let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default());
             if let Some((_, rest)) = said.split_once(SAID)
                 && let Some((at, _)) = rest.split_once(' ')
             {

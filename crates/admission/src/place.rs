@@ -28,9 +28,6 @@ pub struct Candidate<'a> {
     pub id: &'a WorkerId,
     /// Why it takes nothing new, whatever it is.
     pub unfit: Option<Unfit>,
-    /// Whether calls from here reach it at all: one that takes none runs what its own process asks
-    /// for.
-    pub takes_calls: bool,
     /// Whether it has the wanted provider, and that one is ready; `None` when it has none.
     pub provider_ready: Option<bool>,
     /// Whether the wanted image is there.
@@ -50,8 +47,6 @@ pub struct Candidate<'a> {
 pub enum Rejection {
     /// It takes nothing new.
     Unfit(Unfit),
-    /// It takes no calls from here.
-    TakesNoCalls,
     /// It does not have the provider.
     NoProvider,
     /// It has the provider, which cannot run there now.
@@ -118,7 +113,6 @@ pub fn place<'a>(
 fn rejection(wanted: &Wanted<'_>, candidate: &Candidate<'_>) -> Option<Rejection> {
     match (candidate.unfit, candidate.provider_ready) {
         (Some(unfit), _) => return Some(Rejection::Unfit(unfit)),
-        (None, _) if !candidate.takes_calls => return Some(Rejection::TakesNoCalls),
         (None, None) => return Some(Rejection::NoProvider),
         (None, Some(false)) => return Some(Rejection::NotReady),
         (None, Some(true)) => {}
@@ -174,7 +168,6 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unfit(unfit) => unfit.fmt(f),
-            Self::TakesNoCalls => f.write_str("it takes no calls from other servers"),
             Self::NoProvider => f.write_str("it does not have the provider"),
             Self::NotReady => f.write_str("its provider cannot run there now"),
             Self::Full { capacity: Resources { sandboxes, memory_mb, vcpus } } => write!(
@@ -207,7 +200,6 @@ mod tests {
         Candidate {
             id,
             unfit: None,
-            takes_calls: true,
             provider_ready: Some(true),
             has_image: true,
             backed_off: false,
@@ -225,7 +217,6 @@ mod tests {
         let full = Resources { memory_mb: 901, ..good.load };
         for (candidate, why) in [
             (Candidate { unfit: Some(Unfit::Stale), ..good }, Rejection::Unfit(Unfit::Stale)),
-            (Candidate { takes_calls: false, ..good }, Rejection::TakesNoCalls),
             (Candidate { provider_ready: None, ..good }, Rejection::NoProvider),
             (Candidate { provider_ready: Some(false), ..good }, Rejection::NotReady),
             (Candidate { refused: true, ..good }, Rejection::Refused),

@@ -10,7 +10,6 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use stacyvm_api_types::{Code, ErrorBody};
 use stacyvm_control as control;
-use stacyvm_types::Phase;
 
 use crate::{idempotency::REPLAYED, json, views};
 
@@ -191,13 +190,11 @@ impl From<control::Error> for Problem {
             }
             E::Conflict(_) | E::SetUp { .. } | E::Fenced => Self::new(Code::Conflict, message),
             E::WrongState { phase, .. } => {
-                let problem = Self::new(Code::WrongState, message)
-                    .with_detail("state", json!(phase.wire_state()));
-                match phase {
-                    Phase::Unhealthy(cause) => {
-                        problem.with_detail("cause", json!(views::cause(&cause)))
-                    }
-                    _ => problem,
+                let state = json!(phase.wire_state());
+                let problem = Self::new(Code::WrongState, message).with_detail("state", state);
+                match phase.cause() {
+                    Some(cause) => problem.with_detail("cause", json!(views::cause(cause))),
+                    None => problem,
                 }
             }
             E::KeyInUse => Self::new(Code::IdempotencyKeyInUse, message),

@@ -285,7 +285,6 @@ impl Control {
             Candidate {
                 id,
                 unfit: row.unfit(now),
-                takes_calls: self.reaches(row),
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
@@ -313,12 +312,6 @@ impl Control {
         placement
     }
 
-    /// Whether calls from here can reach a worker: its own, and those that say where.
-    fn reaches(&self, row: &WorkerRow) -> bool {
-        let is_own = row.beat.id == self.settings().worker;
-        is_own || row.beat.url.is_some() || self.0.parts.dial.is_none()
-    }
-
     /// The worker that a sandbox is on.
     pub(crate) async fn worker_of(&self, row: &Sandbox) -> provider::Result<Arc<dyn Worker>> {
         let (fleet, id) = (&self.0.parts.fleet, &row.spec.worker);
@@ -334,7 +327,7 @@ impl Control {
             }
         }
         match self.0.members.view().get(id) {
-            Some(known) if !self.reaches(&known.row) => Err(provider::Error::new(
+            Some(known) if known.row.beat.url.is_none() => Err(provider::Error::new(
                 ErrorKind::Unavailable,
                 format!(
                     "worker {id} takes no calls from other servers: worker.listen_addr is not \
