@@ -114,7 +114,8 @@ pub fn peek(at: SocketAddr, path: &str, limit: Duration) -> Result<Reply> {
     parse(&bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Reply> {
+/// Takes the bytes of a reply apart.
+pub fn parse(bytes: &[u8]) -> Result<Reply> {
     let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no end of head")?;
     let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status")?;

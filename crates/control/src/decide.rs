@@ -88,15 +88,29 @@ pub fn decide(
         _ if is_over => Step::Stop(expiry_of(row)),
         (Phase::Creating | Phase::Running | Phase::Paused, Seen::NoWorker) => {
             let detail = format!("its worker {} is not heard of", row.spec.worker);
-            Step::Lose(Cause::new(CauseKind::WorkerLost, detail))
+            Step::Lose(loss(row, detail))
         }
         (Phase::Creating, seen) => decide_creating(row, seen, pass, now),
         (Phase::Running | Phase::Paused, Seen::Present(Running | Paused) | Seen::Unknown)
         | (Phase::Unhealthy(_), Seen::Unknown | Seen::NoWorker) => Step::Nothing,
+        (Phase::Unhealthy(lost), seen) if lost.kind == CauseKind::LaunchInterrupted => match seen {
+            Seen::Present(Running | Paused) if row.spec.template.is_none() => Step::Recover,
+            _ => Step::Stop(lost.clone()),
+        },
         (Phase::Unhealthy(_), Seen::Present(Running | Paused)) => Step::Recover,
         (_, Seen::Present(Dead)) => died("its first process ended"),
         (_, Seen::Absent) => died("its runtime is gone"),
     }
+}
+
+/// Why a sandbox is unhealthy whose worker is lost. What was still being started remembers that: a
+/// template may be half set up, and nobody was told of it yet.
+pub(crate) fn loss(row: &Sandbox, detail: String) -> Cause {
+    let kind = match row.phase {
+        Phase::Creating => CauseKind::LaunchInterrupted,
+        _ => CauseKind::WorkerLost,
+    };
+    Cause::new(kind, detail)
 }
 
 /// A creation that nobody works on. Before the first request the runtime, if it answers, is what
@@ -189,6 +203,7 @@ mod tests {
             Step::Adopt => 'A',
             Step::Recover => 'R',
             Step::Lose(cause) if cause.kind == CauseKind::WorkerLost => 'L',
+            Step::Lose(cause) if cause.kind == CauseKind::LaunchInterrupted => 'l',
             Step::Finish => 'F',
             Step::Conclude => 'C',
             Step::DestroyOrphan => 'O',
@@ -219,9 +234,9 @@ mod tests {
         //  rows:    creating, running, paused, unhealthy, stopping, ended
         let rest = [".Ld..d", ".Ld..d", "..dRRd", "FFFFFF", "...OOO"];
         let with = |creating| [&[creating][..], &rest].concat();
-        assert_eq!(table(Pass::Startup, at(1)), with(".LiAAi"));
-        assert_eq!(table(Pass::Running, at(1)), with(".L...."));
-        assert_eq!(table(Pass::Running, at(90)), with("iLiiii"));
+        assert_eq!(table(Pass::Startup, at(1)), with(".liAAi"));
+        assert_eq!(table(Pass::Running, at(1)), with(".l...."));
+        assert_eq!(table(Pass::Running, at(90)), with("iliiii"));
         let over = ["eeeeee", "eeeeee", "eeeeee", "eeeeee", "FFFFFF", "...OOO"];
         assert_eq!(table(Pass::Startup, at(1000)), over);
         assert_eq!(table(Pass::Running, at(1000)), over);
@@ -253,6 +268,20 @@ mod tests {
         let seen = Seen::Present(RuntimeState::Running);
         let step = decide(Some(&row), seen, Pass::Startup, false, at(1));
         assert_eq!(letter(&step), 'i');
+    }
+
+    /// Found by real processes under faults: the worker was lost during the launch and came back.
+    #[test]
+    fn what_was_lost_while_it_was_started_ends_as_interrupted_or_is_whole() {
+        let lost = loss(&row(Phase::Creating), String::new());
+        let mut row = row(Phase::Unhealthy(lost));
+        let steps = |row: &Sandbox| -> String {
+            let step = |seen| letter(&decide(Some(row), seen, Pass::Running, false, at(1)));
+            SEEN.into_iter().map(step).collect()
+        };
+        assert_eq!(steps(&row), "..iRRi");
+        row.spec.template = Some("t".to_owned());
+        assert_eq!(steps(&row), "..iiii");
     }
 
     /// Whatever is decided, the phase accepts it.

@@ -7,7 +7,7 @@ use std::{error::Error as StdError, fmt};
 
 use stacyvm_provider as provider;
 use stacyvm_store as store;
-use stacyvm_types::{Cause, Phase, SandboxId};
+use stacyvm_types::{Cause, CauseKind, Phase, SandboxId};
 
 /// The result of a use case.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -250,6 +250,20 @@ impl Error {
             E::NotFound => Self::NotFound("not found".to_owned()),
             E::Conflict => Self::Conflict("it exists already".to_owned()),
             E::Refused(refused) => Self::Conflict(refused.to_string()),
+        }
+    }
+
+    /// What the caller of a spawn hears. A sandbox whose worker was lost while it was being started
+    /// is nothing that this caller has or did wrong: another try makes another one.
+    pub(crate) fn of_spawn(self) -> Self {
+        let is_lost = match &self {
+            Self::Fenced => true,
+            Self::Ended { cause, .. } => cause.kind == CauseKind::LaunchInterrupted,
+            _ => false,
+        };
+        match is_lost {
+            true => Self::unavailable("the sandbox was lost while it was started; try again"),
+            false => self,
         }
     }
 

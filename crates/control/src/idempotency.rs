@@ -374,14 +374,18 @@ impl Control {
             }
         }
         request.id = Some(id);
-        match self.spawn(request.clone()).await {
-            // A worker remembers the sandbox although its host lost the row that was admitted
-            // first: that sandbox is over, and this is another try.
-            Err(Error::Fenced) if turn.stage != Stage::First => {
-                request.id = Some(self.renewed(turn).await?);
-                self.spawn(request).await
-            }
-            answer => answer,
+        let first = request.id.clone();
+        match (self.try_spawn(request.clone()).await, first) {
+            // Its worker was lost while it was being started, and somebody else settled it; or a
+            // worker remembers the sandbox although its host lost the row that was admitted first.
+            (Err(Error::Fenced), Some(id)) => match self.find_begun(&id).await? {
+                Found::Sandbox(row) => Ok(*row),
+                Found::Nothing | Found::Failed => {
+                    request.id = Some(self.renewed(turn).await?);
+                    self.spawn(request).await
+                }
+            },
+            (answer, _) => answer.map_err(Error::of_spawn),
         }
     }
 
@@ -404,11 +408,11 @@ impl Control {
             let row = self.store().sandbox(id).await.map_err(Error::from_store)?;
             let Some(row) = row else { return Ok(Found::Nothing) };
             match &row.phase {
-                Phase::Creating if Instant::now() < deadline => {
+                phase if is_being_started(phase) && Instant::now() < deadline => {
                     self.wake_reconciler();
                     sleep(POLL).await;
                 }
-                Phase::Creating => {
+                phase if is_being_started(phase) => {
                     let message = format!("sandbox {id} is still being started; try again");
                     return Err(Error::unavailable(message));
                 }
@@ -485,6 +489,15 @@ impl Control {
             return Ok(());
         }
         self.move_file(id, from, to).await
+    }
+}
+
+/// Whether somebody may still be starting it, or has to settle what was begun.
+fn is_being_started(phase: &Phase) -> bool {
+    match phase {
+        Phase::Creating => true,
+        Phase::Unhealthy(cause) => cause.kind == CauseKind::LaunchInterrupted,
+        Phase::Running | Phase::Paused | Phase::Stopping(_) | Phase::Ended(_) => false,
     }
 }
 

@@ -19,13 +19,14 @@ use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{self as provider, Capabilities, Error as ProviderError, ErrorKind};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
-    Beat, Cause, CauseKind, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition,
-    WorkerId,
+    Beat, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition, WorkerId,
 };
 use tokio::time::Instant;
 
 use crate::{
-    Control, Error, Result, events,
+    Control, Error, Result,
+    decide::loss,
+    events,
     jobs::{Job, Progress},
     operations::Act,
 };
@@ -287,7 +288,6 @@ impl Control {
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
-                reachable: self.0.parts.fleet.worker(id).is_ok(),
                 backed_off: members.is_paused(id),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
@@ -578,7 +578,7 @@ impl Control {
     /// Whether the sandbox was marked here, and not by another server or its own end before.
     async fn lose(&self, row: &Sandbox, detail: String) -> Result<bool> {
         // Where everything stands still there is nothing to lose in between.
-        let cause = Cause::new(CauseKind::WorkerLost, detail.clone());
+        let cause = loss(row, detail.clone());
         let data = [
             ("action", "marked_unhealthy".to_owned()),
             ("reason", detail.clone()),

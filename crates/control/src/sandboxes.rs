@@ -39,8 +39,13 @@ impl Control {
     /// Reserves a sandbox, starts its runtime and hands it out. A caller that goes away ends the
     /// wait for a place, if there is one; once a place is reserved the rest goes on without it. A
     /// failure leaves an ended row that says why.
-    #[tracing::instrument(skip_all, fields(sandbox.id = tracing::field::Empty))]
     pub async fn spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
+        self.try_spawn(request).await.map_err(Error::of_spawn)
+    }
+
+    /// The same, with the error of a sandbox that somebody else settled meanwhile as it is.
+    #[tracing::instrument(name = "spawn", skip_all, fields(sandbox.id = tracing::field::Empty))]
+    pub(crate) async fn try_spawn(&self, request: SpawnRequest) -> Result<Sandbox> {
         let control = self.clone();
         let gone = CancellationToken::new();
         let _caller = gone.clone().drop_guard();

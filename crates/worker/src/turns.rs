@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use stacyvm_provider::{Error, ErrorKind, Result};
@@ -16,7 +17,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::bounded::LAUNCH;
+use crate::bounded::{DESTROY, LAUNCH};
+
+/// How long a turn is waited for: a launch and a destruction before it, each as long as it may be.
+const PATIENCE: Duration = LAUNCH.saturating_add(DESTROY);
 
 /// The sandboxes that are being launched or destroyed, or are to be.
 #[derive(Default)]
@@ -39,7 +43,7 @@ impl Turns {
         let turn = self.lock().entry(id.clone()).or_default().clone();
         // Made before the wait, so that one who leaves takes the entry along.
         let mut taken = Turn { turns: self, id: id.clone(), held: None };
-        match timeout(LAUNCH, turn.lock_owned()).await {
+        match timeout(PATIENCE, turn.lock_owned()).await {
             Ok(held) => {
                 taken.held = Some(held);
                 Ok(taken)

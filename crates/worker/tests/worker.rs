@@ -325,3 +325,37 @@ async fn an_unknown_provider_is_unsupported() {
     assert_eq!(worker.capabilities("none").unwrap_err().kind, ErrorKind::Unsupported);
     assert_eq!(worker.images("none").err().unwrap().kind, ErrorKind::Unsupported);
 }
+
+/// Whoever heard of the refusal may have started it elsewhere by then.
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_was_refused_is_not_carried_out_when_it_comes_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Fake::new("good");
+    let worker = worker(dir.path(), &[&good]);
+    worker.drain().await.unwrap();
+    let refused = worker.spawn("good", &spec(1, 1)).await.unwrap_err();
+    assert_eq!((refused.kind, refused.outcome), (ErrorKind::Unavailable, Outcome::NotDone));
+    worker.undrain().await.unwrap();
+    let again = worker.spawn("good", &spec(1, 1)).await.unwrap_err();
+    assert_eq!(again.kind, ErrorKind::Fenced);
+    worker.spawn("good", &spec(1, 2)).await.unwrap();
+    assert_eq!(worker.runtimes().await.0.len(), 1);
+}
+
+/// Servers do not know of each other's calls.
+#[tokio::test(start_paused = true)]
+async fn a_destruction_does_not_overtake_a_launch() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Fake::new("good");
+    let worker = Arc::new(worker(dir.path(), &[&good]));
+    good.hangs.store(true, Ordering::SeqCst);
+    let mut calls = tokio::task::JoinSet::new();
+    let launching = worker.clone();
+    calls.spawn(async move { launching.spawn("good", &spec(1, 1)).await.map(drop) });
+    tokio::task::yield_now().await;
+    good.hangs.store(false, Ordering::SeqCst);
+    let begun = Instant::now();
+    worker.destroy("good", &spec(1, 1).id, Generation(1)).await.unwrap();
+    assert!(Duration::ZERO < begun.elapsed(), "it waited for the launch to end");
+    assert!(worker.runtimes().await.0.is_empty());
+}

@@ -133,11 +133,6 @@ async fn a_newer_control_planes_words_are_passed_over_or_refused_by_name() {
     .await;
     assert_eq!((status, &reply["kind"]), (400, &json!("unsupported")));
     assert_eq!(reply["outcome"], "not_done");
-    for known in ["worker.renew_lease", "worker.heartbeat"] {
-        let call = json!({"id": "3", "method": known, "worker_id": "w-1", "params": {}});
-        let (status, reply) = ask(world.at, &call).await;
-        assert_eq!((status, &reply["kind"]), (501, &json!("unsupported")), "{known}");
-    }
     let (status, reply) = ask(
         world.at,
         &json!({"id": "2", "method": "worker.runtimes", "worker_id": "w-1", "priority": 7,
