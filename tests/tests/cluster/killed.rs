@@ -46,7 +46,6 @@ pub(crate) fn at_any_step(postgres: &postgres::Server) -> Result<()> {
     let steps = steps();
     ensure!(10 < steps.len(), "{steps:?}");
     for step in steps {
-        println!("killing at {step}");
         let dies = Settings { failpoint: Some(step), ..settings.clone() };
         kill_at(&home, &one, step, &settings, &dies).with_context(|| format!("step {step}"))?;
         counter.reads_on(&one).with_context(|| format!("step {step}"))?;
