@@ -120,8 +120,7 @@ fn drive(world: World) -> Result<()> {
     let url = format!("http://{}", server.at);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/drive_published.py");
     for kind in ["sync", "async"] {
-        let said = run(Command::new(&python).arg(&script).args([&url, kind]))?;
-        println!("{kind}:\n{said}");
+        run(Command::new(&python).arg(&script).args([&url, kind]))?;
     }
     ensure!(server.live()?.is_empty(), "the client left sandboxes");
 
@@ -132,7 +131,7 @@ fn drive(world: World) -> Result<()> {
     let backend = made_key(&server, &backend)?;
     let drive = |key: &str| run(Command::new(&python).arg(&script).args([&url, "sync", key]));
     ensure!(drive("wrong").is_err(), "a wrong key was good enough");
-    println!("with a key:\n{}", drive(&backend)?);
+    drive(&backend)?;
     ensure!(server.live()?.is_empty(), "the client left sandboxes");
     drop(worker);
     drop(server);

@@ -68,14 +68,14 @@ fn main() {
                 test: &fn(&postgres::Server) -> Result<()>,
                 native: Result<(), String>| {
         let (test, found) = (*test, database.clone());
-        trial(name, native.and(found.clone().map(drop)), move || match found {
+        trial(name, native.and_then(|()| found.clone().map(drop)), move || match found {
             Ok(Some(database)) => test(&database),
             _ => anyhow::bail!("there is no Postgres"),
         })
     };
     let trials = TESTS.iter().map(|(name, test)| match test {
-        Anywhere(test) => trial(name, Ok(()), || test()),
-        Native(test) => trial(name, native.clone(), || test()),
+        Anywhere(test) => trial(name, Ok(()), test),
+        Native(test) => trial(name, native.clone(), test),
         Postgres(test) => over(name, test, Ok(())),
         Both(test) => over(name, test, native.clone()),
     });
