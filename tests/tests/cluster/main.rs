@@ -61,8 +61,8 @@ fn main() {
         false => Err("it was not asked for".to_owned()),
     };
     let trials = TESTS.iter().map(|(name, test)| match test {
-        Anywhere(test) => trial(name, Ok(()), || test()),
-        Native(test) => trial(name, native.clone(), || test()),
+        Anywhere(test) => trial(name, Ok(()), test),
+        Native(test) => trial(name, native.clone(), test),
         Postgres(test) => {
             let (missing, database) = match &database {
                 Ok(database) => (Ok(()), Some(database.clone())),
