@@ -62,7 +62,9 @@ fn main() {
     let database = database.transpose().map_err(|error| format!("{error:#}"));
     let native = some(|test| matches!(test, Native(_) | Both(_)));
     let native = if native { world::native_runs_here() } else { Ok(()) };
-    let over = |name: &&'static str, test: &fn(&postgres::Server) -> Result<()>, native| {
+    let over = |name: &&'static str,
+                test: &fn(&postgres::Server) -> Result<()>,
+                native: Result<(), String>| {
         let (test, found) = (*test, database.clone());
         trial(name, native.and(found.clone().map(drop)), move || match found {
             Ok(Some(database)) => test(&database),
