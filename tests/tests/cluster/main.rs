@@ -66,7 +66,7 @@ fn main() {
                 test: &fn(&postgres::Server) -> Result<()>,
                 native: Result<(), String>| {
         let (test, found) = (*test, database.clone());
-        trial(name, native.and(found.clone().map(drop)), move || match found {
+        trial(name, native.and_then(|()| found.clone().map(drop)), move || match found {
             Ok(Some(database)) => test(&database),
             _ => anyhow::bail!("there is no Postgres"),
         })
