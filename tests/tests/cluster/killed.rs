@@ -47,7 +47,6 @@ pub(crate) fn at_any_step(postgres: &postgres::Server) -> Result<()> {
     let steps = steps();
     ensure!(10 < steps.len(), "{steps:?}");
     for step in steps {
-        println!("killing at {step}");
         let dies = Settings { failpoint: Some(step), ..settings.clone() };
         kill_at(&home, &one, step, &settings, &dies).with_context(|| format!("step {step}"))?;
         counter.reads_on(&one).with_context(|| format!("step {step}"))?;
@@ -110,7 +109,9 @@ fn kill_at(
     ensure!(one.post("/api/v1/sandboxes", &json!({}))?.status == 429);
     let own = one.get("/api/v1/sandboxes")?.json();
     for row in own.as_array().context("rows")?.iter().filter(|row| row["worker_id"] == "two") {
-        destroy(one, &id(row)?)?;
+        let path = format!("/api/v1/sandboxes/{}", id(row)?);
+        // Where the other one takes calls since it started again is known with the next look.
+        wait_for("its end", LIMIT, || Ok((one.delete(&path)?.status == 200).then_some(())))?;
     }
     Ok(())
 }
