@@ -196,7 +196,7 @@ fn choice(workers: u32) -> Result<Duration> {
             unfit: None,
             provider_ready: Some(true),
             has_image: true,
-            takes_calls: true,
+            reachable: true,
             backed_off: false,
             refused: false,
             capacity: Resources { sandboxes: 1_000, memory_mb: 1 << 20, vcpus: 2_000 },

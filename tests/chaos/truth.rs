@@ -122,11 +122,9 @@ impl Watch {
         for (worker, at) in deaths {
             let sql = running_at(&worker);
             let Ok(running) = self.query(&sql) else { continue };
-            if running.is_empty() {
-                if self.deaths().remove(&worker).is_some() {
-                    let what = "from a worker's death to all its sandboxes marked";
-                    self.history.took(what, at.elapsed());
-                }
+            if running.is_empty() && self.deaths().remove(&worker).is_some() {
+                let what = "from a worker's death to all its sandboxes marked";
+                self.history.took(what, at.elapsed());
             }
         }
     }

@@ -32,6 +32,8 @@ pub struct Candidate<'a> {
     pub provider_ready: Option<bool>,
     /// Whether the wanted image is there.
     pub has_image: bool,
+    /// Whether whoever places can call it.
+    pub reachable: bool,
     /// Whether it failed lately: then it is asked when nobody else can take it.
     pub backed_off: bool,
     /// Whether the store refused it for this sandbox already.
@@ -51,6 +53,8 @@ pub enum Rejection {
     NoProvider,
     /// It has the provider, which cannot run there now.
     NotReady,
+    /// There is no way to call it.
+    Unreachable,
     /// It has no room.
     Full {
         /// What it can hold.
@@ -117,7 +121,9 @@ fn rejection(wanted: &Wanted<'_>, candidate: &Candidate<'_>) -> Option<Rejection
         (None, Some(false)) => return Some(Rejection::NotReady),
         (None, Some(true)) => {}
     }
-    if candidate.refused {
+    if !candidate.reachable {
+        Some(Rejection::Unreachable)
+    } else if candidate.refused {
         Some(Rejection::Refused)
     } else if !candidate.capacity.holds(&candidate.load.plus(wanted.takes)) {
         Some(Rejection::Full { capacity: candidate.capacity })
@@ -169,6 +175,7 @@ impl fmt::Display for Rejection {
         match self {
             Self::Unfit(unfit) => unfit.fmt(f),
             Self::NoProvider => f.write_str("it does not have the provider"),
+            Self::Unreachable => f.write_str("this server has no way to call it"),
             Self::NotReady => f.write_str("its provider cannot run there now"),
             Self::Full { capacity: Resources { sandboxes, memory_mb, vcpus } } => write!(
                 f,
@@ -202,6 +209,7 @@ mod tests {
             unfit: None,
             provider_ready: Some(true),
             has_image: true,
+            reachable: true,
             backed_off: false,
             refused: false,
             capacity: Resources { sandboxes: 10, memory_mb: 1000, vcpus: 10 },
@@ -219,6 +227,7 @@ mod tests {
             (Candidate { unfit: Some(Unfit::Stale), ..good }, Rejection::Unfit(Unfit::Stale)),
             (Candidate { provider_ready: None, ..good }, Rejection::NoProvider),
             (Candidate { provider_ready: Some(false), ..good }, Rejection::NotReady),
+            (Candidate { reachable: false, ..good }, Rejection::Unreachable),
             (Candidate { refused: true, ..good }, Rejection::Refused),
             (Candidate { load: full, ..good }, Rejection::Full { capacity: good.capacity }),
         ] {

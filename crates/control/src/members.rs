@@ -288,6 +288,7 @@ impl Control {
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+                reachable: self.0.parts.fleet.worker(id).is_ok(),
                 backed_off: members.is_paused(id),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
