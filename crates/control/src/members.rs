@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use stacyvm_admission::{self as admission, Candidate, Placement, Rejection, Wanted};
-use stacyvm_fleet::Worker;
+use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{self as provider, Capabilities, Error as ProviderError, ErrorKind};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
@@ -378,6 +378,36 @@ impl Control {
         let has = |known: &Known| known.row.beat.offers.iter().any(|o| o.provider == provider);
         self.0.members.view().values().any(has)
             || self.0.parts.fleet.workers().iter().any(|w| w.capabilities(provider).is_ok())
+    }
+
+    /// The providers that only other workers have, by name: ready where one of them can run there.
+    pub(crate) fn offered_elsewhere(&self, own: &[ProviderReport]) -> Vec<ProviderReport> {
+        let (view, now) = (self.0.members.view(), self.now());
+        let mut offered = BTreeMap::<&str, Vec<(&WorkerRow, &Offer)>>::new();
+        for Known { row, .. } in view.values().filter(|known| known.row.is_fresh(now)) {
+            for offer in &row.beat.offers {
+                offered.entry(&offer.provider).or_default().push((row, offer));
+            }
+        }
+        offered.retain(|name, _| own.iter().all(|report| *report.name != **name));
+        let report = |(name, by): (&str, Vec<(&WorkerRow, &Offer)>)| {
+            let ready = by.iter().filter(|(_, offer)| offer.ready).count();
+            let names = by.iter().flat_map(|(_, offer)| &offer.capabilities).map(String::as_str);
+            ProviderReport {
+                name: name.into(),
+                default: name == self.settings().default_provider,
+                capabilities: Capabilities::from_names(names),
+                probe: provider::Probe {
+                    usable: 0 < ready,
+                    summary: format!("usable on {ready} of {} workers", by.len()),
+                    findings: Vec::new(),
+                },
+                runtimes: None,
+                latency: Duration::ZERO,
+                checked_at: by.iter().map(|(row, _)| row.heartbeat_at).max().unwrap_or(now),
+            }
+        };
+        offered.into_iter().map(report).collect()
     }
 
     /// Since when the worker was not heard of, when its lease has lapsed.

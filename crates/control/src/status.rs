@@ -12,16 +12,24 @@ const STORE_PATIENCE: Duration = Duration::from_secs(2);
 const PROVIDER_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Control {
-    /// The providers of this server's worker, the default one marked. A provider that hangs is
-    /// reported as it was before, until the look at it has met its bound.
+    /// The providers of this server's worker, and those that only others have, as they say with
+    /// their heartbeats; the default one marked. A provider that hangs is reported as it was before,
+    /// until the look at it has met its bound.
     pub async fn providers(&self) -> Vec<ProviderReport> {
+        let mut reports = self.own_providers().await;
+        let elsewhere = self.offered_elsewhere(&reports);
+        reports.extend(elsewhere);
+        reports
+    }
+
+    async fn own_providers(&self) -> Vec<ProviderReport> {
         self.provider_reports(PROVIDER_PATIENCE).await.to_vec()
     }
 
     /// Whether the store answers, and what the providers say. Bounded: what does not answer in
     /// time is reported so.
     pub async fn ready(&self) -> Readiness {
-        let (store, providers) = tokio::join!(self.store_answers(), self.providers());
+        let (store, providers) = tokio::join!(self.store_answers(), self.own_providers());
         Readiness { store, providers, runs_sandboxes: self.settings().runs_sandboxes }
     }
 

@@ -9,8 +9,14 @@ use crate::world::{
     runtimes, says, spawn,
 };
 
-const NATIVE: Settings<'_> =
-    Settings { provider: "native", worker: &[], defaults: &[], dsn: None, failpoint: None };
+const NATIVE: Settings<'_> = Settings {
+    provider: "native",
+    auth: None,
+    worker: &[],
+    defaults: &[],
+    dsn: None,
+    failpoint: None,
+};
 
 /// Waits until no server's word is needed to know that nothing is left of the worker.
 fn leaves_nothing(mut worker: Worker) -> Result<()> {

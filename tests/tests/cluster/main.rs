@@ -4,6 +4,8 @@
 
 mod death;
 mod drain;
+mod identity;
+mod killed;
 mod once;
 mod replicas;
 mod smoke;
@@ -21,14 +23,17 @@ enum Test {
     Anywhere(fn() -> Result<()>),
     Native(fn() -> Result<()>),
     Postgres(fn(&postgres::Server) -> Result<()>),
+    Both(fn(&postgres::Server) -> Result<()>),
 }
 
-use Test::{Anywhere, Native, Postgres};
+use Test::{Anywhere, Both, Native, Postgres};
 
 /// The tests of this binary, by name.
 const TESTS: &[(&str, Test)] = &[
     ("a_server_and_a_worker_run_a_sandbox", Anywhere(smoke::mock)),
     ("a_server_and_a_worker_run_an_isolated_sandbox", Native(smoke::native)),
+    ("a_server_on_postgres_and_a_worker_run_a_sandbox", Postgres(smoke::postgres)),
+    ("either_server_is_killed_at_any_step_and_the_other_goes_on", Both(killed::at_any_step)),
     ("a_worker_that_says_once_that_it_lives_ends", Anywhere(smoke::once)),
     ("a_dead_workers_sandboxes_are_unhealthy_until_it_is_back", Native(death::comes_back)),
     ("what_was_destroyed_while_its_worker_was_gone_ends_there", Native(death::destroyed_meanwhile)),
@@ -36,6 +41,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_worker_that_cannot_be_called_is_passed_over", Anywhere(death::unreachable)),
     ("a_drained_worker_takes_nothing_until_that_is_undone", Anywhere(drain::by_command)),
     ("a_worker_that_stops_says_so_and_adopts_what_ran", Native(drain::by_signal)),
+    ("a_server_and_a_worker_show_each_other_who_they_are", Anywhere(identity::mutual)),
     ("an_earlier_workers_heartbeat_and_calls_are_understood", Anywhere(wire::earlier)),
     ("two_servers_on_one_database_reach_each_others_sandboxes", Postgres(replicas::routed)),
     ("a_server_that_takes_no_calls_is_named_in_the_refusal", Postgres(replicas::not_routed)),
@@ -51,27 +57,30 @@ fn main() {
         Some(filter) => name.contains(filter.as_str()),
         None => true,
     };
-    let mut needs = TESTS.iter().filter(|(name, _)| !arguments.list && wanted(name));
-    let database = match needs.clone().any(|(_, test)| matches!(test, Postgres(_))) {
-        true => postgres::Server::start(Disk::Unsynced).map(Arc::new).map_err(|e| format!("{e:#}")),
-        false => Err("it was not asked for".to_owned()),
-    };
-    let native = match needs.any(|(_, test)| matches!(test, Native(_))) {
-        true => world::native_runs_here(),
-        false => Err("it was not asked for".to_owned()),
+    let tests = TESTS.iter().filter(|(name, _)| !arguments.list && wanted(name));
+    let some = |is: fn(&Test) -> bool| tests.clone().any(|(_, test)| is(test));
+    let database = some(|test| matches!(test, Postgres(_) | Both(_)))
+        .then(|| postgres::Server::start(Disk::Unsynced).map(Arc::new));
+    let database = database.transpose().map_err(|error| format!("{error:#}"));
+    let native = some(|test| matches!(test, Native(_) | Both(_)));
+    let native = if native { world::native_runs_here() } else { Ok(()) };
+    let over = |name: &&'static str,
+                test: &fn(&postgres::Server) -> Result<()>,
+                native: Result<(), String>| {
+        let (test, found) = (*test, database.clone());
+        trial(name, native.and_then(|()| found.clone().map(drop)), move || match found {
+            Ok(Some(database)) => test(&database),
+            _ => anyhow::bail!("there is no Postgres"),
+        })
     };
     let trials = TESTS.iter().map(|(name, test)| match test {
         Anywhere(test) => trial(name, Ok(()), test),
         Native(test) => trial(name, native.clone(), test),
-        Postgres(test) => {
-            let (missing, database) = match &database {
-                Ok(database) => (Ok(()), Some(database.clone())),
-                Err(why) => (Err(why.clone()), None),
-            };
-            trial(name, missing, move || database.as_deref().map_or(Ok(()), test))
-        }
+        Postgres(test) => over(name, test, Ok(())),
+        Both(test) => over(name, test, native.clone()),
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let trials = trials.collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
     drop(database);
     conclusion.exit();
 }

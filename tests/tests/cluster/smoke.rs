@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use stacyvm_postgres_fixture as postgres;
 use stacyvm_tests::{Worker, host, http};
 
-use crate::world::{Home, Settings, destroy, id, is, says, spawn};
+use crate::world::{Home, Settings, database, destroy, id, is, says, spawn};
 
 pub(crate) fn mock() -> Result<()> {
     runs("mock", |_| Ok(()))
@@ -18,13 +19,29 @@ pub(crate) fn native() -> Result<()> {
     })
 }
 
+/// R6.8: what the server remembers is in Postgres.
+pub(crate) fn postgres(postgres: &postgres::Server) -> Result<()> {
+    let dsn = database(postgres)?;
+    let worker = Settings { provider: "mock", ..Settings::default() };
+    runs_with(&Settings { dsn: Some(&dsn), ..worker.clone() }, &worker, |_| Ok(()))
+}
+
 fn runs(provider: &str, after: impl FnOnce(&Worker) -> Result<()>) -> Result<()> {
-    let home = Home::new()?;
     let settings = Settings { provider, ..Settings::default() };
-    let server = home.control_plane("server", &settings)?;
+    runs_with(&settings, &settings, after)
+}
+
+fn runs_with(
+    settings: &Settings<'_>,
+    of_worker: &Settings<'_>,
+    after: impl FnOnce(&Worker) -> Result<()>,
+) -> Result<()> {
+    let home = Home::new()?;
+    let provider = settings.provider;
+    let server = home.control_plane("server", settings)?;
     let refused = server.post("/api/v1/sandboxes", &json!({}))?;
     ensure!(refused.status == 503 || refused.status == 404, "{}", refused.json());
-    let mut worker = home.worker("far", &server, &settings)?;
+    let mut worker = home.worker("far", &server, of_worker)?;
 
     let row = spawn(&server, &json!({}))?;
     ensure!(row["worker_id"] == "far" && row["provider"] == provider, "{row}");

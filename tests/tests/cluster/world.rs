@@ -43,6 +43,8 @@ pub(crate) struct Home(tempfile::TempDir);
 pub(crate) struct Settings<'a> {
     /// What runs sandboxes.
     pub(crate) provider: &'a str,
+    /// What stands below `auth`, if it is not a token that all share.
+    pub(crate) auth: Option<&'a str>,
     /// Below `worker`, each `key: value`.
     pub(crate) worker: &'a [String],
     /// Below `defaults`, the same.
@@ -67,9 +69,11 @@ impl Home {
         let dir = self.0.path().join(name);
         fs::create_dir_all(&dir)?;
         let worker = [&[format!("heartbeat_interval: {HEARTBEAT}")], settings.worker].concat();
+        let shared = format!("worker_token: {TOKEN}");
+        let auth = settings.auth.unwrap_or(&shared);
         let mut text = format!(
             "providers: {{default: {}, mock: {{enabled: true}}}}\n\
-             auth: {{worker_token: {TOKEN}}}\nworker: {{{}}}\n",
+             auth: {{{auth}}}\nworker: {{{}}}\n",
             settings.provider,
             worker.join(", "),
         );
@@ -143,9 +147,12 @@ pub(crate) fn database(server: &postgres::Server) -> Result<String> {
 
 /// Waits until the server would send the worker something.
 pub(crate) fn heard(server: &Server, worker: &Worker) -> Result<()> {
-    let url = format!("http://{}", worker.at);
-    is(server, &worker.id, |row| row["status"] == "online" && row["capacity"]["rpc_url"] == *url)
-        .with_context(|| worker.log())
+    let end = format!("://{}", worker.at);
+    is(server, &worker.id, |row| {
+        let url = row["capacity"]["rpc_url"].as_str().unwrap_or_default();
+        row["status"] == "online" && url.ends_with(&end)
+    })
+    .with_context(|| worker.log())
 }
 
 /// Waits until the registry says this of a worker.
