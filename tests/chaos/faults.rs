@@ -188,7 +188,12 @@ fn address(cluster: &Cluster, to: To) -> Result<IpAddr> {
 
 fn go_wrong(cluster: &mut Cluster, watch: &Watch, fault: Fault) -> Result<()> {
     if let Fault::Postgres(how) = fault {
-        return watch.postgres.stop(how);
+        if let Err(error) = watch.postgres.stop(how) {
+            // A backend may be stuck sending to a frozen server: then it was killed all the same.
+            watch.history.note(&format!("Postgres was killed: {error:#}"));
+            watch.history.count("fault: Postgres did not stop within 30 s and was killed");
+        }
+        return Ok(());
     }
     if let Fault::Cut(n, to) = fault {
         let to = address(cluster, to)?;

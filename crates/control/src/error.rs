@@ -253,15 +253,19 @@ impl Error {
         }
     }
 
-    /// What the caller of a spawn hears. A sandbox whose worker was lost while it was being started
-    /// is nothing that this caller has or did wrong: another try makes another one.
-    pub(crate) fn of_spawn(self) -> Self {
-        let is_lost = match &self {
+    /// Whether it says that a sandbox was lost while it was being started, and settled by another.
+    pub(crate) fn is_lost_launch(&self) -> bool {
+        match self {
             Self::Fenced => true,
             Self::Ended { cause, .. } => cause.kind == CauseKind::LaunchInterrupted,
             _ => false,
-        };
-        match is_lost {
+        }
+    }
+
+    /// What the caller of a spawn hears. A sandbox whose worker was lost while it was being started
+    /// is nothing that this caller has or did wrong: another try makes another one.
+    pub(crate) fn of_spawn(self) -> Self {
+        match self.is_lost_launch() {
             true => Self::unavailable("the sandbox was lost while it was started; try again"),
             false => self,
         }

@@ -378,7 +378,7 @@ impl Control {
         match (self.try_spawn(request.clone()).await, first) {
             // Its worker was lost while it was being started, and somebody else settled it; or a
             // worker remembers the sandbox although its host lost the row that was admitted first.
-            (Err(Error::Fenced), Some(id)) => match self.find_begun(&id).await? {
+            (Err(error), Some(id)) if error.is_lost_launch() => match self.find_begun(&id).await? {
                 Found::Sandbox(row) => Ok(*row),
                 Found::Nothing | Found::Failed => {
                     request.id = Some(self.renewed(turn).await?);

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use stacyvm_control::{Caller, Control, Error, ExecRequest, Key, Once, Turn, Verdict};
 use stacyvm_provider::Program;
-use stacyvm_store::{Answer, Sandbox, TemplateFields};
-use stacyvm_types::{CauseKind, Phase, WorkerId};
+use stacyvm_store::{Answer, Durability, Sandbox, Store as _, TemplateFields};
+use stacyvm_types::{Cause, CauseKind, Phase, Transition, WorkerId, time::Clock};
 
 use crate::{
     fake::Fault,
@@ -254,6 +254,59 @@ async fn a_command_that_was_started_is_followed_by_the_next_turn() {
     let again = run(&server.control).await.unwrap();
     assert_eq!(again.stdout, b"abcd");
     assert_eq!(world.fake.execs.lock().unwrap().len(), 1, "it is started once");
+}
+
+/// Another server settles the sandbox of a launch that is under way, because its worker's lease
+/// lapsed meanwhile. The key stands for the sandbox that runs, or for another one: never for a
+/// refusal. Real processes under faults found it.
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_was_settled_during_its_launch_is_answered_or_made_anew() {
+    for recovers in [true, false] {
+        for keyed in [true, false] {
+            let world = World::new();
+            let server = world.start().await;
+            let control = &server.control;
+            let settles = async {
+                world.fake.waiting.notified().await;
+                let row = live(&world).await.remove(0);
+                let lost = Cause::new(CauseKind::LaunchInterrupted, "its worker was lost");
+                let step = async |generation, transition| {
+                    let (id, now) = (&row.spec.id, world.clock.now());
+                    let kernel = Durability::Kernel;
+                    let stepped =
+                        world.store.transition(id, generation, transition, vec![], kernel, now);
+                    stepped.await.unwrap();
+                };
+                step(row.generation, Transition::Lost(lost.clone())).await;
+                if recovers {
+                    let (id, worker) = (&row.spec.id, &row.spec.worker);
+                    let now = world.clock.now();
+                    let lease = world.store.acquire_lease(id, worker, Duration::ZERO, now);
+                    step(lease.await.unwrap().generation, Transition::Recovered).await;
+                    world.fake.slow.notify_one();
+                } else {
+                    step(row.generation, Transition::Stop(lost)).await;
+                    world.fake.slow.notify_one();
+                    if keyed {
+                        world.fake.waiting.notified().await;
+                        world.fake.slow.notify_one();
+                    }
+                }
+                row.spec.id.to_string()
+            };
+            if keyed {
+                let (spawned, first) = tokio::join!(spawn(control, "k", "slow"), settles);
+                let live = live(&world).await;
+                assert_eq!(live.len(), 1, "{live:?}");
+                let spawned = spawned.unwrap();
+                assert_eq!(spawned, live[0].spec.id.to_string());
+                assert_eq!(spawned == first, recovers);
+            } else {
+                let (spawned, _) = tokio::join!(control.spawn(image("slow")), settles);
+                assert!(matches!(spawned, Err(Error::Unavailable(_))), "{spawned:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
