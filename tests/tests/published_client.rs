@@ -114,7 +114,6 @@ fn the_published_python_client_works_unchanged_over_a_remote_worker() -> Result<
     drive(World::remote(dir.path(), &busybox_tar(dir.path())?)?)
 }
 
-#[expect(clippy::print_stdout, reason = "what the client did is shown when the test fails")]
 fn drive(world: World) -> Result<()> {
     let World { mut server, worker, data } = world;
     let python = python::environment("published-client", &[PACKAGE], "stacyvm")?;

@@ -167,10 +167,10 @@ impl Control {
     /// Puts this server's own worker into the registry and looks at the others there.
     pub async fn join(&self) -> Result<()> {
         self.follow_clock().await.map_err(Error::from_store)?;
-        self.renew().await?;
         if self.settings().membership.term.is_none() {
-            self.let_go_of_former_names().await?;
+            self.let_go_of_former_selves().await?;
         }
+        self.renew().await?;
         self.look_at_workers().await.map(drop)
     }
 
@@ -207,10 +207,14 @@ impl Control {
     }
 
     /// A server that has its store for itself is the only one whose lease has no end: whoever else
-    /// has one is this server under another name, which it will not come back to.
-    async fn let_go_of_former_names(&self) -> Result<()> {
+    /// has one is this server under another name, or over the data directory that this store was
+    /// restored from, which it will not come back to.
+    async fn let_go_of_former_selves(&self) -> Result<()> {
+        let settings = self.settings();
         for (row, _) in self.store().workers().await.map_err(Error::from_store)? {
-            if row.lease_until == Timestamp::MAX && row.beat.id != self.settings().worker {
+            let is_this = row.beat.id == settings.worker
+                && row.beat.instance == settings.membership.instance;
+            if row.lease_until == Timestamp::MAX && !is_this {
                 let ended = self.store().beat(row.beat, Some(Duration::ZERO), self.now()).await;
                 ended.map_err(Error::from_store)?;
             }
@@ -542,16 +546,15 @@ impl Control {
         }
     }
 
-    /// When the next look is worth it: soon where other servers share the store; else when the
-    /// first lease lapses that is not renewed, as nobody else changes anything.
+    /// When the next look is worth it: when the first lease lapses that is not renewed, so that a
+    /// lost worker is noticed at once; and soon where other servers change the store too.
     fn next_look(&self) -> Duration {
-        if self.settings().membership.term.is_some() {
-            return Lookout::PERIOD;
-        }
+        let shared = self.settings().membership.term.is_some();
+        let longest = if shared { Lookout::PERIOD } else { ALONE };
         let (view, now) = (self.0.members.view(), self.now());
         let lapses = view.values().map(|known| known.row.lease_until);
         let next = lapses.filter(|until| now < *until).map(|until| until.saturating_since(now));
-        next.min().map_or(ALONE, |next| next.clamp(Lookout::PERIOD, ALONE))
+        next.min().map_or(longest, |next| next.clamp(Lookout::GAP, longest))
     }
 
     /// Marks the sandboxes of a worker whose lease has lapsed. How many were.

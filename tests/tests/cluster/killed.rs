@@ -27,7 +27,6 @@ fn steps() -> Vec<&'static str> {
         .collect()
 }
 
-#[expect(clippy::print_stdout, reason = "a failure names the step that it began at")]
 pub(crate) fn at_any_step(postgres: &postgres::Server) -> Result<()> {
     let (home, dsn) = (Home::new()?, database(postgres)?);
     let listens = [LISTENS.to_owned()];

@@ -235,3 +235,23 @@ async fn nothing_is_destroyed_because_the_store_is_down() {
     assert!(server.control.jobs().iter().all(|job| job.failures_in_row == 0));
     world.assert_agrees().await;
 }
+
+/// A store that was restored elsewhere names another data directory, and a server may have had
+/// another name: neither comes back to a store that one server has for itself.
+#[tokio::test(start_paused = true)]
+async fn a_server_takes_the_place_of_its_former_selves() {
+    let world = World::new();
+    world.start().await;
+    let server = world.server_with(&Gate::open(), |settings| {
+        settings.membership.instance = "restored".to_owned();
+    });
+    server.control.recover().await.unwrap();
+    let row = server.control.spawn(request()).await.unwrap();
+    let renamed = world.server_with(&Gate::open(), |settings| {
+        settings.worker = stacyvm_types::WorkerId::parse("renamed").unwrap();
+    });
+    renamed.control.join().await.unwrap_err();
+    let former = world.store.as_ref();
+    let former = stacyvm_store::WorkerStore::worker(former, &row.spec.worker).await.unwrap();
+    assert!(!former.unwrap().is_fresh(renamed.control.time()), "its old name has lapsed");
+}
