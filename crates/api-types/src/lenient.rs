@@ -48,10 +48,25 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    let value = match Value::deserialize(deserializer)? {
-        Value::String(text) if text.trim().is_empty() => return Ok(None),
+    serde_json::from_value(unwrapped(deserializer)?).map_err(D::Error::custom)
+}
+
+/// The same for what has fields: a list is not taken for them in their order.
+pub(crate) fn nested_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    match unwrapped(deserializer)? {
+        Value::Array(_) => Err(D::Error::custom("an object is needed")),
+        value => serde_json::from_value(value).map_err(D::Error::custom),
+    }
+}
+
+fn unwrapped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
         Value::String(text) => serde_json::from_str(&text).map_err(D::Error::custom)?,
         value => value,
-    };
-    serde_json::from_value(value).map_err(D::Error::custom)
+    })
 }

@@ -28,7 +28,10 @@ pub struct HeartbeatRequest {
     #[schemars(schema_with = "schema::capabilities")]
     pub capabilities: Option<Vec<String>>,
     /// What it can hold, and where it is reached; an object, or a text that is one in JSON.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::lenient::nested")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::lenient::nested_object"
+    )]
     pub capacity: Option<CapacityRequest>,
     /// A word that stays with its data directory; another one under the same id is another worker.
     /// It is the worker's id unless it is given.

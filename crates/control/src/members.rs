@@ -212,8 +212,8 @@ impl Control {
     async fn let_go_of_former_selves(&self) -> Result<()> {
         let settings = self.settings();
         for (row, _) in self.store().workers().await.map_err(Error::from_store)? {
-            let is_this = row.beat.id == settings.worker
-                && row.beat.instance == settings.membership.instance;
+            let is_this =
+                row.beat.id == settings.worker && row.beat.instance == settings.membership.instance;
             if row.lease_until == Timestamp::MAX && !is_this {
                 let ended = self.store().beat(row.beat, Some(Duration::ZERO), self.now()).await;
                 ended.map_err(Error::from_store)?;
