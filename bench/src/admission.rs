@@ -14,9 +14,11 @@ use stacyvm_admission::Policy;
 use stacyvm_control::{Control, Overflow, Parts, Rules, Settings, SpawnRequest};
 use stacyvm_fleet::{Fleet, Worker};
 use stacyvm_provider::{Provider, mock::MockProvider};
-use stacyvm_store::{Durability, NewSandbox, Store};
+use stacyvm_store::{Durability, NewSandbox, Store, WorkerStore as _};
 use stacyvm_store_sql::SqliteStore;
-use stacyvm_types::{Limits, OwnerId, SandboxId, Timestamp, WorkerId, time::SystemClock};
+use stacyvm_types::{
+    Beat, Limits, OwnerId, Resources, SandboxId, Timestamp, WorkerId, time::SystemClock,
+};
 use stacyvm_worker::LocalWorker;
 use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,6 +73,17 @@ fn owner(number: u32) -> Result<OwnerId> {
 /// Rows that hold places and have no runtime.
 async fn fill(store: &SqliteStore) -> Result<()> {
     let now = Timestamp::from_micros(1);
+    let local = Beat {
+        id: WorkerId::parse("local")?,
+        instance: "filling".to_owned(),
+        hostname: String::new(),
+        version: String::new(),
+        url: None,
+        draining: false,
+        offers: Vec::new(),
+        capacity: Resources::default(),
+    };
+    store.beat(local, None, now).await?;
     for number in 0..ROWS {
         // Ids of real sandboxes are random: a multiplication spreads these as far.
         let mut entropy = [0xff; 10];

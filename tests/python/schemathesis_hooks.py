@@ -38,6 +38,10 @@ def before_call(context, case, kwargs):
     if case.operation.definition.raw["operationId"] in ENDING:
         return
     parameters = case.path_parameters or {}
+    for name, value in parameters.items():
+        # A link may follow an id that a record does not have; without one it is another path.
+        if value == "":
+            parameters[name] = "none"
     for name in KNOWN.keys() & parameters.keys():
         value = str(parameters[name])
         if value not in made and WELL_FORMED.match(value):
@@ -58,4 +62,6 @@ def after_call(context, case, response):
 
 @schemathesis.check
 def the_key_is_known(context, response, case):
-    assert response.status_code != 401, "the run goes on without a credential"
+    # The routes of workers take credentials of workers only, and the run has none.
+    is_for_workers = case.operation.path.startswith("/worker/")
+    assert is_for_workers or response.status_code != 401, "the run goes on without a credential"

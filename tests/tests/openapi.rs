@@ -36,7 +36,15 @@ fn setting(name: &str, default: &str) -> String {
 fn schemathesis_finds_nothing() -> Result<()> {
     let python = environment()?;
     let dir = tempfile::tempdir()?;
-    let args = ["--provider", "mock", "--store", "memory", "--pool", "0"].map(str::to_owned);
+    // With credentials for workers, so that their routes are more than a 503.
+    let settings = dir.path().join("stacyvm.yaml");
+    let secret = "0123456789abcdef".repeat(3);
+    let text =
+        format!("auth:\n  worker_token: {secret}-token\n  worker_signing_key: {secret}-key\n");
+    std::fs::write(&settings, text)?;
+    let settings = settings.to_string_lossy().into_owned();
+    let args = ["--provider", "mock", "--store", "memory", "--pool", "0", "--config", &settings]
+        .map(str::to_owned);
     let key = "the-key-of-this-run-and-no-other".to_owned();
     let options = Options { args: args.into(), key: Some(key.clone()), ..Options::default() };
     let server = Server::start(&dir.path().join("data"), &options)?;

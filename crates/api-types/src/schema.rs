@@ -128,11 +128,10 @@ fn lines_of_worker(most: usize) -> Schema {
     })
 }
 
-/// The providers of a worker, each once.
+/// The providers of a worker.
 pub(crate) fn provider_names(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = lines_of_worker(32);
     schema.insert("items".to_owned(), provider_name(generator).into());
-    schema.insert("uniqueItems".to_owned(), true.into());
     schema
 }
 

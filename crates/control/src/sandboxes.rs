@@ -149,6 +149,10 @@ impl Control {
         tracing::info!(sandbox.id = %id, from = %spec.worker, to = %next, "a spawn moved on");
         // Whoever looks at the row from now on, looks at the other worker.
         let moved = self.row(id).await.ok()?;
+        if moved.phase != Phase::Creating {
+            // Somebody ended it meanwhile.
+            return None;
+        }
         self.0.members.moved(spec, &moved.spec);
         Some(moved)
     }

@@ -20,6 +20,9 @@ pub(crate) fn acquire(
     now: Timestamp,
 ) -> Result<Lease> {
     let row = sandboxes::locked(tx, id)?;
+    if !row.phase.is_live() {
+        return Err(Error::WrongPhase(Box::new(row)));
+    }
     let until = workers::lease_until(tx, &holder)?.ok_or(Error::Unfit(Unfit::Unknown))?;
     let mut now = tx.time(now)?;
     if until <= now && until != Timestamp::MAX {

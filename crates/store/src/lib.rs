@@ -124,9 +124,8 @@ pub trait Store:
     /// generation, and with it the row's version; the sandbox is the holder's from then on, and its
     /// place is. Held by somebody else is [`Error::LeaseHeld`], an unknown sandbox
     /// [`Error::NotFound`], a holder that is not registered or was not heard of in time
-    /// [`Error::Unfit`], and another worker that has no room for it [`Error::Full`]. An ended
-    /// sandbox's lease can be taken too: what is left of it may need an
-    /// owner.
+    /// [`Error::Unfit`], another worker that has no room for it [`Error::Full`], and a sandbox that
+    /// has ended [`Error::WrongPhase`]: nothing is started of it any more.
     async fn acquire_lease(
         &self,
         id: &SandboxId,

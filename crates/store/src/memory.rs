@@ -171,8 +171,9 @@ impl State {
         fence: Duration,
         now: Timestamp,
     ) -> Result<Lease> {
-        if !self.sandboxes.contains_key(id) {
-            return Err(Error::NotFound);
+        let row = self.sandboxes.get(id).ok_or(Error::NotFound)?;
+        if !row.phase.is_live() {
+            return Err(Error::WrongPhase(Box::new(row.clone())));
         }
         let worker = self.workers.get(holder).ok_or(Error::Unfit(Unfit::Unknown))?;
         if !worker.is_fresh(now) {

@@ -68,7 +68,7 @@ pub(super) fn routes() -> Vec<Route> {
                 .detail("As the worker's own `/worker/{id}/heartbeat`.")
                 .takes::<HeartbeatRequest>()
                 .gives::<HeartbeatReply>(StatusCode::OK, "The worker, and its lease.")
-                .fails(&[Code::Conflict]),
+                .fails(&[Code::NotFound, Code::Conflict]),
         ),
         post(
             "/admin/workers/{id}/leases/{resource}/renew",
@@ -79,7 +79,7 @@ pub(super) fn routes() -> Vec<Route> {
                 .path("resource", "The sandbox.", matching(form::SANDBOX))
                 .may_take::<RenewRequest>()
                 .gives::<RenewReply>(StatusCode::OK, "The lease as it stands.")
-                .fails(&[Code::Conflict]),
+                .fails(&[Code::NotFound, Code::Conflict]),
         ),
     ]
 }

@@ -19,11 +19,10 @@ pub async fn ending_releases_the_lease_and_keeps_the_generation(store: Arc<dyn S
     let ended = steps(&store, 1, &[Transition::Gone]).await;
     assert_eq!(store.lease(&id(1)).await.unwrap(), None);
     assert_eq!(ended.generation, FIRST);
-    let lease = store.acquire_lease(&id(1), &worker("w2"), NOW, at(9)).await.unwrap();
-    assert_eq!(lease.generation, Generation(2));
-    store.release_lease(&id(1), &worker("w2"), Generation(2)).await.unwrap();
-    let row = store.sandbox(&id(1)).await.unwrap().unwrap();
-    assert_eq!(row.generation, Generation(2));
+    let refused = store.acquire_lease(&id(1), &worker("w2"), NOW, at(9)).await;
+    let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*shown, ended);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(ended));
 }
 
 /// Also its own worker gets a new generation: what it did before is over.
