@@ -136,6 +136,16 @@ impl Heartbeat {
         {
             return Err("capacity.rpc_url is not http://host:port or https://host:port".to_owned());
         }
+        if MOST_PROVIDERS < self.providers.len() || MOST_CAPABILITIES < self.capabilities.len() {
+            return Err(format!(
+                "a worker names at most {MOST_PROVIDERS} providers and {MOST_CAPABILITIES} \
+                 capabilities"
+            ));
+        }
+        for name in &self.providers {
+            check_name(name)?;
+        }
+        self.capabilities.iter().try_for_each(|text| check("a capability", text))?;
         let offers = match self.offers {
             Some(offers) => offers,
             None => self.providers.into_iter().map(OfferEntry::ready).collect(),
@@ -170,10 +180,7 @@ impl OfferEntry {
 
     fn read(self) -> Result<Offer, String> {
         let Self { provider, default, ready, capabilities, images } = self;
-        check("the name of a provider", &provider)?;
-        if provider.is_empty() {
-            return Err("a provider without a name".to_owned());
-        }
+        check_name(&provider)?;
         if MOST_CAPABILITIES < capabilities.len() || MOST_IMAGES < images.len() {
             return Err(format!("provider {provider} names too much"));
         }
@@ -183,6 +190,13 @@ impl OfferEntry {
             (capabilities.into_iter().collect(), images.into_iter().collect());
         Ok(Offer { provider, default, ready, capabilities, images })
     }
+}
+
+fn check_name(provider: &str) -> Result<(), String> {
+    if provider.is_empty() {
+        return Err("a provider without a name".to_owned());
+    }
+    check("the name of a provider", provider)
 }
 
 fn check(name: &str, text: &str) -> Result<(), String> {
