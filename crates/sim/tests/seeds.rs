@@ -47,6 +47,7 @@ fn what_was_mended_stays_mended() {
         (4, "no_runtime_without_a_place"),
         (20, "every_end_has_a_true_cause"),
         (257, "one_runtime_per_sandbox"),
+        (4892, "no_runtime_without_a_place"),
     ] {
         let report = run(Plan::of(seed));
         assert!(report.violation.is_none(), "it broke {broke} once: {report}");
