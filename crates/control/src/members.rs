@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The first pause after a worker failed, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// The time between two looks of a server that has its store for itself.
 const ALONE: Duration = Duration::from_secs(10);
@@ -240,8 +240,10 @@ impl Control {
             )),
             error => Error::from_store(error),
         })?;
-        self.0.members.answered(&id);
         if !says_the_same {
+            // One that is back, or elsewhere, is tried at once. That it is heard says nothing of
+            // whether it can be called.
+            self.0.members.answered(&id);
             self.0.lookout.wake();
         }
         Ok(row)
