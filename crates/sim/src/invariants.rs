@@ -194,12 +194,25 @@ pub(crate) fn at_the_end(world: &World) {
     check(world, "every_place_is_given_back", held);
 }
 
+/// How long after its deadline a sandbox may still be there, when nothing fails.
+pub(crate) const TO_END: Duration = Duration::from_secs(5);
+
+/// Whether the time of a sandbox was over so lately that its end may be under way. Each is so once:
+/// nobody asks for new ones any more.
+pub(crate) fn an_end_is_due(world: &World) -> bool {
+    let now = world.now();
+    let is_due = |row: &Sandbox| {
+        row.spec.expires_at <= now && now <= row.spec.expires_at.saturating_add(TO_END)
+    };
+    live_rows(world).iter().any(is_due)
+}
+
 fn every_row_is_settled(world: &World) -> Held {
     for row in live_rows(world) {
         if !matches!(row.phase, Phase::Running | Phase::Paused) {
             return Err(format!("{} is still {:?}", row.spec.id, row.phase));
         }
-        if row.spec.expires_at.saturating_add(Duration::from_secs(5)) < world.now() {
+        if row.spec.expires_at.saturating_add(TO_END) < world.now() {
             return Err(format!("{} has outlived its deadline", row.spec.id));
         }
     }

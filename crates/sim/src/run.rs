@@ -173,6 +173,11 @@ async fn story(world: &World) {
         }
     }
     sleep(SETTLE).await;
+    // A sandbox whose time is over at this very moment is being ended, as it should be: what is
+    // judged is a moment at which nothing is due.
+    while invariants::an_end_is_due(world) {
+        sleep(invariants::TO_END).await;
+    }
     invariants::at_rest(world);
     end_all(world, &client(0)).await;
     sleep(LAST_ENDS).await;
