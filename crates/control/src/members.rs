@@ -288,14 +288,17 @@ impl Control {
         let view = members.view();
         let candidates = view.iter().map(|(id, Known { row, load })| {
             let offer = row.beat.offers.iter().find(|offer| offer.provider == new.provider);
+            let worker = self.0.parts.fleet.worker(id).ok();
+            let failed_at = worker.as_ref().and_then(|worker| worker.failed_at());
             Candidate {
                 id,
                 unfit: row.unfit(now),
                 provider_ready: offer.map(|offer| offer.ready),
                 has_image: new.image == "host"
                     || offer.is_some_and(|offer| offer.images.contains(&new.image)),
-                reachable: self.0.parts.fleet.worker(id).is_ok(),
-                backed_off: members.is_paused(id),
+                reachable: worker.is_some(),
+                backed_off: members.is_paused(id)
+                    || failed_at.is_some_and(|at| at.elapsed() < FIRST_PAUSE),
                 refused: refused.contains(id),
                 capacity: row.beat.capacity,
                 load: load.now(),

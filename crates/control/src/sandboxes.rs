@@ -143,7 +143,12 @@ impl Control {
     /// Gives a row whose worker certainly has no runtime of it to another one.
     async fn moved(&self, row: &Sandbox, refused: &BTreeSet<WorkerId>) -> Option<Sandbox> {
         let (id, spec) = (&row.spec.id, &row.spec);
-        let next = self.place(spec, refused).chosen?;
+        let mut next = self.place(spec, refused).chosen;
+        if next.is_none() && self.look_again().await.is_ok() {
+            // One that came a moment ago is not known yet.
+            next = self.place(spec, refused).chosen;
+        }
+        let next = next?;
         self.store().release_lease(id, &spec.worker, row.generation).await.ok()?;
         self.store().acquire_lease(id, &next, Duration::ZERO, self.now()).await.ok()?;
         tracing::info!(sandbox.id = %id, from = %spec.worker, to = %next, "a spawn moved on");

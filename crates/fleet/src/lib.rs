@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use stacyvm_provider::{Capabilities, Guest, Images, LaunchSpec, Probe, Result, Runtime};
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
+use tokio::time::Instant;
 
 pub use offers::{MOST_IMAGES, offers};
 pub use registry::{Dial, Fleet};
@@ -67,6 +68,12 @@ pub trait Worker: Send + Sync {
     /// What the registry knows of the worker's providers, in place of what was told before. One of
     /// this process knows it by itself.
     fn set_offers(&self, _offers: Vec<(Arc<str>, Capabilities)>) {}
+
+    /// When a call to it did not come through, if none did since. One of this process is always
+    /// reached.
+    fn failed_at(&self) -> Option<Instant> {
+        None
+    }
 
     /// Says that a spawn like this will probably follow in a moment: see [`Provider::expect`].
     ///

@@ -68,6 +68,8 @@ pub(crate) struct Link {
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     hints: Arc<Semaphore>,
+    /// When a call did not come through, until one does.
+    failed_at: Mutex<Option<Instant>>,
     /// The connections, and what reads their last bytes.
     pub(crate) tasks: TaskTracker,
     alive: CancellationToken,
@@ -157,6 +159,7 @@ impl Link {
             calls: Arc::new(Semaphore::new(CALLS)),
             streams: Arc::new(Semaphore::new(STREAMS)),
             hints: Arc::new(Semaphore::new(HINTS)),
+            failed_at: Mutex::default(),
             tasks: TaskTracker::new(),
             _end: alive.clone().drop_guard(),
             alive,
@@ -203,6 +206,7 @@ impl Link {
             };
             match connection.try_send_request(request).await {
                 Ok(response) => {
+                    *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     let lent = Lent { link: Arc::clone(self), connection, _turn: turn };
                     return Ok(Answer { response, lent });
                 }
@@ -278,22 +282,32 @@ impl Link {
         Ok(connection)
     }
 
+    /// When a call did not come through, if none did since.
+    pub(crate) fn failed_at(&self) -> Option<Instant> {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        error
+    }
+
     /// Nothing was sent.
     fn unreachable(&self) -> Error {
         let message = format!("worker {} cannot be reached", self.worker);
-        Error::new(ErrorKind::Unavailable, message)
+        self.failed(Error::new(ErrorKind::Unavailable, message))
     }
 
     /// Something may have arrived.
     pub(crate) fn broke_off(&self) -> Error {
         let message = format!("the connection to worker {} broke off", self.worker);
-        Error::unknown(ErrorKind::Unavailable, message)
+        self.failed(Error::unknown(ErrorKind::Unavailable, message))
     }
 
     /// Nothing is known of what was sent.
     pub(crate) fn silent(&self, limit: Duration) -> Error {
         let message = format!("worker {} did not answer within {} s", self.worker, limit.as_secs());
-        Error::unknown(ErrorKind::Unavailable, message)
+        self.failed(Error::unknown(ErrorKind::Unavailable, message))
     }
 
     /// It answers, but not what was asked.

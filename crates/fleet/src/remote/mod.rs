@@ -21,6 +21,7 @@ use stacyvm_provider::{
     Capabilities, Error, ErrorKind, Guest, Images, LaunchSpec, Probe, Result, Runtime,
 };
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
+use tokio::time::Instant;
 
 pub use connect::{Connect, Stream, Tcp, Tls, tcp};
 pub use control::{ControlPlane, NotHeard};
@@ -105,6 +106,10 @@ impl Worker for RemoteWorker {
     fn set_offers(&self, offers: Vec<(Arc<str>, Capabilities)>) {
         let offers = offers.into_iter().collect();
         *self.offers.write().unwrap_or_else(PoisonError::into_inner) = offers;
+    }
+
+    fn failed_at(&self) -> Option<Instant> {
+        self.link.failed_at()
     }
 
     fn expect(&self, provider: &str, image: &str, limits: &Limits) {
