@@ -31,7 +31,7 @@ fn tokens(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let signs = found.signing_key.is_some() || !found.signing_keys.is_empty();
     let listens = loaded.config.worker.listen_addr.is_some();
     let name = "auth.worker_token";
-    vec![match (signs, found.token.is_some(), found.tokens.is_empty()) {
+    vec![match (signs, !found.shared.is_empty(), found.tokens.is_empty()) {
         (true, false, true) => pass(name, "tokens are signed, and good for minutes only"),
         (true, ..) => check(
             name,
@@ -60,7 +60,7 @@ fn tokens(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
 fn strength(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let found = &loaded.credentials.workers;
     let weak = [
-        ("auth.worker_token", found.token.iter().find_map(weakness)),
+        ("auth.worker_token", found.shared.iter().find_map(weakness)),
         ("auth.worker_tokens", found.tokens.values().flatten().find_map(weakness)),
         ("auth.worker_signing_key", found.signing_key.iter().find_map(weakness)),
         ("auth.worker_signing_keys", found.signing_keys.iter().find_map(weakness)),
@@ -127,7 +127,7 @@ fn inline(loaded: &Loaded) -> Vec<Check> {
 fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let (keys, found) = (&loaded.credentials, &loaded.credentials.workers);
     let of_one = found.tokens.values().flatten();
-    let own = found.token.iter().chain(of_one).chain(&found.signing_key);
+    let own = found.shared.iter().chain(of_one).chain(&found.signing_key);
     let own: Vec<_> = own.chain(&found.signing_keys).map(Secret::expose).collect();
     if own.is_empty() {
         return Vec::new();
@@ -138,8 +138,8 @@ fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     // One that a worker has twice is still its own.
     let of_each: Vec<BTreeSet<_>> =
         found.tokens.values().map(|own| own.iter().map(Secret::expose).collect()).collect();
-    let of_all = found.token.as_ref().map(Secret::expose);
-    let count = usize::from(of_all.is_some()) + of_each.iter().map(BTreeSet::len).sum::<usize>();
+    let of_all: BTreeSet<_> = found.shared.iter().map(Secret::expose).collect();
+    let count = of_all.len() + of_each.iter().map(BTreeSet::len).sum::<usize>();
     let tokens: BTreeSet<_> = of_each.into_iter().flatten().chain(of_all).collect();
     let keys_too = found.signing_key.iter().chain(&found.signing_keys);
     let shared = if own.iter().any(|secret| of_people.contains(secret)) {
