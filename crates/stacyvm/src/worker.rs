@@ -209,6 +209,9 @@ async fn wired(
     let worker = Arc::new(worker);
 
     let url = config.worker.control_plane_url.as_str();
+    if config.worker.control_plane_url.is_exposed() {
+        tracing::warn!(url, "what this worker shows its control plane travels as plain HTTP");
+    }
     let credentials = Shown::to(Audience::ControlPlane, keys.clone(), clock.clone());
     let connect = cluster::to_control_plane(config)?;
     let control_plane = ControlPlane::new(id.clone(), url, connect, Arc::new(credentials));

@@ -25,6 +25,11 @@ pub trait Connect: Send + Sync {
         host: &str,
         port: u16,
     ) -> io::Result<Box<dyn Stream>>;
+
+    /// Whether nobody on the way reads what is sent. An `https` address is for those only.
+    fn is_protected(&self) -> bool {
+        false
+    }
 }
 
 /// Connections without encryption.
@@ -67,5 +72,9 @@ impl Connect for Tls {
         let (connector, name) = self.0.connector_for(worker).map_err(io::Error::other)?;
         let stream = tcp(host, port).await?;
         Ok(Box::new(connector.connect(name, stream).await?))
+    }
+
+    fn is_protected(&self) -> bool {
+        true
     }
 }

@@ -19,8 +19,6 @@ use super::{
 };
 use crate::wire::{self, EventLine, InputLine, Lines, Reply};
 
-/// How long a command may take to start, and a failure to be told.
-const START: Duration = Duration::from_secs(20);
 /// A worker says something at least every 10 s, a blank line if there is nothing else.
 const SILENCE: Duration = Duration::from_secs(40);
 /// How long the end of an answer may take after the end of its command.
@@ -41,11 +39,12 @@ pub(crate) async fn follow(link: &Arc<Link>, call: Call, exec: ExecId) -> Result
         (wire::STREAM, HeaderValue::from_static("ndjson")),
     ];
     let outgoing = Outgoing { method: call.method, turn: Turn::Stream, headers, body };
-    let sent = timeout(START, link.send(outgoing)).await;
-    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(START)))?;
+    let limit = wire::patience(call.method);
+    let sent = timeout(limit, link.send(outgoing)).await;
+    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(limit)))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(link.failure(&call.id, head.status, body, START).await);
+        return Err(link.failure(&call, head.status, body).await);
     }
     let events = Events {
         call: call.id,

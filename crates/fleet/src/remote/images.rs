@@ -1,15 +1,12 @@
 //! The images of a worker at a distance: they are listed, and changed where they are.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use stacyvm_provider::{ByteStream, Error, ErrorKind, ImageRecord, Images, Result};
 
 use super::link::Link;
 use crate::wire::{ImageList, Target, method};
-
-/// How long a list may take.
-const LIST: Duration = Duration::from_secs(20);
 
 pub(super) struct RemoteImages {
     pub(super) link: Arc<Link>,
@@ -29,7 +26,7 @@ impl Images for RemoteImages {
     async fn list(&self) -> Result<Vec<ImageRecord>> {
         let params = Target { sandbox_id: String::new(), provider: self.provider.clone() };
         let call = self.link.call(method::IMAGES, None, &params)?;
-        let list: ImageList = self.link.ask(call, LIST).await?;
+        let list: ImageList = self.link.ask(call).await?;
         Ok(list.images.into_iter().map(|image| image.record()).collect())
     }
 
