@@ -265,8 +265,10 @@ impl Control {
     }
 
     async fn look(&self, worker: &WorkerId, provider: &str, id: &SandboxId) -> Seen {
-        if self.lost_since(worker).is_some() {
-            return Seen::NoWorker;
+        match self.surely_lost_since(worker).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return Seen::NoWorker,
+            Err(_) => return Seen::Unknown,
         }
         let Ok(worker) = self.0.parts.fleet.worker(worker) else {
             return Seen::Unknown;

@@ -330,7 +330,7 @@ impl Control {
     /// an expired sandbox refuses at its deadline and not when somebody gets round to ending it.
     pub(crate) async fn usable(&self, id: &SandboxId) -> Result<Sandbox> {
         let mut row = self.get(id).await?;
-        if let Some(since) = self.lost_since(&row.spec.worker) {
+        if let Some(since) = self.surely_lost_since(&row.spec.worker).await? {
             // Before anybody got round to marking it.
             let detail = format!("its worker {} was not heard of since {since}", row.spec.worker);
             row.phase = Phase::Unhealthy(Cause::new(CauseKind::WorkerLost, detail));

@@ -116,15 +116,16 @@ impl Control {
         }
     }
 
-    /// When the next look is worth it: when the first lease lapses that is not renewed, so that a
-    /// lost worker is noticed at once; and soon where other servers change the store too.
+    /// When the next look is worth it: where other servers change the store too soon, and else
+    /// half-way to where the first lease lapses that is known here, because a worker that lives has
+    /// renewed it by then. A lost one is noticed at once, after ever shorter ways.
     fn next_look(&self) -> Duration {
         let shared = self.settings().membership.term.is_some();
-        let longest = if shared { Lookout::PERIOD } else { ALONE };
+        let (longest, part) = if shared { (Lookout::PERIOD, 1) } else { (ALONE, 2) };
         let (view, now) = (self.0.members.view(), self.now());
         let lapses = view.values().map(|known| known.row.lease_until);
         let next = lapses.filter(|until| now < *until).map(|until| until.saturating_since(now));
-        next.min().map_or(longest, |next| next.clamp(Lookout::GAP, longest))
+        next.min().map_or(longest, |next| (next / part).clamp(Lookout::GAP, longest))
     }
 
     /// Marks the sandboxes of a worker whose lease has lapsed. How many were.

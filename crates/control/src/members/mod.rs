@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::lookout::{Heart, Lookout};
 use self::view::{Known, View};
-use crate::Control;
+use crate::{Control, Error, Result};
 
 /// The first pause after a worker failed, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -144,6 +144,17 @@ impl Control {
         let view = self.0.members.view();
         let row = &view.get(worker)?.row;
         (!row.is_fresh(self.now())).then_some(row.lease_until)
+    }
+
+    /// The same by the word of the store. What is known here may be older than the last heartbeat,
+    /// and nothing that runs is given up for that.
+    pub(crate) async fn surely_lost_since(&self, worker: &WorkerId) -> Result<Option<Timestamp>> {
+        if self.lost_since(worker).is_none() {
+            return Ok(None);
+        }
+        let row = self.store().worker(worker).await.map_err(Error::from_store)?;
+        let now = self.now();
+        Ok(row.filter(|row| !row.is_fresh(now)).map(|row| row.lease_until))
     }
 
     /// A place was taken on a worker, or given back there.

@@ -9,6 +9,7 @@ mod confined;
 mod fair;
 mod fake;
 mod gate;
+mod heard;
 mod hints;
 mod idempotency;
 mod observe;
