@@ -1,7 +1,6 @@
 //! What looks at the workers: the registry, the store's clock, and those that are lost.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use stacyvm_store::{self as store, Durability, Sandbox, WorkerRow};
 use stacyvm_types::{EventKind, Offer, Phase, Transition, WorkerId};
 use tokio::time::Instant;
 
-use super::{Known, Load};
+use super::{Known, View};
 use crate::{
     Control, Error, Result,
     decide::loss,
@@ -62,12 +61,9 @@ impl Control {
     pub(crate) async fn look_at_workers(&self) -> Result<Vec<WorkerRow>> {
         let rows = self.store().workers().await.map_err(Error::from_store)?;
         let now = self.now();
-        let known = |(row, load): (WorkerRow, _)| {
-            let known = Known { row: Arc::new(row), load: Arc::new(Load::of(load)) };
-            (known.row.beat.id.clone(), known)
-        };
-        let view: BTreeMap<_, _> = rows.into_iter().map(known).collect();
+        let view = View::new(rows);
         self.connect(&view);
+        self.0.members.forget_all_but(&view);
         let lapsed = view.values().filter(|known| !known.row.is_fresh(now));
         let lapsed = lapsed.map(|known| WorkerRow::clone(&known.row)).collect();
         let before = self.0.members.view();
@@ -83,7 +79,7 @@ impl Control {
     }
 
     /// Makes the fleet what the registry says.
-    fn connect(&self, view: &BTreeMap<WorkerId, Known>) {
+    fn connect(&self, view: &View) {
         let Some(dial) = &self.0.parts.dial else { return };
         let fleet = &self.0.parts.fleet;
         let mut dialled = self.0.members.dialled.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +90,7 @@ impl Control {
             }
             stays
         });
-        for (id, Known { row, .. }) in view {
+        for (id, Known { row, .. }) in view.iter() {
             let Some(url) = &row.beat.url else { continue };
             if *id == self.settings().worker {
                 continue;

@@ -7,12 +7,13 @@
 mod lookout;
 mod placement;
 mod registry;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +24,7 @@ use stacyvm_types::{Resources, Timestamp, WorkerId, time::Clock};
 use tokio::time::Instant;
 
 pub(crate) use self::lookout::{Heart, Lookout};
+use self::view::{Known, View};
 use crate::Control;
 
 /// The first pause after a worker failed, and the longest.
@@ -43,7 +45,7 @@ pub struct Member {
 /// What is known of the workers.
 #[derive(Default)]
 pub(crate) struct Members {
-    view: RwLock<Arc<BTreeMap<WorkerId, Known>>>,
+    view: RwLock<Arc<View>>,
     pauses: Mutex<HashMap<WorkerId, Pause>>,
     /// Where the dialled workers take calls.
     dialled: Mutex<BTreeMap<WorkerId, String>>,
@@ -57,55 +59,13 @@ pub(crate) struct Members {
     followed: AtomicBool,
 }
 
-/// Clones share the load, which changes between two looks.
-#[derive(Clone)]
-struct Known {
-    row: Arc<WorkerRow>,
-    load: Arc<Load>,
-}
-
-#[derive(Default)]
-struct Load {
-    sandboxes: AtomicU64,
-    memory_mb: AtomicU64,
-    vcpus: AtomicU64,
-}
-
-impl Load {
-    fn of(taken: Resources) -> Self {
-        let Resources { sandboxes, memory_mb, vcpus } = taken;
-        Self { sandboxes: sandboxes.into(), memory_mb: memory_mb.into(), vcpus: vcpus.into() }
-    }
-
-    fn now(&self) -> Resources {
-        Resources {
-            sandboxes: self.sandboxes.load(Ordering::Relaxed),
-            memory_mb: self.memory_mb.load(Ordering::Relaxed),
-            vcpus: self.vcpus.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The three are changed one after the other: what is read is a hint anyway.
-    fn change(&self, how: fn(u64, u64) -> u64, by: Resources) {
-        let each = [
-            (&self.sandboxes, by.sandboxes),
-            (&self.memory_mb, by.memory_mb),
-            (&self.vcpus, by.vcpus),
-        ];
-        for (taken, by) in each {
-            let changed = |old| Some(how(old, by));
-            _ = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
-        }
-    }
-}
-
 struct Pause {
     failures: u32,
     until: Instant,
 }
 
 impl Members {
-    fn view(&self) -> Arc<BTreeMap<WorkerId, Known>> {
+    fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -136,6 +96,12 @@ impl Members {
         let time = LAST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(pause.failures));
         pause.failures = pause.failures.saturating_add(1);
         pause.until = Instant::now() + time;
+    }
+
+    /// Those that are not in the registry any more have no failures.
+    fn forget_all_but(&self, view: &View) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.retain(|id, _| view.contains_key(id));
     }
 
     fn answered(&self, worker: &WorkerId) {

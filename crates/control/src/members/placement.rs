@@ -10,41 +10,37 @@ use stacyvm_admission::{self as admission, Candidate, Placement, Rejection, Want
 use stacyvm_fleet::{ProviderReport, Worker};
 use stacyvm_provider::{self as provider, Capabilities, ErrorKind};
 use stacyvm_store::{self as store, NewSandbox, Sandbox, WorkerRow};
-use stacyvm_types::{Offer, Resources, SandboxId, WorkerId};
+use stacyvm_types::{Offer, Resources, SandboxId, Timestamp, WorkerId};
 
-use super::{FIRST_PAUSE, Known};
+use super::{
+    FIRST_PAUSE,
+    view::{HOST, Known},
+};
 use crate::Control;
 
 impl Control {
-    /// Where a sandbox would run, as far as is known. `refused` are those that the store refused.
-    pub(crate) fn place(&self, new: &NewSandbox, refused: &BTreeSet<WorkerId>) -> Placement {
-        let (members, now) = (&self.0.members, self.now());
-        let view = members.view();
-        let candidates = view.iter().map(|(id, Known { row, load })| {
-            let offer = row.beat.offers.iter().find(|offer| offer.provider == new.provider);
-            let worker = self.0.parts.fleet.worker(id).ok();
-            let failed_at = worker.as_ref().and_then(|worker| worker.failed_at());
-            Candidate {
-                id,
-                unfit: row.unfit(now),
-                provider_ready: offer.map(|offer| offer.ready),
-                has_image: new.image == "host"
-                    || offer.is_some_and(|offer| offer.images.contains(&new.image)),
-                reachable: worker.is_some(),
-                backed_off: members.is_paused(id)
-                    || failed_at.is_some_and(|at| at.elapsed() < FIRST_PAUSE),
-                refused: refused.contains(id),
-                capacity: row.beat.capacity,
-                load: load.now(),
-            }
+    /// Where a sandbox would run, as far as is known, in a time that does not grow with the workers
+    /// while most of them have room. `refused` are those that the store refused.
+    pub(crate) fn choose(
+        &self,
+        new: &NewSandbox,
+        refused: &BTreeSet<WorkerId>,
+    ) -> Option<WorkerId> {
+        let (view, now) = (self.0.members.view(), self.now());
+        let holders = view.holders(&new.provider, &new.image);
+        let chosen = admission::choose(&wanted(new), holders.len(), |at| {
+            let id = holders.get(at)?;
+            Some(self.candidate(new, refused, id, view.get(id)?, now))
         });
-        let wanted = Wanted {
-            provider: &new.provider,
-            image: &new.image,
-            takes: Resources::of_one(&new.limits),
-            salt: salt(&new.id),
-        };
-        let mut placement = admission::place(&wanted, candidates);
+        chosen.or_else(|| self.place(new, refused).chosen)
+    }
+
+    /// The same, with a look at every worker and a reason for each that is not chosen.
+    pub(crate) fn place(&self, new: &NewSandbox, refused: &BTreeSet<WorkerId>) -> Placement {
+        let (view, now) = (self.0.members.view(), self.now());
+        let candidates =
+            view.iter().map(|(id, known)| self.candidate(new, refused, id, known, now));
+        let mut placement = admission::place(&wanted(new), candidates);
         if placement.chosen.is_none() && !placement.waits_for_room() {
             // Where its provider cannot run the launch at least says why.
             let not_ready = placement
@@ -54,6 +50,32 @@ impl Control {
             placement.chosen = not_ready.map(|index| placement.rejected.swap_remove(index).0);
         }
         placement
+    }
+
+    fn candidate<'a>(
+        &self,
+        new: &NewSandbox,
+        refused: &BTreeSet<WorkerId>,
+        id: &'a WorkerId,
+        Known { row, load }: &Known,
+        now: Timestamp,
+    ) -> Candidate<'a> {
+        let offer = row.beat.offers.iter().find(|offer| offer.provider == new.provider);
+        let worker = self.0.parts.fleet.worker(id).ok();
+        let failed_at = worker.as_ref().and_then(|worker| worker.failed_at());
+        Candidate {
+            id,
+            unfit: row.unfit(now),
+            provider_ready: offer.map(|offer| offer.ready),
+            has_image: new.image == HOST
+                || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+            reachable: worker.is_some(),
+            backed_off: self.0.members.is_paused(id)
+                || failed_at.is_some_and(|at| at.elapsed() < FIRST_PAUSE),
+            refused: refused.contains(id),
+            capacity: row.beat.capacity,
+            load: load.now(),
+        }
     }
 
     /// The worker that a sandbox is on.
@@ -127,6 +149,15 @@ impl Control {
             }
         };
         offered.into_iter().map(report).collect()
+    }
+}
+
+fn wanted(new: &NewSandbox) -> Wanted<'_> {
+    Wanted {
+        provider: &new.provider,
+        image: &new.image,
+        takes: Resources::of_one(&new.limits),
+        salt: salt(&new.id),
     }
 }
 

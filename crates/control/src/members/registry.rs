@@ -48,9 +48,7 @@ impl Control {
             error => Error::from_store(error),
         })?;
         let mut view = self.0.members.view.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = Arc::make_mut(&mut view).get_mut(&settings.worker) {
-            known.row = Arc::new(row);
-        }
+        Arc::make_mut(&mut view).update(row);
         Ok(())
     }
 
