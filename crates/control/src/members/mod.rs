@@ -20,7 +20,7 @@ use std::{
 
 use stacyvm_provider::{Error as ProviderError, ErrorKind};
 use stacyvm_store::{NewSandbox, Sandbox, WorkerRow};
-use stacyvm_types::{Resources, Timestamp, WorkerId};
+use stacyvm_types::{Resources, Timestamp, WorkerId, time::Clock};
 use tokio::time::Instant;
 
 pub(crate) use self::lookout::{Heart, Lookout};
@@ -54,7 +54,7 @@ pub(crate) struct Members {
     /// Workers that were lost and are heard of again, whose sandboxes are to be settled.
     returned: Mutex<BTreeSet<WorkerId>>,
     /// How far the store's clock is ahead of this process's, in microseconds.
-    ahead: AtomicI64,
+    ahead: Arc<AtomicI64>,
     /// Whether that was found out.
     followed: AtomicBool,
 }
@@ -108,9 +108,23 @@ impl Members {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
     }
 
-    /// The time by the store's clock.
-    pub(crate) fn corrected(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(now.as_micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
+    /// The store's clock, as far as this process knows it by its own.
+    pub(crate) fn clock(&self, own: Arc<dyn Clock>) -> StoreClock {
+        StoreClock { own, ahead: self.ahead.clone() }
+    }
+}
+
+/// What everything that is written down is timed by: this process's clock, corrected by how far the
+/// store's is ahead of it.
+pub(crate) struct StoreClock {
+    own: Arc<dyn Clock>,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock for StoreClock {
+    fn now(&self) -> Timestamp {
+        let own = self.own.now().as_micros();
+        Timestamp::from_micros(own.saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod admission;
 mod audit;
+mod cluster;
 mod commands;
 mod confined;
 mod fair;
