@@ -46,7 +46,8 @@ enum WorkerCommand {
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The file with the settings; otherwise the first that exists of ./stacyvm.yaml and
-    /// ~/.stacyvm/config.yaml [env: STACYVM_CONFIG]
+    /// ~/.stacyvm/config.yaml. What is about `serve` alone, worker.enabled among it, says nothing here
+    /// [env: STACYVM_CONFIG]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// What this worker is called; its host name when it is not said [env: STACYVM_WORKER_ID]

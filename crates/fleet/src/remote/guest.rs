@@ -53,7 +53,8 @@ impl RemoteGuest {
 impl Guest for RemoteGuest {
     async fn exec(&self, spec: ExecSpec) -> Result<Exec> {
         let params = ExecParams::new(self.sandbox.as_str(), &self.provider, &spec);
-        exec::follow(&self.link, self.call(method::EXEC_STREAM, &params)?, spec.id).await
+        let call = self.call(method::EXEC_STREAM, &params)?;
+        exec::follow(&self.link, call, spec.id, spec.deadline).await
     }
 
     async fn attach(&self, exec: &ExecId, offset: u64) -> Result<Exec> {
@@ -63,7 +64,8 @@ impl Guest for RemoteGuest {
             exec_id: exec.to_string(),
             offset,
         };
-        exec::follow(&self.link, self.call(method::EXEC_ATTACH, &params)?, exec.clone()).await
+        let call = self.call(method::EXEC_ATTACH, &params)?;
+        exec::follow(&self.link, call, exec.clone(), None).await
     }
 
     async fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<FileRead> {

@@ -239,6 +239,30 @@ async fn a_stream_that_skips_a_line_or_ends_early_is_broken() {
     }
 }
 
+/// A worker that says that it lives, and never that the command has ended, does not hold its caller
+/// for longer than the command may take.
+#[tokio::test]
+async fn a_stream_of_nothing_ends_after_the_deadline_of_its_command() {
+    let mut tasks = JoinSet::new();
+    let at = liar(&mut tasks, |mut stream| async move {
+        heard(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(b"\n").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let guest = remote(at, TOKEN).guest("mock", &fresh_id(), Generation(1)).await.unwrap();
+    let mut spec = shell("true");
+    spec.deadline = Some(std::time::Duration::from_secs(60));
+    let mut exec = soon("the start", guest.exec(spec)).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(101)).await;
+    tokio::time::resume();
+    let said = soon("the end", exec.events.next()).await.unwrap();
+    is(&said.unwrap_err(), ErrorKind::Unavailable, Outcome::Unknown);
+}
+
 /// Counts connections.
 struct Counted(Arc<AtomicUsize>);
 
