@@ -31,6 +31,16 @@ enum Answer {
     Later,
 }
 
+/// A spawn that is wanted.
+struct Wish {
+    key: String,
+    body: Value,
+    /// How long the sandbox is to live.
+    ttl: Duration,
+    /// When it was asked for first.
+    since: Instant,
+}
+
 struct Mine {
     id: String,
     /// The key of the request that writes the marker, until that was answered.
@@ -46,11 +56,13 @@ pub(crate) struct Client {
     history: Arc<History>,
     /// Set once no fault is left.
     calm: Arc<AtomicBool>,
+    /// Whether there are real runtimes.
+    native: bool,
     next_server: usize,
     keys: u64,
     live: Vec<Mine>,
-    /// Spawns that were not answered: their key and body.
-    spawning: Vec<(String, Value)>,
+    /// Spawns that were not answered.
+    spawning: Vec<Wish>,
     /// Destructions that were not answered.
     ending: Vec<String>,
     /// Destructions that were.
@@ -64,6 +76,7 @@ impl Client {
         caller: Caller,
         history: Arc<History>,
         calm: Arc<AtomicBool>,
+        native: bool,
     ) -> Self {
         Self {
             name: format!("client-{number}"),
@@ -72,6 +85,7 @@ impl Client {
             chance: Chance::of(seed.wrapping_add(number.wrapping_mul(7919))),
             history,
             calm,
+            native,
             next_server: usize::try_from(number).unwrap_or(0),
             keys: 0,
             live: Vec::new(),
@@ -131,9 +145,15 @@ impl Client {
                 2..=3 => self.finish_one(),
                 4..=5 if self.live.len() + self.spawning.len() < WANTED => {
                     let key = self.key();
-                    let ttl = ["6s", "20s", "60s", "4m"][self.chance.index(4)];
-                    let body = json!({ "ttl": ttl, "metadata": { "key": key } });
-                    self.spawn(key, body);
+                    let ttl = [6, 20, 60, 240][self.chance.index(4)];
+                    let native = self.native && self.chance.below(3) == 0;
+                    let provider = if native { "native" } else { "mock" };
+                    let metadata = json!({ "key": key });
+                    let body = json!({
+                        "ttl": format!("{ttl}s"), "provider": provider, "metadata": metadata,
+                    });
+                    let ttl = Duration::from_secs(ttl);
+                    self.spawn(Wish { key, body, ttl, since: Instant::now() });
                 }
                 6..=8 => self.exec(),
                 9 => self.extend(),
@@ -145,7 +165,8 @@ impl Client {
         let give_up = Instant::now() + FINISH;
         while !self.spawning.is_empty() || !self.ending.is_empty() {
             if give_up < Instant::now() {
-                let open = format!("{:?} {:?}", self.spawning, self.ending);
+                let spawning: Vec<_> = self.spawning.iter().map(|wish| &wish.key).collect();
+                let open = format!("{spawning:?} {:?}", self.ending);
                 self.history.violated(format!("{}: never answered: {open}", self.name));
                 return;
             }
@@ -158,8 +179,8 @@ impl Client {
     fn finish_one(&mut self) {
         if !self.spawning.is_empty() {
             let index = self.chance.index(self.spawning.len());
-            let (key, body) = self.spawning.remove(index);
-            self.spawn(key, body);
+            let wish = self.spawning.remove(index);
+            self.spawn(wish);
         }
         if !self.ending.is_empty() {
             let index = self.chance.index(self.ending.len());
@@ -168,18 +189,28 @@ impl Client {
         }
     }
 
-    fn spawn(&mut self, key: String, body: Value) {
-        match self.ask("POST", SANDBOXES, Some(&body), Some(&key)) {
-            Answer::Later => self.spawning.push((key, body)),
+    fn spawn(&mut self, wish: Wish) {
+        match self.ask("POST", SANDBOXES, Some(&wish.body), Some(&wish.key)) {
+            Answer::Later => self.spawning.push(wish),
             Answer::Said(reply) if reply.status == 201 => {
                 let said = reply.json();
                 let id = said["id"].as_str().unwrap_or_default().to_owned();
                 self.history.count("spawned");
+                if wish.body["provider"] == "native" {
+                    self.history.count("spawned with a real runtime");
+                }
                 self.history.spawned(&id, &self.owner);
                 let marking = Some(self.key());
                 self.live.push(Mine { id, marking });
             }
             Answer::Said(reply) if reply.status == 429 => self.history.count("refused by a limit"),
+            // It was made, and its time was over before its worker answered.
+            Answer::Said(reply)
+                if reply.json()["details"]["cause"]["kind"] == "expired"
+                    && wish.ttl <= wish.since.elapsed() =>
+            {
+                self.history.count("expired before the spawn was answered");
+            }
             Answer::Said(reply) => {
                 self.history.count(&format!("spawn answered {}", reply.status));
                 if reply.status != 500 {

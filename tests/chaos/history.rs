@@ -97,6 +97,12 @@ impl History {
         lock(&self.told).clone()
     }
 
+    /// There were so many of something.
+    pub(crate) fn held(&self, what: &str, number: usize) {
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        lock(&self.counts).insert(what.to_owned(), number);
+    }
+
     /// Something took a time.
     pub(crate) fn took(&self, what: &'static str, time: Duration) {
         self.note(&format!("{what}: {} ms", time.as_millis()));

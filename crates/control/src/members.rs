@@ -24,9 +24,7 @@ use stacyvm_types::{
 use tokio::time::Instant;
 
 use crate::{
-    Control, Error, Result,
-    decide::loss,
-    events,
+    Control, Error, Result, events,
     jobs::{Job, Progress},
     operations::Act,
 };
@@ -587,14 +585,13 @@ impl Control {
     /// Whether the sandbox was marked here, and not by another server or its own end before.
     async fn lose(&self, row: &Sandbox, detail: String) -> Result<bool> {
         // Where everything stands still there is nothing to lose in between.
-        let cause = loss(row, detail.clone());
         let data = [
             ("action", "marked_unhealthy".to_owned()),
             ("reason", detail.clone()),
             ("provider", row.spec.provider.clone()),
         ];
         let event = events::about(row, EventKind::ReconcileAction, data);
-        let transition = Transition::Lost(cause);
+        let transition = Transition::Lost(detail.clone());
         match self.transition(row, transition, vec![event], Durability::Disk).await {
             Ok(after) => {
                 let is_new = after.version == row.version + 1;

@@ -36,8 +36,7 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
     world.delete(&format!("/sandboxes/{destroyed}")).await;
     let lost = world.sandbox().await;
     let row = world.control.get(&SandboxId::parse(&lost).unwrap()).await.unwrap();
-    let cause = Cause::new(CauseKind::WorkerLost, "its worker is silent");
-    let transition = Transition::Lost(cause);
+    let transition = Transition::Lost("its worker is silent".to_owned());
     world
         .store
         .transition(

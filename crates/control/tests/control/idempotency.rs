@@ -277,7 +277,7 @@ async fn a_sandbox_that_was_settled_during_its_launch_is_answered_or_made_anew()
                         world.store.transition(id, generation, transition, vec![], kernel, now);
                     stepped.await.unwrap();
                 };
-                step(row.generation, Transition::Lost(lost.clone())).await;
+                step(row.generation, Transition::Lost(lost.detail.clone())).await;
                 if recovers {
                     let (id, worker) = (&row.spec.id, &row.spec.worker);
                     let now = world.clock.now();
