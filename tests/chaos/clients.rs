@@ -12,6 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 use stacyvm_tests::Reply;
+use stacyvm_types::{
+    Timestamp,
+    time::{Clock, SystemClock},
+};
 
 use crate::{chance::Chance, history::History, http::Caller};
 
@@ -22,6 +26,15 @@ const WANTED: usize = 5;
 const FINISH: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(40);
 const SANDBOXES: &str = "/api/v1/sandboxes";
+
+/// What an extended sandbox has left.
+const LONGER: Duration = Duration::from_secs(40);
+
+/// The deadline that an answer tells of; none is one that never comes.
+fn deadline(said: &Value) -> Timestamp {
+    let text = said["expires_at"].as_str().unwrap_or_default();
+    Timestamp::parse(text).unwrap_or(Timestamp::MAX)
+}
 
 /// What came of a request.
 enum Answer {
@@ -199,7 +212,7 @@ impl Client {
                 if wish.body["provider"] == "native" {
                     self.history.count("spawned with a real runtime");
                 }
-                self.history.spawned(&id, &self.owner);
+                self.history.spawned(&id, &self.owner, deadline(&said));
                 let marking = Some(self.key());
                 self.live.push(Mine { id, marking });
             }
@@ -267,11 +280,19 @@ impl Client {
         let Some(id) = self.live.get(index).map(|mine| mine.id.clone()) else { return };
         let key = self.key();
         let path = format!("{SANDBOXES}/{id}/extend");
-        let body = json!({ "ttl": "40s" });
+        let body = json!({ "ttl": format!("{}s", LONGER.as_secs()) });
+        let at_least = SystemClock.now().saturating_add(LONGER);
         match self.ask("POST", &path, Some(&body), Some(&key)) {
-            Answer::Said(reply) if reply.status == 200 => self.history.count("extended"),
-            Answer::Said(reply) => self.refused("extend", index, &reply),
-            Answer::Later => {}
+            Answer::Said(reply) if reply.status == 200 => {
+                self.history.count("extended");
+                self.history.extended(&id, deadline(&reply.json()));
+            }
+            // Also what is refused may be written down already.
+            Answer::Said(reply) => {
+                self.history.perhaps_extended(&id, at_least);
+                self.refused("extend", index, &reply);
+            }
+            Answer::Later => self.history.perhaps_extended(&id, at_least),
         }
     }
 
@@ -302,6 +323,7 @@ impl Client {
     }
 
     fn destroy(&mut self, id: String) {
+        self.history.unwanted(&id);
         match self.ask("DELETE", &format!("{SANDBOXES}/{id}"), None, None) {
             Answer::Said(reply) if reply.status == 200 => {
                 self.history.count("destroyed");

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use stacyvm_postgres_fixture as postgres;
+use stacyvm_types::Timestamp;
 
 use crate::{
     cluster::{MOST, MOST_OF_ONE, Seat},
@@ -205,7 +206,8 @@ impl Watch {
     pub(crate) fn judge_answers(&self) -> Result<()> {
         let rows = self.query(
             "SELECT id || ' ' || phase || ' ' || COALESCE(cause_kind, '-') || ' ' || \
-             COALESCE(owner, '-') || ' ' || provider FROM sandboxes",
+             COALESCE(owner, '-') || ' ' || provider || ' ' || COALESCE(ended_at_us, 0) \
+             FROM sandboxes",
         )?;
         let rows: BTreeMap<&str, Vec<&str>> = rows
             .iter()
@@ -213,7 +215,8 @@ impl Watch {
             .map(|(id, rest)| (id, rest.split(' ').collect()))
             .collect();
         for (id, told) in self.history.told() {
-            let Some([phase, cause, owner, provider]) = rows.get(id.as_str()).map(Vec::as_slice)
+            let Some([phase, cause, owner, provider, ended]) =
+                rows.get(id.as_str()).map(Vec::as_slice)
             else {
                 self.history.violated(format!("{id} was acknowledged and has no row"));
                 continue;
@@ -224,14 +227,24 @@ impl Watch {
             if *phase == "ended" {
                 self.history.count(&format!("ended: {cause}"));
             }
+            let ended = Timestamp::from_micros(ended.parse().unwrap_or_default());
+            let is_early = *phase == "ended" && ended < told.promised();
             // Those of the mock provider end with their worker's process.
-            if *provider == "native" && !["-", "requested", "expired"].contains(cause) {
-                self.history.violated(format!("{id} has a real runtime and ended with {cause}"));
+            let may_end = match *cause {
+                "requested" => told.unwanted,
+                "expired" => !is_early,
+                _ => !is_early || *provider == "mock",
+            };
+            if !may_end {
+                self.history.violated(format!(
+                    "{id} ({provider}) ended with {cause} at {ended}, promised was {}",
+                    told.promised()
+                ));
             }
             if *phase == "ended" && ["-", "launch_failed", "launch_interrupted"].contains(cause) {
                 self.history.violated(format!("{id} was acknowledged and ended with {cause}"));
             }
-            if *phase != "ended" && told.destroyed.is_some() {
+            if *phase != "ended" && told.destroyed {
                 self.history.violated(format!("{id} was destroyed and is {phase}"));
             }
         }
