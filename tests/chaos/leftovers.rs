@@ -26,7 +26,7 @@ pub(crate) struct Host {
     pub(crate) processes: BTreeMap<u32, String>,
     /// The namespaces that processes are in.
     pub(crate) namespaces: BTreeSet<PathBuf>,
-    /// Mounts that this process sees.
+    /// What is mounted in each of their namespaces of mounts.
     pub(crate) mounts: BTreeSet<String>,
     /// Network devices of this process's network.
     pub(crate) devices: BTreeSet<String>,
@@ -38,13 +38,17 @@ impl Host {
         for (pid, dir) in processes() {
             let line = fs::read(dir.join("cmdline")).unwrap_or_default();
             found.processes.insert(pid, String::from_utf8_lossy(&line).replace('\0', " "));
+            if let Ok(its) = fs::read_link(dir.join("ns/mnt"))
+                && !found.namespaces.contains(&its)
+            {
+                let mounts = fs::read_to_string(dir.join("mountinfo")).unwrap_or_default();
+                found.mounts.extend(mounts.lines().map(|line| format!("{} {line}", its.display())));
+            }
             let namespaces = fs::read_dir(dir.join("ns")).into_iter().flatten().flatten();
             found
                 .namespaces
                 .extend(namespaces.filter_map(|namespace| fs::read_link(namespace.path()).ok()));
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        found.mounts = mounts.lines().map(str::to_owned).collect();
         let devices = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
         found.devices = devices
             .lines()
@@ -52,6 +56,18 @@ impl Host {
             .map(|(device, _)| device.trim().to_owned())
             .collect();
         found
+    }
+
+    /// How much of each there is beyond what was there before.
+    pub(crate) fn more_than(&self, before: &Self) -> [(&'static str, usize); 4] {
+        let more = |now: &BTreeSet<String>, then| now.difference(then).count();
+        let processes = self.processes.keys().filter(|pid| !before.processes.contains_key(*pid));
+        [
+            ("processes", processes.count()),
+            ("namespaces", self.namespaces.difference(&before.namespaces).count()),
+            ("mounts", more(&self.mounts, &before.mounts)),
+            ("network devices", more(&self.devices, &before.devices)),
+        ]
     }
 
     /// What is here and was not there before.

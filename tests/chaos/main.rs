@@ -178,11 +178,11 @@ fn with_cluster(
             history.took("from the last fault to rest", calm_since.elapsed());
             settled?;
             watch.judge_answers()?;
-            let more = Host::now().since(&before);
-            let groups = leftovers::groups(&homes);
-            history.note(&format!("at rest there are {} control groups, {more:#?}", groups.len()));
-            history.held("processes, namespaces and devices at rest", more.len());
-            history.held("control groups at rest", groups.len());
+            // What is there now and must not be at the end.
+            let groups = ("control groups", leftovers::groups(&homes).len());
+            for (what, number) in Host::now().more_than(&before).into_iter().chain([groups]) {
+                history.held(&format!("{what} at rest"), number);
+            }
             clear(&caller, &watch)?;
             for panic in cluster.panics() {
                 history.violated(panic);
