@@ -143,10 +143,10 @@ impl Control {
     /// Gives a row whose worker certainly has no runtime of it to another one.
     async fn moved(&self, row: &Sandbox, refused: &BTreeSet<WorkerId>) -> Option<Sandbox> {
         let (id, spec) = (&row.spec.id, &row.spec);
-        let mut next = self.place(spec, refused).chosen;
+        let mut next = self.choose(spec, refused);
         if next.is_none() && self.look_again().await.is_ok() {
             // One that came a moment ago is not known yet.
-            next = self.place(spec, refused).chosen;
+            next = self.choose(spec, refused);
         }
         let next = next?;
         self.store().release_lease(id, &spec.worker, row.generation).await.ok()?;
