@@ -219,10 +219,8 @@ fn with_cluster(
         left
     });
     ensure!(left.is_empty(), "left on the host: {left:#?}");
-    let real = native.then_some("spawned with a real runtime");
-    let done = ["spawned", "ran a command", "extended", "destroyed", "listed"];
-    for what in done.into_iter().chain(real) {
-        ensure!(history.counted(what) > 0, "never {what}");
+    if let Some(deed) = clients::never_done(history, native) {
+        bail!("never {deed}");
     }
     let violations = history.violations();
     if !violations.is_empty() {

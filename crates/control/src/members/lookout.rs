@@ -13,8 +13,7 @@ use tokio::time::Instant;
 
 use super::{Known, View};
 use crate::{
-    Control, Error, Result,
-    events,
+    Control, Error, Result, events,
     jobs::{Job, Progress},
     operations::Act,
 };
