@@ -165,15 +165,14 @@ pub struct Readiness {
     pub store: Result<Duration, String>,
     /// The providers.
     pub providers: Vec<ProviderReport>,
-    /// Whether the server runs sandboxes itself.
-    pub runs_sandboxes: bool,
+    /// Whether this server's own worker can launch; `None` where it runs no sandboxes itself.
+    pub launches: Option<bool>,
 }
 
 impl Readiness {
     /// Whether the store answers and, where the server runs sandboxes itself, at least one provider
     /// can launch. Other workers do not count: their heartbeats reach a server that is ready.
     pub fn is_ready(&self) -> bool {
-        let launches = self.providers.iter().any(|report| report.probe.usable);
-        self.store.is_ok() && (launches || !self.runs_sandboxes)
+        self.store.is_ok() && self.launches != Some(false)
     }
 }
