@@ -32,14 +32,16 @@ use tokio_util::{
 use crate::IS_REMOTE;
 
 pub(crate) const BASE: &str = "/api/v1";
-/// The worker that has the sandboxes, and the server's own.
-pub(crate) const WORKER: &str = if IS_REMOTE { "far" } else { "local" };
-pub(crate) const OWN: &str = if IS_REMOTE { "server" } else { WORKER };
+/// The server's own worker, and the one that has the sandboxes.
+pub(crate) const OWN: &str = "local";
+pub(crate) const WORKER: &str = if IS_REMOTE { FAR } else { OWN };
+const FAR: &str = "far";
 
 pub(crate) struct World {
     pub(crate) addr: SocketAddr,
     pub(crate) control: Control,
     pub(crate) store: Arc<MemoryStore>,
+    pub(crate) mock: Arc<MockProvider>,
     pub(crate) stopping: CancellationToken,
     pub(crate) server: JoinSet<()>,
     /// The worker at a distance, which outlives the server.
@@ -112,18 +114,23 @@ impl World {
     }
 
     pub(crate) async fn with(config: ApiConfig, limits: Limits) -> Self {
+        Self::placed(IS_REMOTE, config, limits).await
+    }
+
+    /// A server whose sandboxes are on its own worker, or on one at a distance.
+    pub(crate) async fn placed(is_remote: bool, config: ApiConfig, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(SystemClock);
         let stopping = config.stopping.clone();
-        let mock: Arc<dyn Provider> =
-            Arc::new(MockProvider::open(&dir.path().join("mock")).unwrap());
+        let mock = Arc::new(MockProvider::open(&dir.path().join("mock")).unwrap());
+        let provider: Arc<dyn Provider> = mock.clone();
         let local = |name: &str, providers: Vec<Arc<dyn Provider>>| {
             let (id, journal) = (WorkerId::parse(name).unwrap(), dir.path().join(name));
             Arc::new(LocalWorker::new(id, providers, "mock", &journal, clock.clone()).unwrap())
         };
-        let (own, far) = match IS_REMOTE {
-            true => (local(OWN, Vec::new()), Some(local(WORKER, vec![mock]))),
-            false => (local(OWN, vec![mock]), None),
+        let (own, far) = match is_remote {
+            true => (local(OWN, Vec::new()), Some(local(FAR, vec![provider]))),
+            false => (local(OWN, vec![provider]), None),
         };
         let keys = Keys { shared: Some(Secret::new("between-both")), ..Keys::default() };
         let keys = Arc::new(KeyRing::of(keys));
@@ -133,7 +140,7 @@ impl World {
         });
         let store = Arc::new(MemoryStore::new());
         let mut settings = Settings::new(own.id().clone(), "mock");
-        if IS_REMOTE {
+        if is_remote {
             settings.runs_sandboxes = false;
             // The worker does not beat again, however long a test takes.
             settings.membership.lease_term = Duration::from_secs(3600);
@@ -141,7 +148,7 @@ impl World {
         let control = Control::new(Parts {
             store: store.clone(),
             fleet: Fleet::new([own as Arc<dyn Worker>]),
-            dial: IS_REMOTE.then_some(dial),
+            dial: is_remote.then_some(dial),
             clock,
             settings,
             tasks: TaskTracker::new(),
@@ -158,7 +165,7 @@ impl World {
         let routes = router(control.clone(), config);
         let drain = Duration::from_secs(5);
         server.spawn(serve_with(listener, routes, stopping.clone(), drain, limits));
-        Self { addr, control, store, stopping, server, _far: far, _dir: dir }
+        Self { addr, control, store, mock, stopping, server, _far: far, _dir: dir }
     }
 
     /// Sends a request and returns once the reply's head is there.

@@ -1,4 +1,6 @@
 //! The tests of `tests/http`, with every sandbox on a worker that the server calls over loopback.
+//! Left out are two files in which no sandbox is reached: `openapi`, the document, and `workers`,
+//! the registry, whose workers the tests make up beside the server's own.
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
@@ -6,6 +8,7 @@
 mod access;
 #[path = "../http/agree.rs"]
 mod agree;
+mod alike;
 #[path = "../http/audit.rs"]
 mod audit;
 #[path = "../http/browsers.rs"]
