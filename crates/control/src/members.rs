@@ -20,6 +20,7 @@ use stacyvm_provider::{self as provider, Capabilities, Error as ProviderError, E
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{
     Beat, EventKind, Offer, Phase, Resources, SandboxId, Timestamp, Transition, WorkerId,
+    full_image_name,
 };
 use tokio::time::Instant;
 
@@ -41,6 +42,8 @@ const ALONE: Duration = Duration::from_secs(10);
 const WAY: Duration = Duration::from_millis(500);
 /// How often the clock is asked for at the start until a longer way has to do.
 const ASKED: u32 = 5;
+/// What a provider can do that launches what was imported only.
+const IMPORTS: &str = "images";
 /// Sandboxes of a lost worker that are marked in one read.
 const PAGE: u32 = 256;
 
@@ -188,7 +191,7 @@ impl Control {
     }
 
     /// Says that this server's own worker lives, which renews its lease.
-    async fn renew(&self) -> Result<()> {
+    pub(crate) async fn renew(&self) -> Result<()> {
         let settings = self.settings();
         let beat = self.own_beat().await?;
         let row = self.store().beat(beat, settings.membership.term, self.now()).await;
@@ -294,8 +297,7 @@ impl Control {
                 id,
                 unfit: row.unfit(now),
                 provider_ready: offer.map(|offer| offer.ready),
-                has_image: new.image == "host"
-                    || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+                has_image: offer.and_then(|offer| has_image(offer, &new.image)),
                 reachable: worker.is_some(),
                 backed_off: members.is_paused(id)
                     || failed_at.is_some_and(|at| at.elapsed() < FIRST_PAUSE),
@@ -361,6 +363,49 @@ impl Control {
     /// What a worker can hold, as far as is known.
     pub(crate) fn capacity_of(&self, worker: &WorkerId) -> Resources {
         self.0.members.view().get(worker).map(|k| k.row.beat.capacity).unwrap_or_default()
+    }
+
+    /// The workers that import images, as far as they were heard of in time or not; and the provider
+    /// of each that does: the default one where it has that.
+    pub(crate) fn importers(&self, is_fresh: bool) -> Vec<(WorkerId, String)> {
+        let (view, now) = (self.0.members.view(), self.now());
+        let imports = |offer: &&Offer| offer.capabilities.iter().any(|name| name == IMPORTS);
+        let of = |(id, known): (&WorkerId, &Known)| {
+            let offers = &known.row.beat.offers;
+            let default = &self.settings().default_provider;
+            let offer = offers.iter().filter(imports).find(|offer| offer.provider == *default);
+            let offer = offer.or_else(|| offers.iter().find(imports))?;
+            (known.row.is_fresh(now) == is_fresh).then(|| (id.clone(), offer.provider.clone()))
+        };
+        view.iter().filter_map(of).collect()
+    }
+
+    /// Whether the worker is known to have the image.
+    pub(crate) fn is_known_to_have(&self, worker: &WorkerId, provider: &str, image: &str) -> bool {
+        let view = self.0.members.view();
+        let mut offers = view.get(worker).into_iter().flat_map(|known| &known.row.beat.offers);
+        offers.any(|offer| offer.provider == provider && offers_image(offer, image))
+    }
+
+    /// An image was imported or removed at a worker, which says so itself with its next heartbeat.
+    pub(crate) fn note_image(
+        &self,
+        worker: &WorkerId,
+        provider: &str,
+        image: &str,
+        is_there: bool,
+    ) {
+        let mut view = self.0.members.view.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = Arc::make_mut(&mut view).get_mut(worker) else { return };
+        let offers = &mut Arc::make_mut(&mut known.row).beat.offers;
+        let Some(offer) = offers.iter_mut().find(|offer| offer.provider == provider) else {
+            return;
+        };
+        let full = full_image_name(image);
+        match is_there {
+            true => offer.images.insert(full.into_owned()),
+            false => offer.images.remove(&*full),
+        };
     }
 
     /// The workers that take something new now.
@@ -612,6 +657,17 @@ impl Control {
             Err(error) => Err(Error::from_store(error)),
         }
     }
+}
+
+/// Whether the image is there; `None` where it needs no import.
+fn has_image(offer: &Offer, image: &str) -> Option<bool> {
+    let imports = image != "host" && offer.capabilities.iter().any(|name| name == IMPORTS);
+    imports.then(|| offers_image(offer, image))
+}
+
+/// Offered names have their tags.
+fn offers_image(offer: &Offer, image: &str) -> bool {
+    offer.images.contains(&*full_image_name(image))
 }
 
 fn unknown_worker(error: store::Error, id: &WorkerId) -> Error {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use stacyvm_admission::Priority;
 use stacyvm_fleet::ProviderReport;
-use stacyvm_provider::{Exit, Program, Size, Stdin};
+use stacyvm_provider::{Exit, ImageRecord, Program, Size, Stdin};
 use stacyvm_types::{ExecId, OwnerId, SandboxId, WorkerId};
 
 use crate::Outlook;
@@ -156,6 +156,25 @@ pub struct Collected {
     pub truncated: bool,
     /// How long it took, as the server saw it.
     pub duration: Duration,
+}
+
+/// An imported image, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The image. Of several workers' the one that was imported last: each was imported by itself,
+    /// and they may differ.
+    pub record: ImageRecord,
+    /// The workers that have it, by id.
+    pub workers: Vec<WorkerId>,
+}
+
+/// Imported images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageList {
+    /// By name.
+    pub images: Vec<Image>,
+    /// The workers that did not say what they have.
+    pub silent: Vec<WorkerId>,
 }
 
 /// Whether the server can do its work.

@@ -5,6 +5,7 @@
 mod death;
 mod drain;
 mod identity;
+mod images;
 mod killed;
 mod once;
 mod replicas;
@@ -42,6 +43,8 @@ const TESTS: &[(&str, Test)] = &[
     ("a_drained_worker_takes_nothing_until_that_is_undone", Anywhere(drain::by_command)),
     ("a_worker_that_stops_says_so_and_adopts_what_ran", Native(drain::by_signal)),
     ("a_server_and_a_worker_show_each_other_who_they_are", Anywhere(identity::mutual)),
+    ("an_image_of_a_workers_own_host_is_launched_there", Native(images::at_the_host)),
+    ("an_image_is_imported_at_a_worker_from_the_server", Native(images::from_the_server)),
     ("an_earlier_workers_heartbeat_and_calls_are_understood", Anywhere(wire::earlier)),
     ("two_servers_on_one_database_reach_each_others_sandboxes", Postgres(replicas::routed)),
     ("a_server_that_takes_no_calls_is_named_in_the_refusal", Postgres(replicas::not_routed)),
