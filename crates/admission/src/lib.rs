@@ -10,5 +10,5 @@ mod place;
 mod queue;
 
 pub use decide::{Decision, Full, OwnerLimits, Policy, Refusal, Request, Usage, decide};
-pub use place::{Candidate, Placement, Rejection, Wanted, place};
+pub use place::{Candidate, Placement, Rejection, Wanted, choose, place};
 pub use queue::{Blocked, Lane, Priority, Queue, Ticket, Weight};

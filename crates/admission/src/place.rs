@@ -86,6 +86,26 @@ impl Placement {
     }
 }
 
+/// How many workers [`choose`] looks at.
+const LOOKED: usize = 32;
+
+/// Chooses as [`place`] does, in a time that does not grow with the workers: it looks at some of
+/// those `likely` that have the image, by position, from one on that the sandbox's own number picks. Of many
+/// workers a few random ones hold an empty one nearly always (Mitzenmacher, "The Power of Two
+/// Choices in Randomized Load Balancing", 2001). `None` when none of those is a good choice: then
+/// somebody has to look at all, and say why.
+pub fn choose<'a>(
+    wanted: &Wanted<'_>,
+    likely: usize,
+    candidate: impl Fn(usize) -> Option<Candidate<'a>>,
+) -> Option<WorkerId> {
+    let first = usize::try_from(spread(wanted.salt) >> 33).ok()?.checked_rem(likely)?;
+    let looked = (0..likely.min(LOOKED)).filter_map(|step| candidate((first + step) % likely));
+    let able = looked.filter(|candidate| rejection(wanted, candidate).is_none());
+    let best = able.min_by(|a, b| compare(wanted, a, b))?;
+    (best.has_image != Some(false) && !best.backed_off).then(|| best.id.clone())
+}
+
 /// Chooses a worker: of those that can take the sandbox, one that did not fail lately before one
 /// that did, then the one that is least full afterwards, then by the sandbox's own number. One
 /// without the image is asked only if none is known to have it, also where it has no room: what was
@@ -187,11 +207,14 @@ const UNLIMITED: u64 = 1_000;
 /// A number that a sandbox and a worker make together (FNV-1a, finished as in MurmurHash3).
 fn draw(salt: u64, id: &WorkerId) -> u64 {
     let bytes = salt.to_le_bytes().into_iter().chain(id.as_str().bytes());
-    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    spread(bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
+    }))
+}
+
+fn spread(number: u64) -> u64 {
+    let number = (number ^ (number >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    number ^ (number >> 33)
 }
 
 /// The operator's sentence, to follow the worker's name.
@@ -345,5 +368,48 @@ mod tests {
             ..able(id)
         };
         assert_eq!(place(&WANTED, [free(&a, 3), free(&b, 2)]).chosen, Some(b));
+    }
+
+    /// R4.4: one of few workers is the same whether all are looked at or those that have the image.
+    #[test]
+    fn a_choice_among_few_is_the_one_among_all() {
+        let ids: Vec<_> = (0..20).map(|number| id(&format!("w{number}"))).collect();
+        let of = |salt: u64, number: usize| Candidate {
+            load: Resources { sandboxes: (salt + number as u64) % 10, ..Resources::default() },
+            backed_off: (salt + number as u64).is_multiple_of(3),
+            has_image: number < 10,
+            ..able(&ids[number])
+        };
+        for salt in 0..200 {
+            let wanted = Wanted { salt, ..WANTED };
+            let all = place(&wanted, (0..20).map(|number| of(salt, number)));
+            assert_eq!(choose(&wanted, 10, |number| Some(of(salt, number))), all.chosen);
+        }
+    }
+
+    /// R4.4: however many there are, a bounded number is looked at, and nobody is chosen whom
+    /// another would be better than for a reason that is no matter of room.
+    #[test]
+    fn a_choice_among_many_looks_at_some_and_takes_a_good_one() {
+        let ids: Vec<_> = (0..1000).map(|number| id(&format!("w{number}"))).collect();
+        let mut times = vec![0_u32; 1000];
+        for salt in 0..4000 {
+            let looked = std::cell::Cell::new(0);
+            let chosen = choose(&Wanted { salt, ..WANTED }, 1000, |number| {
+                looked.set(looked.get() + 1);
+                let backed_off = number.is_multiple_of(2);
+                let refused = number.is_multiple_of(5);
+                Some(Candidate { refused, backed_off, ..able(&ids[number]) })
+            });
+            let chosen = ids.iter().position(|id| Some(id) == chosen.as_ref()).unwrap();
+            assert!(!chosen.is_multiple_of(2) && !chosen.is_multiple_of(5));
+            assert!(looked.get() <= LOOKED);
+            times[chosen] += 1;
+        }
+        let most = times.iter().max().copied();
+        assert!(most < Some(40), "each of 400 is chosen about ten times: {most:?}");
+        let none = |number: usize| Some(Candidate { backed_off: true, ..able(&ids[number]) });
+        assert_eq!(choose(&WANTED, 1000, none), None, "somebody has to look at all");
+        assert_eq!(choose(&WANTED, 0, none), None);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     exec::Exec,
     files::Root,
     limits::{
-        ENDED_BYTES, ENDED_FOR, MAX_CONNECTIONS, MAX_ENDED, MAX_LEFTOVERS, READ_SIZE,
+        ENDED_BYTES, ENDED_FOR, MAX_CONNECTIONS, MAX_ENDED, MAX_LEFTOVERS, READ_SIZE, READER_GRACE,
         READS_PER_TURN,
     },
     poll::{Interest, Poll, Source, Watched},
@@ -60,6 +60,7 @@ pub(crate) struct Agent {
     pub(crate) console: Console,
     pub(crate) connections: BTreeMap<u32, Connection>,
     pub(crate) next_serial: u64,
+    pub(crate) reader_grace: Duration,
     listener: Option<Watched>,
     children: Watched,
     leftovers: BTreeMap<u64, Watched>,
@@ -116,6 +117,7 @@ impl Agent {
             console: Console::default(),
             connections: BTreeMap::new(),
             next_serial: 0,
+            reader_grace: setup.reader_grace.unwrap_or(READER_GRACE),
             listener: None,
             children,
             leftovers: BTreeMap::new(),
@@ -221,7 +223,7 @@ impl Agent {
         match work {
             Work::Follow(serial) => {
                 if let Some(exec) = self.execs.get_mut(&serial) {
-                    exec.detach(key, Instant::now());
+                    exec.detach(key, Instant::now() + self.reader_grace);
                 }
             }
             Work::Dial(dial) => dial.close(&mut self.poll),

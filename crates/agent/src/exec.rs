@@ -16,7 +16,7 @@ use stacyvm_hostkit::{pty, signals};
 use crate::{
     console::Console,
     journal::Journal,
-    limits::{GREETING, JOURNAL, KILL_PAUSE, LAST_OUTPUT, READ_SIZE, READER_GRACE},
+    limits::{GREETING, JOURNAL, KILL_PAUSE, LAST_OUTPUT, READ_SIZE},
     poll::{Interest, Poll, Source, Watched},
     start::Launched,
     stdio::{Output, Stdin},
@@ -35,7 +35,7 @@ struct Reader {
 enum Company {
     /// Someone does, or nobody has vanished yet.
     Followed,
-    /// The last reader vanished then; for a while the command waits for another.
+    /// The last reader vanished; until then the command waits for another.
     Alone(Instant),
     /// Nobody came back: its oldest output gives way.
     Abandoned,
@@ -139,10 +139,11 @@ impl Exec {
         self.company = Company::Followed;
     }
 
-    pub(crate) fn detach(&mut self, key: (u32, StreamId), now: Instant) {
+    /// A reader leaves; if it was the last, another is waited for until then.
+    pub(crate) fn detach(&mut self, key: (u32, StreamId), until: Instant) {
         self.readers.retain(|reader| reader.key != key);
         if self.readers.is_empty() {
-            self.company = Company::Alone(now);
+            self.company = Company::Alone(until);
         }
     }
 
@@ -377,7 +378,7 @@ impl Exec {
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let kill = self.kill.as_ref().map(|(_, at)| *at);
         let alone = match self.company {
-            Company::Alone(since) if !self.is_over() => Some(since + READER_GRACE),
+            Company::Alone(until) if !self.is_over() => Some(until),
             Company::Followed | Company::Alone(_) | Company::Abandoned => None,
         };
         [self.deadline, kill, alone, self.quiet_until].into_iter().flatten().min()
@@ -400,8 +401,8 @@ impl Exec {
                 *at = now + KILL_PAUSE;
             }
         }
-        if let Company::Alone(since) = self.company
-            && since + READER_GRACE <= now
+        if let Company::Alone(until) = self.company
+            && until <= now
         {
             self.company = Company::Abandoned;
         }

@@ -29,7 +29,7 @@ mod text;
 mod tree;
 mod users;
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 /// What the agent is told by whoever launches it.
 #[derive(Default)]
@@ -41,6 +41,9 @@ pub struct Setup {
     /// A descriptor of the root of a procfs instance of this pid namespace, best one that is mounted
     /// nowhere and hides nothing. `None` opens `/proc`.
     pub proc: Option<OwnedFd>,
+    /// How long a command whose journal is full waits for a reader after the last one vanished;
+    /// [`limits::READER_GRACE`] when `None`.
+    pub reader_grace: Option<Duration>,
 }
 
 /// Serves connections on a listening, bound unix socket until the process is killed.

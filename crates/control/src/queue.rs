@@ -357,7 +357,7 @@ impl Control {
         let (mut refused, mut last) = (BTreeSet::new(), None);
         let mut looked = false;
         loop {
-            let Some(worker) = self.place(&new, &refused).chosen else {
+            let Some(worker) = self.choose(&new, &refused) else {
                 if looked {
                     let max = Resources::default();
                     return Err(last.unwrap_or(store::Error::Full(Full::Worker { max })));

@@ -9,6 +9,7 @@ mod images;
 mod killed;
 mod once;
 mod replicas;
+mod rotation;
 mod smoke;
 mod wire;
 mod world;
@@ -45,6 +46,11 @@ const TESTS: &[(&str, Test)] = &[
     ("a_server_and_a_worker_show_each_other_who_they_are", Anywhere(identity::mutual)),
     ("an_image_of_a_workers_own_host_is_launched_there", Native(images::at_the_host)),
     ("an_image_is_imported_at_a_worker_from_the_server", Native(images::from_the_server)),
+    ("a_token_that_is_not_good_is_refused_at_either_end", Anywhere(identity::refused)),
+    ("the_shared_token_is_changed_without_a_refused_request", Anywhere(rotation::shared)),
+    ("the_signing_key_is_changed_without_a_refused_request", Anywhere(rotation::signed)),
+    ("certificates_are_changed_while_both_ends_run", Anywhere(rotation::certificates)),
+    ("a_worker_that_stops_says_so_last", Anywhere(drain::last_word)),
     ("an_earlier_workers_heartbeat_and_calls_are_understood", Anywhere(wire::earlier)),
     ("two_servers_on_one_database_reach_each_others_sandboxes", Postgres(replicas::routed)),
     ("a_server_that_takes_no_calls_is_named_in_the_refusal", Postgres(replicas::not_routed)),

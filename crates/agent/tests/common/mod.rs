@@ -49,6 +49,11 @@ pub(crate) fn namespaces() -> bool {
 impl Sandbox {
     /// Starts an agent, or says why the test is skipped.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with these arguments.
+    pub(crate) async fn start_with(arguments: &[&str]) -> Option<Self> {
         if !namespaces() {
             return None;
         }
@@ -57,6 +62,7 @@ impl Sandbox {
         let agent = Command::new("unshare")
             .args(["--pid", "--mount", "--fork", "--kill-child", "--mount-proc"])
             .arg(env!("CARGO_BIN_EXE_stacyvm-agent"))
+            .args(arguments)
             .arg("--listen")
             .arg(&socket)
             .stdin(Stdio::null())

@@ -132,7 +132,7 @@ impl World {
             true => (local(OWN, Vec::new()), Some(local(FAR, vec![provider]))),
             false => (local(OWN, vec![provider]), None),
         };
-        let keys = Keys { shared: Some(Secret::new("between-both")), ..Keys::default() };
+        let keys = Keys { shared: vec![Secret::new("between-both")], ..Keys::default() };
         let keys = Arc::new(KeyRing::of(keys));
         let dial: Arc<dyn Dial> = Arc::new(HttpDial {
             connect: Arc::new(Tcp),
