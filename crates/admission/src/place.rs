@@ -377,7 +377,7 @@ mod tests {
         let of = |salt: u64, number: usize| Candidate {
             load: Resources { sandboxes: (salt + number as u64) % 10, ..Resources::default() },
             backed_off: (salt + number as u64).is_multiple_of(3),
-            has_image: number < 10,
+            has_image: Some(number < 10),
             ..able(&ids[number])
         };
         for salt in 0..200 {
