@@ -12,7 +12,7 @@ const WAY: Duration = Duration::from_secs(5);
 pub fn patience(method: &str) -> Duration {
     Duration::from_secs(match method {
         method::SPAWN => 80,
-        method::DESTROY => 50,
+        method::DESTROY | method::IMAGE_REMOVE => 50,
         method::FILE_LIST | method::FILE_GLOB | method::FILE_DELETE => 75,
         _ => 20,
     })

@@ -11,6 +11,7 @@
 mod calls;
 mod exec;
 mod files;
+mod here;
 mod ports;
 mod reply;
 mod request;
@@ -41,6 +42,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use here::{answer_here, listen_here};
 pub use tls::Tls;
 
 use request::Asked;
@@ -143,6 +145,7 @@ async fn answered(rpc: Rpc, request: axum::extract::Request) -> Response {
         }
         (method::EXEC | method::EXEC_STREAM, _) => exec::buffered(call).await,
         (method::FILE_WRITE, request::Form::Raw(body)) => files::write(call, body).await,
+        (method::IMAGE_IMPORT, request::Form::Raw(body)) => files::import(call, body).await,
         (method::FILE_READ, request::Form::Answer) => files::read(call, takes_trailers).await,
         (method::DIAL, _) => ports::dial(call, upgrade).await,
         _ => {
