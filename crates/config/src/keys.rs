@@ -413,7 +413,8 @@ static KEYS: &[Key] = &[
         Reload,
         None,
         Some("--worker-token-file"),
-        "A file that holds `auth.worker_token`"
+        "A file that holds `auth.worker_token`; of several, one a line, the first is shown and all \
+         are accepted"
     ),
     key!(
         auth.worker_tokens,

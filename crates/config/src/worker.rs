@@ -150,6 +150,13 @@ impl NameTemplate {
     }
 }
 
+impl NameTemplate {
+    /// Whether each worker has a name of its own.
+    pub(crate) fn names_the_worker(&self) -> bool {
+        self.0.contains(ID)
+    }
+}
+
 impl Default for NameTemplate {
     fn default() -> Self {
         Self(ID.to_owned())

@@ -22,8 +22,9 @@ const MAX_LIST: u64 = 1 << 20;
 /// What lets workers and control planes in at each other, wherever it stands.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerCredentials {
-    /// `auth.worker_token`, or what its file holds.
-    pub token: Option<Secret>,
+    /// `auth.worker_token`, or what its file holds: of several, the first is shown and all are
+    /// accepted.
+    pub shared: Vec<Secret>,
     /// `auth.worker_tokens`, or what their file holds: of several for one worker, the first is
     /// shown and all are accepted.
     pub tokens: BTreeMap<WorkerId, Vec<Secret>>,
@@ -72,9 +73,11 @@ pub(crate) fn read(auth: &Auth) -> (WorkerCredentials, Vec<Note>) {
     let revoked: BTreeSet<_> =
         auth.worker_revoked_token_ids.iter().map(|id| id.0.clone()).collect();
     let credentials = WorkerCredentials {
-        token: files
-            .of("auth.worker_token_file", token.is_some(), &auth.worker_token_file, secret)
-            .or_else(|| token.clone()),
+        shared: files
+            .of("auth.worker_token_file", token.is_some(), &auth.worker_token_file, |path| {
+                list(path, |lines| lines.map(key).collect::<Result<Vec<_>, _>>().and_then(some))
+            })
+            .unwrap_or_else(|| token.iter().cloned().collect()),
         tokens: files
             .of(
                 "auth.worker_tokens_file",
@@ -111,6 +114,10 @@ pub(crate) fn read(auth: &Auth) -> (WorkerCredentials, Vec<Note>) {
             .unwrap_or(revoked),
     };
     (credentials, files.0)
+}
+
+fn some(secrets: Vec<Secret>) -> Result<Vec<Secret>, String> {
+    (!secrets.is_empty()).then_some(secrets).ok_or_else(|| "it holds no token".to_owned())
 }
 
 fn key(text: &str) -> Result<Secret, String> {
@@ -195,7 +202,7 @@ mod tests {
             Some(dir.path().join(name))
         };
         let auth = Auth {
-            worker_token_file: at("token", "t1\n"),
+            worker_token_file: at("token", "# the next\nt1\n\nt0\n"),
             worker_tokens_file: at("tokens", "w1=t2\nw1=t4\n"),
             worker_signing_key_file: at("key", "k1\n"),
             worker_signing_keys_file: at("keys", "k2\nk3\n"),
@@ -205,20 +212,26 @@ mod tests {
         assert_eq!(WorkerCredentials::files(&auth).len(), 5);
         let shown = |found: &WorkerCredentials| {
             let text = |secret: &Secret| secret.expose().to_owned();
-            let all =
-                found.token.iter().chain(found.tokens.values().flatten()).chain(&found.signing_key);
+            let own = found.tokens.values().flatten();
+            let all = found.shared.iter().chain(own).chain(&found.signing_key);
             let secrets: Vec<_> = all.chain(&found.signing_keys).map(text).collect();
             (secrets.join(" "), found.revoked.len())
         };
         let first = WorkerCredentials::read(&auth).unwrap();
-        assert_eq!(shown(&first), ("t1 t2 t4 k1 k2 k3".to_owned(), 2));
+        assert_eq!(shown(&first), ("t1 t0 t2 t4 k1 k2 k3".to_owned(), 2));
         at("key", "k9");
         at("revoked", "");
         let second = WorkerCredentials::read(&auth).unwrap();
-        assert_eq!(shown(&second), ("t1 t2 t4 k9 k2 k3".to_owned(), 0));
+        assert_eq!(shown(&second), ("t1 t0 t2 t4 k9 k2 k3".to_owned(), 0));
         at("key", "");
         assert!(
             WorkerCredentials::read(&auth).unwrap_err().contains("auth.worker_signing_key_file")
         );
+        at("key", "k9");
+        for wrong in ["", "# none\n", "t1\ntwo words\n"] {
+            at("token", wrong);
+            let why = WorkerCredentials::read(&auth).unwrap_err();
+            assert!(why.contains("auth.worker_token_file") && !why.contains("words"), "{why}");
+        }
     }
 }

@@ -367,6 +367,9 @@ fn the_check_judges_credentials_limits_and_proxies() {
         let check = checks.iter().find(|check| check.name == name);
         check.map(|check| check.verdict)
     };
+    let listens_at = |at: &str| format!("worker: {{listen_addr: \"{at}\"}}\n");
+    let reached_at =
+        |url: &str| format!("worker: {{listen_addr: \"127.0.0.1:1\", rpc_url: \"{url}\"}}\n");
     let (pass, warn, fail) = (Some(Verdict::Pass), Some(Verdict::Warn), Some(Verdict::Fail));
     let keys =
         |api: &str, admin: &str| format!("auth: {{api_key: {api}, admin_api_key: {admin}}}\n");
@@ -482,6 +485,9 @@ fn the_check_judges_what_is_between_hosts() {
     let worker = |text: &str| format!("worker: {{{text}}}\n");
     let tls = |text: &str| format!("worker: {{rpc_tls: {{{text}}}}}\n");
     let listens = |text: &str| format!("worker: {{listen_addr: \"10.0.0.7:1\"{text}}}\n");
+    let listens_at = |at: &str| format!("worker: {{listen_addr: \"{at}\"}}\n");
+    let reached_at =
+        |url: &str| format!("worker: {{listen_addr: \"127.0.0.1:1\", rpc_url: \"{url}\"}}\n");
     let (pass, warn, fail) = (Some(Verdict::Pass), Some(Verdict::Warn), Some(Verdict::Fail));
     let server = "rpc_tls: {enabled: true, server_cert_file: /c, server_key_file: /k";
     for (text, name, expected) in [
@@ -521,6 +527,33 @@ fn the_check_judges_what_is_between_hosts() {
         (listens(""), "worker.listen_addr", fail),
         (listens(&format!(", {server}}}")), "worker.listen_addr", pass),
         (worker("listen_addr: \"127.0.0.1:1\""), "worker.listen_addr", pass),
+        (listens_at("0.0.0.0:1"), "worker.listen_addr", fail),
+        (listens_at("[::]:1"), "worker.listen_addr", fail),
+        (listens_at("[::ffff:10.0.0.7]:1"), "worker.listen_addr", fail),
+        (listens_at("[::1]:1"), "worker.listen_addr", pass),
+        (reached_at("http://node-7.lan:1"), "worker.rpc_url", fail),
+        (reached_at("http://[2001:db8::7]:1"), "worker.rpc_url", fail),
+        (reached_at("http://localhost.lan"), "worker.rpc_url", fail),
+        (reached_at("http://127.0.0.1:1"), "worker.rpc_url", None),
+        (reached_at("https://node-7.lan:1"), "worker.rpc_url", None),
+        (String::new(), "worker.rpc_tls.enabled", None),
+        (auth("worker_signing_key: A"), "worker.rpc_tls.enabled", fail),
+        (auth("worker_tokens: {w1: A}"), "worker.rpc_tls.enabled", fail),
+        (
+            auth("worker_signing_key: A") + &listens_at("127.0.0.1:1"),
+            "worker.rpc_tls.enabled",
+            None,
+        ),
+        (
+            auth("worker_signing_key: A")
+                + &listens_at("127.0.0.1:1")
+                + "database: {driver: postgres, dsn: \"postgres://db.lan/x\"}\n",
+            "worker.rpc_tls.enabled",
+            fail,
+        ),
+        (tls("enabled: true, server_name: workers.lan"), "worker.rpc_tls.server_name", fail),
+        (tls("enabled: true, server_name: \"{id}.lan\""), "worker.rpc_tls.server_name", None),
+        (worker("control_plane_url: \"http://[2001:db8::1]\""), "worker.control_plane_url", fail),
         (worker("control_plane_url: \"http://box.lan\""), "worker.control_plane_url", fail),
         (worker("control_plane_url: \"https://box.lan\""), "worker.control_plane_url", None),
         (worker("heartbeat_interval: 2m"), "worker.heartbeat_interval", warn),

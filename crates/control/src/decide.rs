@@ -8,8 +8,8 @@ use stacyvm_types::{Cause, CauseKind, Phase, Timestamp};
 
 use crate::sandboxes::expiry_of;
 
-/// How old a row that nobody works on must be before its creation counts as interrupted: longer
-/// than the longest launch.
+/// How long nobody must have said of a row that its start goes on before that counts as interrupted.
+/// Whoever starts it says so every 20 s.
 const CREATING_DEADLINE: Duration = Duration::from_secs(90);
 /// How long after its latest deadline a runtime is certainly gone, whoever was heard meanwhile: a
 /// worker ends each by itself, counting from when it heard of the deadline, which is at most the
@@ -120,7 +120,7 @@ fn decide_creating(row: &Sandbox, seen: Seen, pass: Pass, now: Timestamp) -> Ste
         (Pass::Startup, Seen::Absent | Seen::Present(RuntimeState::Dead)) => {
             interrupted("the server or its host stopped while it was being started or just after")
         }
-        _ if row.created_at.saturating_add(CREATING_DEADLINE) <= now => {
+        _ if row.updated_at.saturating_add(CREATING_DEADLINE) <= now => {
             interrupted("its start was interrupted and nobody finished it")
         }
         _ => Step::Nothing,

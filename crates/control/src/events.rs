@@ -124,11 +124,11 @@ struct Log {
 }
 
 impl Recorder {
-    pub(crate) fn start(parts: &Parts) -> Self {
+    pub(crate) fn start(parts: &Parts, clock: Arc<dyn Clock>) -> Self {
         let (queue, records) = mpsc::channel(QUEUE);
         let log = Log {
             store: parts.store.clone(),
-            clock: parts.clock.clone(),
+            clock,
             signal: Arc::new(watch::Sender::new(0)),
             stopping: parts.stopping.clone(),
         };

@@ -1,7 +1,7 @@
 //! Workers and leases one by one, as others ask for them.
 
 use stacyvm_store as store;
-use stacyvm_types::{Lease, SandboxId, Timestamp, WorkerId};
+use stacyvm_types::{Lease, SandboxId, WorkerId};
 
 use crate::{Control, Error, Member, Result};
 
@@ -16,30 +16,14 @@ impl Control {
     /// a worker last as long as its own, so that one is renewed, for as long as a heartbeat renews
     /// it.
     pub async fn renew_lease(&self, id: &SandboxId, holder: &WorkerId) -> Result<Lease> {
-        let lease = self.held(id, holder).await?;
-        if lease.expires_at == Timestamp::MAX {
-            return Ok(lease);
-        }
-        let row = self.store().worker(holder).await.map_err(Error::from_store)?;
-        let beat = row.ok_or_else(not_held)?.beat;
         let term = self.settings().membership.lease_term;
-        match self.store().beat(beat, Some(term), self.now()).await {
-            Ok(_) => self.held(id, holder).await,
-            Err(store::Error::LeaseHeld) => Err(not_held()),
-            Err(error) => Err(Error::from_store(error)),
-        }
+        let renewed = self.store().renew_lease(id, holder, term, self.now()).await;
+        renewed.map_err(|error| match error {
+            // Also where there is no such sandbox: a worker learns about its own only.
+            store::Error::LeaseLost => {
+                Error::Conflict("lease is not held by worker or has expired".to_owned())
+            }
+            error => Error::from_store(error),
+        })
     }
-
-    async fn held(&self, id: &SandboxId, holder: &WorkerId) -> Result<Lease> {
-        let lease = self.store().lease(id).await.map_err(Error::from_store)?;
-        let now = self.now();
-        lease
-            .filter(|lease| lease.holder == *holder && lease.holds(std::time::Duration::ZERO, now))
-            .ok_or_else(not_held)
-    }
-}
-
-/// Also where there is no such sandbox: a worker learns about its own only.
-fn not_held() -> Error {
-    Error::Conflict("lease is not held by worker or has expired".to_owned())
 }

@@ -106,6 +106,8 @@ struct Inner {
     queue: queue::Queue,
     rules: rules::InForce,
     members: members::Members,
+    /// The store's, as far as it is known here.
+    clock: Arc<dyn Clock>,
     heart: jobs::Wake,
     lookout: jobs::Wake,
     reaper: reaper::Alarm,
@@ -136,7 +138,9 @@ impl Control {
 
     /// The same, with ids and delays from another source of chance than the system's.
     pub fn with_entropy(parts: Parts, entropy: Arc<dyn Entropy>) -> Self {
-        let recorder = events::Recorder::start(&parts);
+        let members = members::Members::default();
+        let clock: Arc<dyn Clock> = Arc::new(members.clock(parts.clock.clone()));
+        let recorder = events::Recorder::start(&parts, clock.clone());
         let metrics = metrics::OperationMetrics::new(parts.fleet.clone(), parts.clock.clone());
         let inner = Arc::new(Inner {
             rules: rules::InForce::new(parts.settings.rules.clone()),
@@ -146,7 +150,8 @@ impl Control {
             spawning: claims::Claims::default(),
             settling: claims::Claims::default(),
             recorder,
-            members: members::Members::default(),
+            members,
+            clock,
             heart: jobs::Wake::default(),
             lookout: jobs::Wake::default(),
             reaper: reaper::Alarm::default(),
@@ -189,6 +194,6 @@ impl Control {
     }
 
     fn now(&self) -> stacyvm_types::Timestamp {
-        self.0.members.corrected(self.0.parts.clock.now())
+        self.0.clock.now()
     }
 }

@@ -158,6 +158,11 @@ impl Control {
 
     /// Ends the row of a sandbox whose worker was lost for so long that the runtime has ended.
     pub(crate) async fn conclude(&self, row: &Sandbox) -> Result<()> {
+        let lease = self.store().lease(&row.spec.id).await.map_err(Error::from_store)?;
+        if lease.is_some_and(|lease| lease.holds(Duration::ZERO, self.now())) {
+            // It was heard of since this server looked, and can be asked.
+            return Ok(());
+        }
         let reason = "its worker was not heard of, and has ended it by itself by now".to_owned();
         let mut attempt = self.attempt(Act::Change("reconcile.action"), "marked_destroyed");
         attempt.concerns(row);

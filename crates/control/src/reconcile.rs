@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use stacyvm_provider::{ErrorKind, Runtime};
-use stacyvm_store::{Durability, Sandbox};
+use stacyvm_store::{self as store, Durability, Sandbox};
 use stacyvm_types::{CauseKind, EventKind, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::{
     task::JoinHandle,
@@ -265,8 +265,10 @@ impl Control {
     }
 
     async fn look(&self, worker: &WorkerId, provider: &str, id: &SandboxId) -> Seen {
-        if self.lost_since(worker).is_some() {
-            return Seen::NoWorker;
+        match self.surely_lost_since(worker).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return Seen::NoWorker,
+            Err(_) => return Seen::Unknown,
         }
         let Ok(worker) = self.0.parts.fleet.worker(worker) else {
             return Seen::Unknown;
@@ -305,6 +307,10 @@ impl Control {
                 let (id, worker) = (&row.spec.id, &row.spec.worker);
                 let lease = self.store().acquire_lease(id, worker, Duration::ZERO, self.now());
                 row.generation = lease.await.map_err(Error::from_store)?.generation;
+                // Its worker has to know before anybody may rely on it: from then on it refuses
+                // what was sent before the loss and is still on its way. And it may have missed
+                // that the deadline was moved.
+                self.tell_deadline(&row, row.spec.expires_at).await?;
                 Transition::Recovered
             }
             Step::Lose(why) => Transition::Lost(why),
@@ -318,9 +324,11 @@ impl Control {
         if transition == Transition::Started {
             news.push(events::about(&row, EventKind::SandboxRunning, []));
         }
-        self.transition(&row, transition, news, Durability::Disk)
-            .await
-            .map_err(Error::from_store)?;
+        match self.transition(&row, transition, news, Durability::Disk).await {
+            // The worker was heard of since this server looked.
+            Err(store::Error::LeaseHeld) => return Ok(()),
+            done => done.map_err(Error::from_store)?,
+        };
         self.audit_reconciled(&row, action, reason).await;
         Ok(())
     }

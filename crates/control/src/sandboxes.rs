@@ -1,6 +1,6 @@
 //! Spawning, reading, extending and destroying sandboxes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, future::pending, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use stacyvm_provider::{self as provider, ErrorKind, LaunchSpec, Outcome, failpoint};
@@ -9,6 +9,7 @@ use stacyvm_types::{
     Cause, CauseKind, EventKind, Operation, Phase, SandboxId, Timestamp, Transition, WorkerId,
     format_duration,
 };
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,6 +27,8 @@ use crate::{
 const PRUNE_WIDTH: usize = 32;
 /// Expired sandboxes that one round of a prune looks at.
 const PRUNE_BATCH: u32 = 256;
+/// How often a start says that it goes on: some times may fail before it is taken for interrupted.
+const STARTS_AGAIN: Duration = Duration::from_secs(20);
 /// Workers that a spawn tries after the first.
 const MOVES: usize = 3;
 
@@ -89,12 +92,34 @@ impl Control {
         attempt.concerns(&row);
         failpoint!(failpoints::SPAWN_ADMITTED);
         // The disk is waited for beside the launch, and nothing is answered before it.
-        let launch = self.launch(&row, &setup, &claim);
+        let launch = async {
+            tokio::select! {
+                biased;
+                launched = self.launch(&row, &setup, &claim) => launched,
+                never = self.keep_creating(&row.spec.id) => match never {},
+            }
+        };
         let (synced, launched) = tokio::join!(biased; self.store().sync(), launch);
         let running = launched?;
         match synced {
             Ok(()) => Ok(running),
             Err(error) => Err(self.sync_failed(&running, error).await),
+        }
+    }
+
+    /// Says for as long as a start goes on that it does: a template may take much longer to set up
+    /// than other servers wait before they take a start for interrupted.
+    async fn keep_creating(&self, id: &SandboxId) -> Infallible {
+        loop {
+            sleep(STARTS_AGAIN).await;
+            match self.store().still_creating(id, self.now()).await {
+                Ok(_) => {}
+                // Somebody ended it, which the start finds out by itself.
+                Err(store::Error::WrongPhase(_) | store::Error::NotFound) => {
+                    return pending().await;
+                }
+                Err(error) => tracing::debug!(%error, "it is not told that a start goes on"),
+            }
         }
     }
 
@@ -330,7 +355,7 @@ impl Control {
     /// an expired sandbox refuses at its deadline and not when somebody gets round to ending it.
     pub(crate) async fn usable(&self, id: &SandboxId) -> Result<Sandbox> {
         let mut row = self.get(id).await?;
-        if let Some(since) = self.lost_since(&row.spec.worker) {
+        if let Some(since) = self.surely_lost_since(&row.spec.worker).await? {
             // Before anybody got round to marking it.
             let detail = format!("its worker {} was not heard of since {since}", row.spec.worker);
             row.phase = Phase::Unhealthy(Cause::new(CauseKind::WorkerLost, detail));
@@ -499,7 +524,7 @@ impl Control {
     }
 
     /// Tells a sandbox's worker, which ends it by itself, that it may live until then.
-    async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
+    pub(crate) async fn tell_deadline(&self, row: &Sandbox, until: Timestamp) -> Result<()> {
         let remaining = until.saturating_since(self.now());
         let (provider, id) = (&row.spec.provider, &row.spec.id);
         let told = match self.worker_of(row).await {

@@ -53,6 +53,23 @@ pub(crate) fn after_change(world: &World, row: &Sandbox) {
     check(world, "every_end_has_a_true_cause", every_end_has_a_true_cause(world, row));
 }
 
+/// A row became unhealthy.
+pub(crate) fn after_loss(world: &World, row: &Sandbox) {
+    check(world, "a_loss_is_true", lease_has_lapsed(world, row));
+}
+
+/// A worker took a call under this generation; `row` is what the row was when it arrived there.
+pub(crate) fn after_call(world: &World, row: &Sandbox, generation: Generation) {
+    let id = &row.spec.id;
+    let held = if row.phase == Phase::Running && generation < row.generation {
+        let (call, newest) = (generation.0, row.generation.0);
+        Err(format!("a call of generation {call} reached {id}, which runs under {newest}"))
+    } else {
+        Ok(())
+    };
+    check(world, "a_fenced_call_is_refused", held);
+}
+
 /// Something was committed.
 pub(crate) fn after_commit(world: &World) {
     check(world, "events_are_gap_free", events_are_gap_free(world));
@@ -87,6 +104,17 @@ fn no_runtime_without_a_place(world: &World, id: &SandboxId) -> Held {
         Some(row) if row.phase.is_live() => Ok(()),
         Some(row) => Err(format!("{id} runs and its row is {}", row.phase.as_str())),
         None => Err(format!("{id} runs and has no row")),
+    }
+}
+
+/// Who takes a sandbox for lost may have looked at the registry long ago.
+fn lease_has_lapsed(world: &World, row: &Sandbox) -> Held {
+    let lease = world.store().lease(&row.spec.id).now_or_never().and_then(Result::ok).flatten();
+    match lease {
+        Some(lease) if lease.holds(Duration::ZERO, world.now()) => {
+            Err(format!("{} is taken for lost, and {} holds it", row.spec.id, lease.holder))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use stacyvm_worker::LocalWorker;
 use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
+    invariants,
     node::Life,
     plant::Plant,
     server::{Daemon, Host},
@@ -91,6 +92,23 @@ impl Path {
             );
         }
         generation
+    }
+
+    /// Lets the worker take a call that only the owner of a sandbox may make.
+    async fn as_owner<T>(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let row = self.world.row(id).filter(|row| row.spec.worker == *self.host.id());
+        let result = call.await;
+        if result.is_ok()
+            && let Some(row) = row
+        {
+            invariants::after_call(&self.world, &row, generation);
+        }
+        result
     }
 
     /// A call, from its caller to the worker and back.
@@ -204,9 +222,11 @@ impl Worker for SimLink {
         let (provider, id) = (provider.to_owned(), id.clone());
         let path = self.path.clone();
         let work: Work<_> = Arc::new(move |worker| {
-            let (provider, id) = (provider.clone(), id.clone());
-            let generation = path.shown(generation);
-            Box::pin(async move { worker.destroy(&provider, &id, generation).await })
+            let (provider, id, path) = (provider.clone(), id.clone(), path.clone());
+            let shown = path.shown(generation);
+            Box::pin(async move {
+                path.as_owner(&id, generation, worker.destroy(&provider, &id, shown)).await
+            })
         });
         self.path.call("destroy", DESTROY, work).await
     }
@@ -244,12 +264,14 @@ impl Worker for SimLink {
         generation: Generation,
         remaining: Duration,
     ) -> Result<()> {
-        let (provider, id) = (provider.to_owned(), id.clone());
+        let (provider, id, path) = (provider.to_owned(), id.clone(), self.path.clone());
         let work: Work<_> = Arc::new(move |worker| {
-            let (provider, id) = (provider.clone(), id.clone());
-            Box::pin(
-                async move { worker.set_deadline(&provider, &id, generation, remaining).await },
-            )
+            let (provider, id, path) = (provider.clone(), id.clone(), path.clone());
+            let shown = path.shown(generation);
+            Box::pin(async move {
+                let told = worker.set_deadline(&provider, &id, shown, remaining);
+                path.as_owner(&id, generation, told).await
+            })
         });
         self.path.call("set_deadline", ASK, work).await
     }
@@ -290,10 +312,15 @@ impl LinkGuest {
         begin: impl Fn(Arc<dyn Guest>) -> BoxFuture<'static, Result<Exec>> + Send + Sync + 'static,
     ) -> Result<Exec> {
         let (provider, id, generation) = (self.provider.clone(), self.id.clone(), self.generation);
-        let begin = Arc::new(begin);
+        let (begin, path) = (Arc::new(begin), self.path.clone());
         let work: Work<_> = Arc::new(move |worker| {
             let (provider, id, begin) = (provider.clone(), id.clone(), begin.clone());
-            Box::pin(async move { begin(worker.guest(&provider, &id, generation).await?).await })
+            let path = path.clone();
+            let shown = path.shown(generation);
+            Box::pin(async move {
+                let guest = worker.guest(&provider, &id, shown);
+                begin(path.as_owner(&id, generation, guest).await?).await
+            })
         });
         let mut exec = self.path.call(name, ASK, work).await?;
         let path = self.path.clone();

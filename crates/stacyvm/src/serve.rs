@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     chain, cluster, data_dir, failed, logging, native,
-    reload::Reload,
+    reload::{self, Reload},
     settings::{self, SettingArgs},
     stop::StopSignals,
     telemetry::{self, Traces},
@@ -64,7 +64,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, Failure> {
     if let Some(traces) = &traces {
         traces.send_on(runtime.handle());
     }
-    let reload = Reload::new(args.settings, loaded, levels);
+    let flags = args.settings;
+    let reload = Reload::new(move || flags.sources(), loaded, levels, reload::of_server);
     let port_file = args.port_file.as_deref();
     let result =
         runtime.block_on(wired(&config, &credentials, port_file, reload, &data_dir, spawner));
@@ -162,7 +163,14 @@ async fn wired(
         let mut reload = reload;
         loop {
             hangups.next().await;
-            reload.run(&control, &access, &worker_keys);
+            reload.run(|read| {
+                worker_keys.replace(settings::worker_keys(&read.config.auth))?;
+                control.set_rules(settings::rules(&read.config));
+                if access.replace_operator_keys(&settings::operator_keys(&read.credentials)) {
+                    tracing::info!("the operator's keys are new ones");
+                }
+                Ok(())
+            });
         }
     };
     tokio::select! {

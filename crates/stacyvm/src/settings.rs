@@ -7,8 +7,8 @@ use stacyvm_admission::Policy;
 use stacyvm_api::{AccessSettings, Authentication, KeyBy, OperatorKeys, RateLimit};
 use stacyvm_cli::{ExitStatus, Failure, escape::escape};
 use stacyvm_config::{
-    self as config, Asked, Auth, Config, Credentials, Defaults, Loaded, Raw, Refused, Secret,
-    Sources, WorkerCredentials, Written,
+    self as config, Asked, Auth, Config, Credentials, Defaults, Loaded, Raw, Secret, Sources,
+    WorkerCredentials, Written,
 };
 use stacyvm_control::{Membership, Overflow, Retention, Rules, Settings};
 use stacyvm_fleet::identity::{self, Keys, Load};
@@ -89,7 +89,8 @@ impl SettingArgs {
         .collect()
     }
 
-    fn sources(&self) -> Sources {
+    /// All of them.
+    pub(crate) fn sources(&self) -> Sources {
         Sources { flags: self.flags(), ..sources(self.config.clone()) }
     }
 }
@@ -108,11 +109,6 @@ pub(crate) fn sources(file: Option<PathBuf>) -> Sources {
         env: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
         flags: Vec::new(),
     }
-}
-
-/// Reads all of it again, whatever was read before.
-pub(crate) fn read(args: &SettingArgs) -> Result<Loaded, Refused> {
-    stacyvm_config::load(&args.sources())
 }
 
 /// The settings, or every problem with them.
@@ -210,7 +206,7 @@ pub(crate) fn worker_keys(auth: &Auth) -> Load<Keys> {
 pub(crate) fn keys_of(found: &WorkerCredentials) -> Keys {
     let secret = |secret: &Secret| identity::Secret::new(secret.expose());
     Keys {
-        shared: found.token.as_ref().map(secret),
+        shared: found.shared.iter().map(secret).collect(),
         tokens: found
             .tokens
             .iter()

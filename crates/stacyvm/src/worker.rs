@@ -20,7 +20,10 @@ use tokio::{signal::unix::SignalKind, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    chain, cluster, data_dir, failed, logging, native, serve, settings, stop::StopSignals,
+    chain, cluster, data_dir, failed, logging, native,
+    reload::{self, Reload},
+    serve, settings,
+    stop::StopSignals,
     worker_token,
 };
 
@@ -40,7 +43,7 @@ enum WorkerCommand {
     Token(worker_token::TokenArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The file with the settings; otherwise the first that exists of ./stacyvm.yaml and
     /// ~/.stacyvm/config.yaml [env: STACYVM_CONFIG]
@@ -142,9 +145,9 @@ pub(crate) fn worker(
 
 fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     let loaded = settings::loaded(&args.sources())?;
-    let config = loaded.config;
+    let mut config = loaded.config.clone();
     let (format, level) = (config.logging.format, config.logging.level.as_str());
-    logging::start(format, level, None);
+    let levels = logging::start(format, level, None);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -162,8 +165,15 @@ fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
         config::Provider::Native => Some(native::spawner()?),
         config::Provider::Mock => None,
     };
+    if args.once {
+        // It is there to be named, and starts nothing.
+        config.worker.listen_addr = None;
+        config.defaults.pool_size.0 = 0;
+    }
+    let flags = args.clone();
+    let reload = Reload::new(move || flags.sources(), loaded, levels, reload::of_worker);
     let runtime = crate::runtime()?;
-    let result = runtime.block_on(wired(&config, &data_dir, spawner, args.once));
+    let result = runtime.block_on(wired(&config, &data_dir, spawner, reload, args.once));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result.map(|()| ExitStatus::OK)
 }
@@ -172,6 +182,7 @@ async fn wired(
     config: &Config,
     data_dir: &std::path::Path,
     spawner: Option<Spawner>,
+    mut reload: Reload,
     once: bool,
 ) -> Result<(), Failure> {
     let mut signals = StopSignals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])
@@ -213,7 +224,13 @@ async fn wired(
     };
     let heart = Heart::new(worker.clone(), facts, Arc::new(control_plane.map_err(failed)?));
     if once {
-        return heart.beat().await.map(drop).map_err(|error| failed(error.to_string()));
+        let heard = heart.beat().await.map(drop).map_err(|error| failed(error.to_string()));
+        stopping.cancel();
+        tasks.close();
+        if timeout(config.worker.shutdown_timeout.0, tasks.wait()).await.is_err() {
+            tracing::warn!("stopping took too long; what was in flight is left");
+        }
+        return heard;
     }
     let heart = Arc::new(heart);
 
@@ -228,18 +245,19 @@ async fn wired(
         ));
         let answered: Arc<dyn Worker> = worker.clone();
         let (tracked, until) = (tasks.clone(), stopping.clone());
-        tasks.spawn(listening.answer(answered, keys, clock, tracked, until, limit));
+        tasks.spawn(listening.answer(answered, keys.clone(), clock, tracked, until, limit));
     }
     let beating = CancellationToken::new();
     let (beats, until) = (heart.clone(), beating.clone());
     let interval = config.worker.heartbeat_interval.0;
-    tasks.spawn(async move { beats.beat_until(until, interval).await });
+    let beats = tasks.spawn(async move { beats.beat_until(until, interval).await });
 
     let signal = loop {
         tokio::select! {
             signal = signals.next() => break signal,
-            // Secrets and certificates are read again when their files change, without being told.
-            _ = hangups.next() => tracing::info!("a worker's settings change with a restart"),
+            _ = hangups.next() => {
+                reload.run(|read| keys.replace(settings::worker_keys(&read.config.auth)));
+            }
         }
     };
     tracing::info!(signal, "stopping; what runs goes on");
@@ -248,8 +266,21 @@ async fn wired(
     if let Err(error) = worker.drain().await {
         tracing::warn!(?error, "the worker does not drain");
     }
-    if let Err(NotHeard::Refused(why) | NotHeard::Away(why)) = heart.beat().await {
-        tracing::warn!(why, "the control plane did not hear that this worker stops");
+    let farewell = async {
+        // A heartbeat that is under way says that the worker is online: it must not arrive later.
+        let _ = beats.await;
+        if let Err(NotHeard::Refused(why) | NotHeard::Away(why)) = heart.beat().await {
+            tracing::warn!(why, "the control plane did not hear that this worker stops");
+        }
+    };
+    tokio::select! {
+        ended = timeout(limit, farewell) => if ended.is_err() {
+            tracing::warn!("the control plane did not hear in time that this worker stops");
+        },
+        _ = signals.next() => {
+            tracing::warn!("stopping at once; what was in flight is left");
+            return Ok(());
+        }
     }
     stopping.cancel();
     tasks.close();

@@ -54,6 +54,31 @@ pub(crate) fn acquire(
     Ok(Lease { holder, generation, expires_at: until })
 }
 
+/// See [`stacyvm_store::Store::renew_lease`].
+pub(crate) fn renew(
+    tx: &mut Tx<'_>,
+    id: &SandboxId,
+    holder: WorkerId,
+    term: Duration,
+    now: Timestamp,
+) -> Result<Lease> {
+    let row = match sandboxes::locked(tx, id) {
+        Err(Error::NotFound) => return Err(Error::LeaseLost),
+        row => row?,
+    };
+    if holder_of(tx, id)?.as_ref() != Some(&holder) {
+        return Err(Error::LeaseLost);
+    }
+    let expires_at = workers::renew(tx, &holder, term, now)?.ok_or(Error::LeaseLost)?;
+    Ok(Lease { holder, generation: row.generation, expires_at })
+}
+
+/// Whether somebody holds the lease of a sandbox now.
+pub(crate) fn is_held(tx: &Tx<'_>, id: &SandboxId, now: Timestamp) -> Result<bool> {
+    let Some(lease) = one(tx, id)? else { return Ok(false) };
+    Ok(lease.holds(Duration::ZERO, tx.time(now)?))
+}
+
 /// See [`stacyvm_store::Store::release_lease`].
 pub(crate) fn release(
     tx: &mut Tx<'_>,

@@ -29,8 +29,10 @@ mod workers;
 /// All statements with their names, for tests that prepare them on a database.
 pub const STATEMENTS: &[(&str, &str)] = sql::ALL;
 
+#[cfg(feature = "callers-clock")]
+pub use postgres::LeaseClock;
 pub use postgres::{
-    DsnError, LeaseClock, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
+    DsnError, OpenError as PostgresOpenError, PostgresStore, check as check_postgres,
 };
 pub use sqlite::{
     CopyError, Existing, OpenError, Report, Restored, SqliteStore, backup, check, restore,

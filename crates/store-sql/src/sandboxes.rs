@@ -9,7 +9,7 @@ use stacyvm_types::{
 
 use crate::{
     db::{Row, Tx, json, one_row, unknown_word},
-    events, quotas, sql,
+    events, leases, quotas, sql,
 };
 
 /// See [`stacyvm_store::Store::admit`].
@@ -84,6 +84,9 @@ pub(crate) fn transition(
     if phase == row.phase {
         return Ok(row);
     }
+    if matches!(phase, Phase::Unhealthy(_)) && leases::is_held(tx, id, now)? {
+        return Err(Error::LeaseHeld);
+    }
     let cause = phase.cause();
     let set = match phase {
         Phase::Creating | Phase::Running | Phase::Paused | Phase::Unhealthy(_) => {
@@ -136,6 +139,19 @@ pub(crate) fn extend(
     events::append(tx, events, now)?;
     row.spec.expires_at = expires_at;
     row.latest_end = row.latest_end.max(expires_at);
+    row.version += 1;
+    row.updated_at = now;
+    Ok(row)
+}
+
+/// See [`stacyvm_store::Store::still_creating`].
+pub(crate) fn still_creating(tx: &mut Tx<'_>, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+    let mut row = locked(tx, id)?;
+    if row.phase != Phase::Creating {
+        return Err(Error::WrongPhase(Box::new(row)));
+    }
+    let query = tx.query(sql::STILL_CREATING).bind(now).bind(id.as_str());
+    one_row(query.bind(row.version).execute()?)?;
     row.version += 1;
     row.updated_at = now;
     Ok(row)

@@ -120,6 +120,9 @@ statements! {
         CASE WHEN latest_end_us < $1 THEN $1 ELSE latest_end_us END, version = version + 1, \
         updated_at_us = $2 WHERE id = $3 AND version = $4";
 
+    STILL_CREATING = "UPDATE sandboxes SET version = version + 1, updated_at_us = $1 \
+        WHERE id = $2 AND version = $3";
+
     TAKE_LEASE = "UPDATE sandboxes SET generation = $1, lease_holder = $2, worker = $2, \
         version = version + 1, updated_at_us = $3 WHERE id = $4 AND version = $5";
     LEASE = "SELECT sandboxes.lease_holder, sandboxes.generation, workers.lease_until_us \
@@ -188,6 +191,7 @@ statements! {
         draining = $6, cordoned = $7, offers = $8, max_sandboxes = $9, max_memory_mb = $10, \
         max_vcpus = $11, lease_until_us = $12, heartbeat_at_us = $13, created_at_us = $14, \
         updated_at_us = $15 WHERE id = $1";
+    RENEW_WORKER = "UPDATE workers SET lease_until_us = $1, heartbeat_at_us = $2 WHERE id = $3";
     CORDON = "UPDATE workers SET cordoned = $1, updated_at_us = $2 \
         WHERE id = $3 AND cordoned <> $1";
     DELETE_WORKER = "DELETE FROM workers WHERE id = $1";
@@ -380,6 +384,8 @@ mod tests {
             ("TAKE_TURN", 1),
             ("FINISH_TURN", 1),
             ("SET_WORKER", 1),
+            ("RENEW_WORKER", 1),
+            ("STILL_CREATING", 1),
             ("TAKE_PLACE", 1),
             ("GIVE_PLACE_BACK", 1),
             ("FORGET_UNUSED", 1),

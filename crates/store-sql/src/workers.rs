@@ -10,7 +10,7 @@ use stacyvm_store::{Error, Result, Sandbox, WorkerRow};
 use stacyvm_types::{Beat, Offer, Resources, SandboxId, Timestamp, Unfit, WorkerId};
 
 use crate::{
-    db::{Query, Row, Tx, json, unknown_word},
+    db::{Query, Row, Tx, json, one_row, unknown_word},
     quotas, sandboxes, sql,
 };
 
@@ -21,15 +21,17 @@ pub(crate) fn beat(
     term: Option<Duration>,
     now: Timestamp,
 ) -> Result<WorkerRow> {
-    let known = locked(tx, &beat.id)?;
+    let mut known = locked(tx, &beat.id)?;
+    if known.is_none() {
+        let row = WorkerRow::first_heard(beat.clone(), term, tx.time(now)?);
+        if write(tx.query(sql::INSERT_WORKER), &row)?.execute()? == 1 {
+            return Ok(row);
+        }
+        // Two at once: the other one was first, perhaps with an earlier word of the same worker.
+        known = locked(tx, &beat.id)?;
+    }
     let now = tx.time(now)?;
-    let Some(known) = known else {
-        let row = WorkerRow::first_heard(beat, term, now);
-        // Two at once: the second is refused, as if it had come later under another instance.
-        let inserted = write(tx.query(sql::INSERT_WORKER), &row)?.execute()?;
-        return if inserted == 0 { Err(Error::LeaseHeld) } else { Ok(row) };
-    };
-    let row = known.heard(beat, term, now).ok_or(Error::LeaseHeld)?;
+    let row = known.and_then(|known| known.heard(beat, term, now)).ok_or(Error::LeaseHeld)?;
     write(tx.query(sql::SET_WORKER), &row)?.execute()?;
     Ok(row)
 }
@@ -106,6 +108,25 @@ pub(crate) fn capacity(tx: &Tx<'_>, id: &WorkerId, now: Timestamp) -> Result<Res
         return Err(Error::Unfit(Unfit::Stale));
     }
     if drains { Err(Error::Unfit(Unfit::Draining)) } else { Ok(capacity) }
+}
+
+/// Renews the lease of a worker that holds it, and says until when it holds then. `None` where it has
+/// lapsed, or nobody of that name is registered.
+pub(crate) fn renew(
+    tx: &Tx<'_>,
+    id: &WorkerId,
+    term: Duration,
+    now: Timestamp,
+) -> Result<Option<Timestamp>> {
+    let Some(known) = locked(tx, id)? else { return Ok(None) };
+    let now = tx.time(now)?;
+    if !known.is_fresh(now) {
+        return Ok(None);
+    }
+    let WorkerRow { lease_until, heartbeat_at, .. } = known.renewed(term, now);
+    let query = tx.query(sql::RENEW_WORKER).bind(lease_until).bind(heartbeat_at);
+    one_row(query.bind(id.as_str()).execute()?)?;
+    Ok(Some(lease_until))
 }
 
 /// Until when the worker's lease holds; nobody of that name is registered.

@@ -97,7 +97,8 @@ pub trait Store:
     /// Checked in this order: an unknown sandbox is [`Error::NotFound`]; a `generation` that is not
     /// the sandbox's own, because a newer one exists, is [`Error::Fenced`]; an end for its time
     /// before its deadline, which was moved meanwhile, is [`Error::WrongPhase`]; a transition that the
-    /// phase refuses is [`Error::Refused`]. Returns the row after, which is then as durable as
+    /// phase refuses is [`Error::Refused`]; a loss while the lease of its holder holds, which was
+    /// heard of meanwhile, is [`Error::LeaseHeld`]. Returns the row after, which is then as durable as
     /// `durability` says, also when nothing was left to change.
     async fn transition(
         &self,
@@ -119,6 +120,11 @@ pub trait Store:
         now: Timestamp,
     ) -> Result<Sandbox>;
 
+    /// Says that a sandbox is still being started, so that nobody takes its start for interrupted:
+    /// `updated_at` is `now` from then on, and nothing else of it changes. One that is not `Creating` is
+    /// [`Error::WrongPhase`], an unknown one [`Error::NotFound`].
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox>;
+
     /// Takes or takes over the lease: free, held by `holder` already, or lapsed for at least
     /// `fence`, the time after which its holder has ended the runtime by itself. Raises the
     /// generation, and with it the row's version; the sandbox is the holder's from then on, and its
@@ -131,6 +137,18 @@ pub trait Store:
         id: &SandboxId,
         holder: &WorkerId,
         fence: Duration,
+        now: Timestamp,
+    ) -> Result<Lease>;
+
+    /// Renews the lease for `term` from now on, and never for less than it has: with it the holder's
+    /// own, and so those of all its sandboxes, and it counts as heard of. Nothing that it said of
+    /// itself changes. `holder` not holding it, or no longer, or an unknown sandbox is
+    /// [`Error::LeaseLost`].
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
         now: Timestamp,
     ) -> Result<Lease>;
 

@@ -132,6 +132,10 @@ impl State {
         if phase == row.phase {
             return Ok(row.clone());
         }
+        if matches!(phase, Phase::Unhealthy(_)) && self.holds(id, now) {
+            return Err(Error::LeaseHeld);
+        }
+        let row = self.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
         row.phase = phase;
         row.version += 1;
         row.updated_at = now;
@@ -199,6 +203,26 @@ impl State {
         row.updated_at = now;
         self.leases.insert(id.clone(), holder.clone());
         self.lease(id).ok_or(Error::NotFound)
+    }
+
+    fn renew_lease(
+        &mut self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        if self.leases.get(id) != Some(holder) || !self.holds(id, now) {
+            return Err(Error::LeaseLost);
+        }
+        let worker = self.workers.get_mut(holder).ok_or(Error::LeaseLost)?;
+        *worker = worker.clone().renewed(term, now);
+        self.lease(id).ok_or(Error::LeaseLost)
+    }
+
+    /// Whether somebody holds the lease at this instant.
+    fn holds(&self, id: &SandboxId, now: Timestamp) -> bool {
+        self.lease(id).is_some_and(|lease| lease.holds(Duration::ZERO, now))
     }
 
     fn lease(&self, id: &SandboxId) -> Option<Lease> {
@@ -280,6 +304,27 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<Lease> {
         self.state().acquire_lease(id, holder, fence, now)
+    }
+
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+        let mut state = self.state();
+        let row = state.sandboxes.get_mut(id).ok_or(Error::NotFound)?;
+        if row.phase != Phase::Creating {
+            return Err(Error::WrongPhase(Box::new(row.clone())));
+        }
+        row.version += 1;
+        row.updated_at = now;
+        Ok(row.clone())
+    }
+
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        self.state().renew_lease(id, holder, term, now)
     }
 
     async fn release_lease(

@@ -61,6 +61,13 @@ impl WorkerRow {
         Some(Self { lease_until: until(term, now), heartbeat_at: now, updated_at, beat, ..self })
     }
 
+    /// The row after a renewal of its lease that says nothing else.
+    #[must_use]
+    pub fn renewed(self, term: Duration, now: Timestamp) -> Self {
+        let lease_until = self.lease_until.max(now.saturating_add(term));
+        Self { lease_until, heartbeat_at: now, ..self }
+    }
+
     /// The row of a worker that is heard of for the first time.
     pub fn first_heard(beat: Beat, term: Option<Duration>, now: Timestamp) -> Self {
         Self {

@@ -1,10 +1,16 @@
 //! R5.7: nothing new on a worker; what runs there goes on.
 
-use std::process::Command;
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 use serde_json::json;
-use stacyvm_tests::{Counter, Relay, Server, python, server};
+use stacyvm_tests::{Counter, Relay, Server, python, server, server::wait_for};
 
 use crate::world::{
     Home, LIMIT, Settings, becomes, destroy, generation, heard, id, is, nobody_takes_it, says,
@@ -83,4 +89,52 @@ pub(crate) fn by_signal() -> Result<()> {
     ensure!(before <= generation(&server, "far", &sandbox)?);
     destroy(&server, &sandbox)?;
     is(&server, &worker.id, |row| row["load"]["sandboxes"] == 0)
+}
+
+/// A heartbeat as far as its status, which says whether the worker is draining.
+fn beat(listener: &TcpListener) -> Result<(TcpStream, String)> {
+    let mut stream = wait_for("a heartbeat", LIMIT, || match listener.accept() {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error.into()),
+    })?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let (mut said, mut piece) = (String::new(), [0; 4096]);
+    loop {
+        let count = stream.read(&mut piece)?;
+        ensure!(0 < count, "a heartbeat that ended early: {said}");
+        said.push_str(&String::from_utf8_lossy(&piece[..count]));
+        if let Some((_, rest)) = said.split_once("\"status\":\"")
+            && let Some((status, _)) = rest.split_once('"')
+        {
+            return Ok((stream, status.to_owned()));
+        }
+    }
+}
+
+/// R5.7: a heartbeat that is under way when the worker is told to stop says that it is online. One
+/// that is `draining` comes after it, so that no server goes by the older one.
+pub(crate) fn last_word() -> Result<()> {
+    let home = Home::new()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let settings = Settings { provider: "mock", ..Settings::default() };
+    let mut worker = home.worker_of("far", &url, &settings)?;
+    let (mut first, status) = beat(&listener)?;
+    ensure!(status == "online", "{status}");
+    worker.signal(Signal::TERM)?;
+    wait_for("the signal", LIMIT, || Ok(worker.log().contains("what runs goes on").then_some(())))?;
+    // Not while the first one has no answer.
+    std::thread::sleep(Duration::from_millis(300));
+    let early = listener.accept().err().context("the last word comes before an earlier one")?;
+    ensure!(early.kind() == ErrorKind::WouldBlock, "{early}");
+    first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")?;
+    let (mut last, status) = beat(&listener)?;
+    ensure!(status == "draining", "{status}");
+    last.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")?;
+    let ended = wait_for("the end", LIMIT, || Ok(worker.child.try_wait()?))?;
+    ensure!(ended.success(), "{ended}: {}", worker.log());
+    Ok(())
 }

@@ -1,54 +1,164 @@
 //! R6.5, R6.6: signed tokens and certificates on both ends, as `deploy/` sets them up.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Result, ensure};
-use serde_json::json;
-use stacyvm_tests::{http, python::run};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use stacyvm_tests::{Reply, http, python::run};
 
 use crate::world::{Home, Settings, destroy, says};
 
-fn openssl(dir: &Path, line: &str) -> Result<()> {
-    run(Command::new("openssl").current_dir(dir).args(line.split(' '))).map(drop)
+/// What signs tokens.
+const KEY: &str = "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f";
+
+/// A token of these claims, signed with this key.
+fn claimed(key: &str, claims: &Value) -> String {
+    let head = format!("stacyvm-worker-v1.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("any length");
+    mac.update(head.as_bytes());
+    format!("{head}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
 }
 
-/// An authority `NAME.pem` in `dir`.
-fn authority(dir: &Path, name: &str) -> Result<()> {
-    openssl(
-        dir,
-        &format!(
+/// The claims of a token that `audience` takes: `rpc` or `control-plane`.
+fn claims(worker: &str, audience: &str) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "worker_id": worker, "aud": format!("worker:{audience}"), "jti": "a-token",
+        "scopes": ["worker:heartbeat", "worker:lease", "worker:status"],
+        "iat": now, "exp": now + 300,
+    })
+}
+
+/// A token that `audience` takes.
+pub(crate) fn token(key: &str, worker: &str, audience: &str) -> String {
+    claimed(key, &claims(worker, audience))
+}
+
+fn show(at: SocketAddr, path: &str, worker: &str, token: &str, body: &Value) -> Result<Reply> {
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {at}\r\nX-Worker-ID: {worker}\r\nX-Worker-Token: {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    http::raw(at, head.as_bytes())
+}
+
+/// A call to a worker that changes nothing.
+pub(crate) fn call(at: SocketAddr, worker: &str, token: &str) -> Result<Reply> {
+    let body = json!({"id": "1", "method": "worker.providers", "worker_id": worker});
+    show(at, "/rpc", worker, token, &body)
+}
+
+/// What a worker says to its server that it lives.
+pub(crate) fn heartbeat(at: SocketAddr, worker: &str, token: &str) -> Result<Reply> {
+    show(at, &format!("/api/v1/worker/{worker}/heartbeat"), worker, token, &json!({}))
+}
+
+/// The seven ways in which a token is not good, at either end.
+pub(crate) fn refused() -> Result<()> {
+    let home = Home::new()?;
+    let auth = format!("worker_signing_key: {KEY}, worker_revoked_token_ids: [taken-back]");
+    let settings = Settings { provider: "mock", auth: Some(&auth), ..Settings::default() };
+    let server = home.control_plane("server", &settings)?;
+    let far = home.worker("far", &server, &settings)?;
+    let renew = "/api/v1/worker/far/leases/sb-00000000000000000000/renew";
+    let at_server = |token: &str| show(server.at, renew, "far", token, &json!({}));
+    let at_worker = |token: &str| call(far.at, "far", token);
+    type Shown<'s> = &'s dyn Fn(&str) -> Result<Reply>;
+    // A lease that is not there is a conflict, to those who may ask for it.
+    let sides: [(&str, &str, u16, Shown<'_>); 2] =
+        [("control-plane", "rpc", 409, &at_server), ("rpc", "control-plane", 200, &at_worker)];
+    for (audience, other, good, shown) in sides {
+        let own = claims("far", audience);
+        let now = own["iat"].as_i64().unwrap_or_default();
+        let with = |name: &str, value: Value| {
+            let mut claims = own.clone();
+            claims[name] = value;
+            claimed(KEY, &claims)
+        };
+        let answer = shown(&claimed(KEY, &own))?;
+        ensure!(answer.status == good, "{audience}: {} {}", answer.status, answer.json());
+        let tampered = claimed(KEY, &own).replacen(".ey", ".eyJ3b3JrZXJfaWQiOiJmYXIifQ", 1);
+        let past = json!({"iat": now - 600, "exp": now - 1, "worker_id": "far",
+            "aud": own["aud"], "scopes": own["scopes"]});
+        let mut why = Vec::new();
+        for (what, token) in [
+            ("wrong worker", with("worker_id", json!("other"))),
+            ("wrong audience", with("aud", json!(format!("worker:{other}")))),
+            ("unknown scope", with("scopes", json!(["worker:status", "worker:all"]))),
+            ("expired", claimed(KEY, &past)),
+            ("not yet valid", with("nbf", json!(now + 120))),
+            ("revoked", with("jti", json!("taken-back"))),
+            ("tampered", tampered),
+        ] {
+            let answer = shown(&token)?;
+            ensure!(answer.status == 401, "{audience}, {what}: {}", answer.status);
+            let mut said = answer.json();
+            said.as_object_mut().map(|said| said.remove("request_id"));
+            why.push(said);
+        }
+        why.dedup();
+        ensure!(why.len() == 1, "who guesses learns nothing: {why:?}");
+        // A good one of another scope is known, and opens nothing.
+        let narrow = shown(&with("scopes", json!(["worker:logs"])))?;
+        ensure!(narrow.status == 403, "{audience}: {}", narrow.status);
+    }
+    Ok(())
+}
+
+/// An authority, with the certificates that it issued, in a directory.
+pub(crate) struct Pki(tempfile::TempDir);
+
+impl Pki {
+    /// `ca.pem`, of this name.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let pki = Self(tempfile::tempdir()?);
+        pki.openssl(&format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-             -keyout {name}.key -out {name}.pem -subj /CN={name}"
-        ),
-    )
-}
+             -keyout ca.key -out ca.pem -subj /CN={name}"
+        ))?;
+        Ok(pki)
+    }
 
-/// A certificate for a name, `NAME.pem` with its key.
-fn certificate(dir: &Path, by: &str, name: &str) -> Result<()> {
-    openssl(
-        dir,
-        &format!(
+    /// Where they are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn openssl(&self, line: &str) -> Result<()> {
+        run(Command::new("openssl").current_dir(self.dir()).args(line.split(' '))).map(drop)
+    }
+
+    /// `NAME.pem` with `NAME.key`.
+    pub(crate) fn certificate(&self, name: &str) -> Result<()> {
+        self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key \
              -out {name}.csr -subj /CN={name} -addext subjectAltName=DNS:{name}"
-        ),
-    )?;
-    openssl(
-        dir,
-        &format!(
-            "x509 -req -in {name}.csr -CA {by}.pem -CAkey {by}.key -CAcreateserial -days 2 \
+        ))?;
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
              -copy_extensions copy -out {name}.pem"
-        ),
-    )
+        ))
+    }
 }
 
 pub(crate) fn mutual() -> Result<()> {
-    let (home, files) = (Home::new()?, tempfile::tempdir()?);
-    let dir = files.path();
-    authority(dir, "ca")?;
+    let (home, pki) = (Home::new()?, Pki::new("ca")?);
+    let dir = pki.dir();
     for name in ["far.workers.test", "other.workers.test", "control.test", "stranger.test"] {
-        certificate(dir, "ca", name)?;
+        pki.certificate(name)?;
     }
-    fs::write(dir.join("signing.key"), "5f0c1b7a9e3d42868f6f0a2b7c9d1e4f\n")?;
+    fs::write(dir.join("signing.key"), format!("{KEY}\n"))?;
     let at = |name: &str| dir.join(name).display().to_string();
     let auth = format!("worker_signing_key_file: {}", at("signing.key"));
     let control_plane = |name: &str| {

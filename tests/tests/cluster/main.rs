@@ -8,6 +8,7 @@ mod identity;
 mod killed;
 mod once;
 mod replicas;
+mod rotation;
 mod smoke;
 mod wire;
 mod world;
@@ -42,6 +43,11 @@ const TESTS: &[(&str, Test)] = &[
     ("a_drained_worker_takes_nothing_until_that_is_undone", Anywhere(drain::by_command)),
     ("a_worker_that_stops_says_so_and_adopts_what_ran", Native(drain::by_signal)),
     ("a_server_and_a_worker_show_each_other_who_they_are", Anywhere(identity::mutual)),
+    ("a_token_that_is_not_good_is_refused_at_either_end", Anywhere(identity::refused)),
+    ("the_shared_token_is_changed_without_a_refused_request", Anywhere(rotation::shared)),
+    ("the_signing_key_is_changed_without_a_refused_request", Anywhere(rotation::signed)),
+    ("certificates_are_changed_while_both_ends_run", Anywhere(rotation::certificates)),
+    ("a_worker_that_stops_says_so_last", Anywhere(drain::last_word)),
     ("an_earlier_workers_heartbeat_and_calls_are_understood", Anywhere(wire::earlier)),
     ("two_servers_on_one_database_reach_each_others_sandboxes", Postgres(replicas::routed)),
     ("a_server_that_takes_no_calls_is_named_in_the_refusal", Postgres(replicas::not_routed)),

@@ -1,11 +1,13 @@
 //! R5.9: a server that runs nothing itself, and a worker.
 
+use std::net::{Ipv4Addr, TcpListener};
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use stacyvm_postgres_fixture as postgres;
 use stacyvm_tests::{Worker, host, http};
 
-use crate::world::{Home, Settings, database, destroy, id, is, says, spawn};
+use crate::world::{Home, Settings, database, destroy, id, is, nobody_takes_it, says, spawn};
 
 pub(crate) fn mock() -> Result<()> {
     runs("mock", |_| Ok(()))
@@ -69,7 +71,14 @@ pub(crate) fn once() -> Result<()> {
     let home = Home::new()?;
     let settings = Settings { provider: "mock", ..Settings::default() };
     let server = home.control_plane("server", &settings)?;
-    let said = home.says_once("brief", &server, &settings).context("--once")?;
+    // Whoever listens there is another.
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listens = [format!("listen_addr: {}", taken.local_addr()?)];
+    let own = Settings { worker: &listens, ..settings };
+    let said = home.says_once("brief", &server, &own).context("--once")?;
     ensure!(said.status.success(), "{said:?}");
-    is(&server, "brief", |row| row["status"] == "online" && row["providers"] == json!(["mock"]))
+    is(&server, "brief", |row| row["status"] == "online" && row["providers"] == json!(["mock"]))?;
+    let row = server.get("/api/v1/workers/brief")?.json();
+    ensure!(row["capacity"]["rpc_url"].is_null(), "nobody is sent to it: {row}");
+    nobody_takes_it(&server)
 }

@@ -65,6 +65,11 @@ impl Home {
         self.0.path().join(name).join("data")
     }
 
+    /// Where the process of this name finds its settings.
+    pub(crate) fn settings(&self, name: &str) -> PathBuf {
+        self.0.path().join(name).join("stacyvm.yaml")
+    }
+
     fn write(&self, name: &str, settings: &Settings<'_>) -> Result<String> {
         let dir = self.0.path().join(name);
         fs::create_dir_all(&dir)?;
@@ -82,7 +87,7 @@ impl Home {
         if let Some(dsn) = settings.dsn {
             text.push_str(&format!("database: {{driver: postgres, dsn: \"{dsn}\"}}\n"));
         }
-        let file = dir.join("stacyvm.yaml");
+        let file = self.settings(name);
         fs::write(&file, text)?;
         Ok(format!("--config={}", file.display()))
     }

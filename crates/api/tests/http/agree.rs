@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use stacyvm_store::{Durability, Store as _};
-use stacyvm_types::{Cause, CauseKind, SandboxId, Transition};
+use stacyvm_store::{Durability, Store as _, WorkerStore as _};
+use stacyvm_types::{SandboxId, Transition};
 
 use crate::{
     sockets::{connect, say, until},
@@ -37,6 +37,11 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
     let lost = world.sandbox().await;
     let row = world.control.get(&SandboxId::parse(&lost).unwrap()).await.unwrap();
     let transition = Transition::Lost("its worker is silent".to_owned());
+    let hear = async |term| {
+        let known = world.store.worker(&row.spec.worker).await.unwrap().unwrap();
+        world.store.beat(known.beat, term, row.updated_at).await.unwrap();
+    };
+    hear(Some(Duration::ZERO)).await;
     world
         .store
         .transition(
@@ -49,6 +54,7 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
         )
         .await
         .unwrap();
+    hear(None).await;
     let fine = || json!({"command": "true"});
     let with = |key: &str, value: Value| {
         let mut body = fine();

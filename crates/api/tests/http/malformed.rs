@@ -14,7 +14,7 @@ const WORKERS: &str = "a-worker-token";
 
 /// An open server that lets workers in too.
 async fn world() -> World {
-    let keys = Keys { shared: Some(Secret::new(WORKERS)), ..Keys::default() };
+    let keys = Keys { shared: vec![Secret::new(WORKERS)], ..Keys::default() };
     let config = ApiConfig { worker_keys: Arc::new(KeyRing::of(keys)), ..ApiConfig::default() };
     World::with(config, Limits::default()).await
 }

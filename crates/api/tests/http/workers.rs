@@ -33,7 +33,7 @@ fn id(name: &str) -> WorkerId {
 
 fn keys() -> Keys {
     Keys {
-        shared: Some(Secret::new(SHARED)),
+        shared: vec![Secret::new(SHARED)],
         tokens: [(id("w2"), vec![Secret::new(OWN)])].into(),
         signing: Some(Secret::new(KEY)),
         revoked: BTreeSet::from(["taken-back".to_owned()]),

@@ -7,7 +7,7 @@ use super::{
     access::{MAKE_ONE, weakness},
     check, pass,
 };
-use crate::{config::Config, load::Loaded, problem::Source, secret::Secret};
+use crate::{config::Config, load::Loaded, problem::Source, secret::Secret, values::Driver};
 
 /// A worker that died is missed after three heartbeats.
 const SLOW: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ pub(super) fn checks(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     checks.extend(inline(loaded));
     checks.extend(separation(loaded, strict));
     checks.extend(way(config, strict));
-    checks.extend(tls(config, strict));
+    checks.extend(tls(loaded, strict));
     checks
 }
 
@@ -31,7 +31,7 @@ fn tokens(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let signs = found.signing_key.is_some() || !found.signing_keys.is_empty();
     let listens = loaded.config.worker.listen_addr.is_some();
     let name = "auth.worker_token";
-    vec![match (signs, found.token.is_some(), found.tokens.is_empty()) {
+    vec![match (signs, !found.shared.is_empty(), found.tokens.is_empty()) {
         (true, false, true) => pass(name, "tokens are signed, and good for minutes only"),
         (true, ..) => check(
             name,
@@ -60,7 +60,7 @@ fn tokens(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
 fn strength(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let found = &loaded.credentials.workers;
     let weak = [
-        ("auth.worker_token", found.token.iter().find_map(weakness)),
+        ("auth.worker_token", found.shared.iter().find_map(weakness)),
         ("auth.worker_tokens", found.tokens.values().flatten().find_map(weakness)),
         ("auth.worker_signing_key", found.signing_key.iter().find_map(weakness)),
         ("auth.worker_signing_keys", found.signing_keys.iter().find_map(weakness)),
@@ -127,7 +127,7 @@ fn inline(loaded: &Loaded) -> Vec<Check> {
 fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     let (keys, found) = (&loaded.credentials, &loaded.credentials.workers);
     let of_one = found.tokens.values().flatten();
-    let own = found.token.iter().chain(of_one).chain(&found.signing_key);
+    let own = found.shared.iter().chain(of_one).chain(&found.signing_key);
     let own: Vec<_> = own.chain(&found.signing_keys).map(Secret::expose).collect();
     if own.is_empty() {
         return Vec::new();
@@ -138,8 +138,8 @@ fn separation(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
     // One that a worker has twice is still its own.
     let of_each: Vec<BTreeSet<_>> =
         found.tokens.values().map(|own| own.iter().map(Secret::expose).collect()).collect();
-    let of_all = found.token.as_ref().map(Secret::expose);
-    let count = usize::from(of_all.is_some()) + of_each.iter().map(BTreeSet::len).sum::<usize>();
+    let of_all: BTreeSet<_> = found.shared.iter().map(Secret::expose).collect();
+    let count = of_all.len() + of_each.iter().map(BTreeSet::len).sum::<usize>();
     let tokens: BTreeSet<_> = of_each.into_iter().flatten().chain(of_all).collect();
     let keys_too = found.signing_key.iter().chain(&found.signing_keys);
     let shared = if own.iter().any(|secret| of_people.contains(secret)) {
@@ -169,6 +169,14 @@ fn way(config: &Config, strict: Verdict) -> Vec<Check> {
             "put a proxy that does TLS before the control plane, and use its https address",
         ));
     }
+    if let Some(url) = worker.rpc_url.as_ref().filter(|url| url.is_exposed()) {
+        checks.push(check(
+            "worker.rpc_url",
+            strict,
+            format!("control planes call this worker at {} as plain HTTP", url.as_str()),
+            "set worker.rpc_tls.enabled and its files, and use the https address",
+        ));
+    }
     match worker.listen_addr {
         Some(address) if !address.0.ip().is_loopback() && !worker.rpc_tls.enabled => {
             checks.push(check(
@@ -192,8 +200,18 @@ fn way(config: &Config, strict: Verdict) -> Vec<Check> {
     checks
 }
 
-fn tls(config: &Config, strict: Verdict) -> Vec<Check> {
-    let (worker, tls) = (&config.worker, &config.worker.rpc_tls);
+/// Whether these settings make a server that calls workers, which may be anywhere: one that knows
+/// credentials of workers and is none itself, or shares its database with others.
+fn calls_others(loaded: &Loaded) -> bool {
+    let (config, found) = (&loaded.config, &loaded.credentials.workers);
+    let signs = found.signing_key.is_some() || !found.signing_keys.is_empty();
+    let has_any = signs || !found.shared.is_empty() || !found.tokens.is_empty();
+    let is_shared = config.database.driver == Driver::Postgres;
+    has_any && (is_shared || config.worker.listen_addr.is_none())
+}
+
+fn tls(loaded: &Loaded, strict: Verdict) -> Vec<Check> {
+    let (worker, tls) = (&loaded.config.worker, &loaded.config.worker.rpc_tls);
     let name = "worker.rpc_tls.enabled";
     let files = [
         ("worker.rpc_tls.server_cert_file", tls.server_cert_file.is_some()),
@@ -209,6 +227,12 @@ fn tls(config: &Config, strict: Verdict) -> Vec<Check> {
                 strict,
                 format!("it is false although {file} is set"),
                 "set it to true, or remove the files",
+            )],
+            None if calls_others(loaded) => vec![check(
+                name,
+                strict,
+                "this server calls workers as plain HTTP, on whatever host they are",
+                "set it to true, with ca_file, client_cert_file and client_key_file",
             )],
             None => Vec::new(),
         };
@@ -228,6 +252,14 @@ fn tls(config: &Config, strict: Verdict) -> Vec<Check> {
             _ => "the control plane has no certificate to show",
         };
         checks.push(check(file, strict, why, "name the file"));
+    }
+    if is_control && !tls.server_name.names_the_worker() {
+        checks.push(check(
+            "worker.rpc_tls.server_name",
+            strict,
+            "every worker's certificate is good for every other worker",
+            "put {id} where the name has the worker's id, and issue such certificates",
+        ));
     }
     if tls.insecure_skip_verify {
         checks.push(check(

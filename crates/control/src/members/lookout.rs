@@ -114,15 +114,16 @@ impl Control {
         }
     }
 
-    /// When the next look is worth it: when the first lease lapses that is not renewed, so that a
-    /// lost worker is noticed at once; and soon where other servers change the store too.
+    /// When the next look is worth it: where other servers change the store too soon, and else
+    /// half-way to where the first lease lapses that is known here, because a worker that lives has
+    /// renewed it by then. A lost one is noticed at once, after ever shorter ways.
     fn next_look(&self) -> Duration {
         let shared = self.settings().membership.term.is_some();
-        let longest = if shared { Lookout::PERIOD } else { ALONE };
+        let (longest, part) = if shared { (Lookout::PERIOD, 1) } else { (ALONE, 2) };
         let (view, now) = (self.0.members.view(), self.now());
         let lapses = view.values().map(|known| known.row.lease_until);
         let next = lapses.filter(|until| now < *until).map(|until| until.saturating_since(now));
-        next.min().map_or(longest, |next| next.clamp(Lookout::GAP, longest))
+        next.min().map_or(longest, |next| (next / part).clamp(Lookout::GAP, longest))
     }
 
     /// Marks the sandboxes of a worker whose lease has lapsed. How many were.
@@ -138,7 +139,14 @@ impl Control {
             for row in page {
                 if matches!(row.phase, Phase::Creating | Phase::Running | Phase::Paused) {
                     let detail = format!("its worker {id} was not heard of since {until}");
-                    marked += u64::from(self.lose(&row, detail).await?);
+                    match self.lose(&row, detail).await? {
+                        Loss::Marked => marked += 1,
+                        Loss::SettledBefore => {}
+                        Loss::HeardAgain => {
+                            self.note_returned(id);
+                            return Ok(marked);
+                        }
+                    }
                 }
             }
         }
@@ -147,8 +155,15 @@ impl Control {
         Ok(marked)
     }
 
-    /// Whether the sandbox was marked here, and not by another server or its own end before.
-    async fn lose(&self, row: &Sandbox, detail: String) -> Result<bool> {
+    /// The worker was heard of while its sandboxes were marked: those that were are to be settled.
+    fn note_returned(&self, id: &WorkerId) {
+        let mut returned = self.0.members.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        returned.insert(id.clone());
+        drop(returned);
+        self.wake_reconciler();
+    }
+
+    async fn lose(&self, row: &Sandbox, detail: String) -> Result<Loss> {
         // Where everything stands still there is nothing to lose in between.
         let data = [
             ("action", "marked_unhealthy".to_owned()),
@@ -166,14 +181,24 @@ impl Control {
                     attempt.concerns(&after);
                     attempt.succeeded(detail).await;
                 }
-                Ok(is_new)
+                Ok(if is_new { Loss::Marked } else { Loss::SettledBefore })
             }
             Err(store::Error::Fenced | store::Error::Refused(_) | store::Error::NotFound) => {
-                Ok(false)
+                Ok(Loss::SettledBefore)
             }
+            Err(store::Error::LeaseHeld) => Ok(Loss::HeardAgain),
             Err(error) => Err(Error::from_store(error)),
         }
     }
+}
+
+/// What came of marking a sandbox whose worker was lost.
+enum Loss {
+    Marked,
+    /// Another server or its own end was first.
+    SettledBefore,
+    /// The worker's lease holds: what this server knew of it is old.
+    HeardAgain,
 }
 
 /// The job that says that this server's own worker lives.

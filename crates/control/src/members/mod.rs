@@ -20,12 +20,12 @@ use std::{
 
 use stacyvm_provider::{Error as ProviderError, ErrorKind};
 use stacyvm_store::{NewSandbox, Sandbox, WorkerRow};
-use stacyvm_types::{Resources, Timestamp, WorkerId};
+use stacyvm_types::{Resources, Timestamp, WorkerId, time::Clock};
 use tokio::time::Instant;
 
 pub(crate) use self::lookout::{Heart, Lookout};
 use self::view::{Known, View};
-use crate::Control;
+use crate::{Control, Error, Result};
 
 /// The first pause after a worker failed, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub(crate) struct Members {
     /// Workers that were lost and are heard of again, whose sandboxes are to be settled.
     returned: Mutex<BTreeSet<WorkerId>>,
     /// How far the store's clock is ahead of this process's, in microseconds.
-    ahead: AtomicI64,
+    ahead: Arc<AtomicI64>,
     /// Whether that was found out.
     followed: AtomicBool,
 }
@@ -108,9 +108,23 @@ impl Members {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
     }
 
-    /// The time by the store's clock.
-    pub(crate) fn corrected(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(now.as_micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
+    /// The store's clock, as far as this process knows it by its own.
+    pub(crate) fn clock(&self, own: Arc<dyn Clock>) -> StoreClock {
+        StoreClock { own, ahead: self.ahead.clone() }
+    }
+}
+
+/// What everything that is written down is timed by: this process's clock, corrected by how far the
+/// store's is ahead of it.
+pub(crate) struct StoreClock {
+    own: Arc<dyn Clock>,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock for StoreClock {
+    fn now(&self) -> Timestamp {
+        let own = self.own.now().as_micros();
+        Timestamp::from_micros(own.saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 }
 
@@ -144,6 +158,17 @@ impl Control {
         let view = self.0.members.view();
         let row = &view.get(worker)?.row;
         (!row.is_fresh(self.now())).then_some(row.lease_until)
+    }
+
+    /// The same by the word of the store. What is known here may be older than the last heartbeat,
+    /// and nothing that runs is given up for that.
+    pub(crate) async fn surely_lost_since(&self, worker: &WorkerId) -> Result<Option<Timestamp>> {
+        if self.lost_since(worker).is_none() {
+            return Ok(None);
+        }
+        let row = self.store().worker(worker).await.map_err(Error::from_store)?;
+        let now = self.now();
+        Ok(row.filter(|row| !row.is_fresh(now)).map(|row| row.lease_until))
     }
 
     /// A place was taken on a worker, or given back there.

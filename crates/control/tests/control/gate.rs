@@ -342,6 +342,19 @@ impl Store for GatedStore {
     ) -> Result<Lease> {
         self.synced(self.0.acquire_lease(id, holder, fence, now)).await
     }
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+        let change = self.0.still_creating(id, now);
+        self.with(Durability::Kernel, change).await
+    }
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        self.synced(self.0.renew_lease(id, holder, term, now)).await
+    }
     async fn release_lease(
         &self,
         id: &SandboxId,

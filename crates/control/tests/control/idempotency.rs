@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stacyvm_control::{Caller, Control, Error, ExecRequest, Key, Once, Turn, Verdict};
 use stacyvm_provider::Program;
-use stacyvm_store::{Answer, Durability, Sandbox, Store as _, TemplateFields};
+use stacyvm_store::{Answer, Durability, Sandbox, Store as _, TemplateFields, WorkerStore};
 use stacyvm_types::{Cause, CauseKind, Phase, Transition, WorkerId, time::Clock};
 
 use crate::{
@@ -277,7 +277,14 @@ async fn a_sandbox_that_was_settled_during_its_launch_is_answered_or_made_anew()
                         world.store.transition(id, generation, transition, vec![], kernel, now);
                     stepped.await.unwrap();
                 };
+                let hear = async |term| {
+                    let known = WorkerStore::worker(&*world.store, &row.spec.worker).await;
+                    let (beat, now) = (known.unwrap().unwrap().beat, world.clock.now());
+                    world.store.beat(beat, term, now).await.unwrap();
+                };
+                hear(Some(Duration::ZERO)).await;
                 step(row.generation, Transition::Lost(lost.detail.clone())).await;
+                hear(None).await;
                 if recovers {
                     let (id, worker) = (&row.spec.id, &row.spec.worker);
                     let now = world.clock.now();

@@ -4,11 +4,13 @@
 
 mod admission;
 mod audit;
+mod cluster;
 mod commands;
 mod confined;
 mod fair;
 mod fake;
 mod gate;
+mod heard;
 mod hints;
 mod idempotency;
 mod observe;

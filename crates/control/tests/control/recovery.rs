@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use stacyvm_control::{Control, Error, ExecRequest};
 use stacyvm_provider::Program;
+use stacyvm_store::WorkerStore;
 use stacyvm_types::{CauseKind, EventKind, Phase, SandboxId, Timestamp};
 
 use crate::{
@@ -11,6 +12,10 @@ use crate::{
     gate::Gate,
     world::{Server, World, end_of, image, request, ttl},
 };
+
+fn say(word: &str) -> ExecRequest {
+    ExecRequest::new(Program::Shell(format!("echo {word}")))
+}
 
 /// What a client knows after its calls.
 #[derive(Default)]
@@ -178,9 +183,9 @@ async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
 fn what_a_server_did_not_wait_for_when_it_stopped_is_unavailable() {
     let [servers, clients] = [0, 1].map(|_| tokio::runtime::Runtime::new().unwrap());
     let world = World::new();
-    let server = world.server(&Gate::open());
-    let (control, fake) = (server.control.clone(), &world.fake);
     let mut asked = servers.block_on(async {
+        let server = world.server(&Gate::open());
+        let (control, fake) = (server.control.clone(), &world.fake);
         control.recover().await.unwrap();
         let id = control.spawn(image("stuck")).await.unwrap().spec.id;
         fake.is_stuck.store(true, Ordering::SeqCst);
@@ -272,11 +277,20 @@ async fn a_server_takes_the_place_of_its_former_selves() {
     });
     server.control.recover().await.unwrap();
     let row = server.control.spawn(request()).await.unwrap();
-    let renamed = world.server_with(&Gate::open(), |settings| {
-        settings.worker = stacyvm_types::WorkerId::parse("renamed").unwrap();
-    });
-    renamed.control.join().await.unwrap_err();
-    let former = world.store.as_ref();
-    let former = stacyvm_store::WorkerStore::worker(former, &row.spec.worker).await.unwrap();
-    assert!(!former.unwrap().is_fresh(renamed.control.time()), "its old name has lapsed");
+    let fresh = async |server: &Server| {
+        let now = server.control.time();
+        let workers = WorkerStore::workers(world.store.as_ref()).await.unwrap();
+        let fresh = workers.into_iter().filter(|(row, _)| row.is_fresh(now));
+        fresh.map(|(row, _)| row.beat.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(fresh(&server).await, ["local"]);
+    let renamed = world.server_of("renamed", &Gate::open(), |_| {});
+    renamed.control.join().await.unwrap();
+    assert_eq!(fresh(&renamed).await, ["renamed"], "its old name has lapsed");
+    assert_eq!(row.spec.worker.as_str(), "local");
+    let refused = renamed.control.exec_collect(&row.spec.id, say("x")).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::WrongState { phase: Phase::Unhealthy(_), .. }),
+        "{refused:?}"
+    );
 }

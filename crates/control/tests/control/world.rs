@@ -34,6 +34,7 @@ pub(crate) struct World {
 /// One life of a server.
 pub(crate) struct Server {
     pub(crate) control: Control,
+    pub(crate) worker: Arc<LocalWorker>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }
@@ -60,26 +61,58 @@ impl World {
         gate: &Arc<Gate>,
         change: impl FnOnce(&mut Settings),
     ) -> Server {
-        let id = WorkerId::parse("local").unwrap();
-        let provider = Arc::new(GatedProvider(self.fake.clone(), gate.clone()));
+        self.server_of("local", gate, change)
+    }
+
+    /// As [`World::server_with`], with a worker of this name, over the same runtimes.
+    pub(crate) fn server_of(
+        &self,
+        name: &str,
+        gate: &Arc<Gate>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Server {
+        self.server_over(self.fake.clone(), name, gate, change)
+    }
+
+    /// As [`World::server_of`], on a host of its own.
+    pub(crate) fn server_elsewhere(
+        &self,
+        name: &str,
+        gate: &Arc<Gate>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Server {
+        self.server_over(Arc::default(), name, gate, change)
+    }
+
+    fn server_over(
+        &self,
+        fake: Arc<Fake>,
+        name: &str,
+        gate: &Arc<Gate>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Server {
+        let id = WorkerId::parse(name).unwrap();
+        let provider = Arc::new(GatedProvider(fake, gate.clone()));
         let clock: Arc<dyn Clock> = self.clock.clone();
         let dir = self.dir.path();
+        let dir = &dir.join(name);
         let worker =
             LocalWorker::new(id.clone(), [provider as _], "fake", dir, clock.clone()).unwrap();
+        let worker = Arc::new(worker);
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let mut settings = Settings::new(id, "fake");
         change(&mut settings);
         assert_eq!(settings.problems(), Vec::<String>::new());
         let control = Control::new(Parts {
             store: Arc::new(GatedStore(self.store.clone(), gate.clone(), self.disk.clone())),
-            fleet: Fleet::new([Arc::new(worker) as Arc<dyn Worker>]),
+            fleet: Fleet::new([worker.clone() as Arc<dyn Worker>]),
             dial: None,
             clock,
             settings,
             tasks: tasks.clone(),
             stopping: stopping.clone(),
         });
-        Server { control, tasks, stopping }
+        Server { control, worker, tasks, stopping }
     }
 
     /// A healthy server that has recovered and runs its jobs.

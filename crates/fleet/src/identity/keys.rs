@@ -16,10 +16,11 @@ use super::{
 /// The secrets with which worker credentials are made and checked.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
-    /// The token of every worker that has none of its own.
-    pub shared: Option<Secret>,
-    /// The tokens of single workers. Where there is one, the shared one is not good. Of several,
-    /// the first is shown and all are accepted, so that one follows another without a refused call.
+    /// The tokens of every worker that has none of its own. Of several, the first is shown and all
+    /// are accepted, so that one follows another without a refused call.
+    pub shared: Vec<Secret>,
+    /// The tokens of single workers, in the same way. Where there is one, the shared ones are not
+    /// good.
     pub tokens: BTreeMap<WorkerId, Vec<Secret>>,
     /// What signs, and is accepted.
     pub signing: Option<Secret>,
@@ -32,7 +33,7 @@ pub struct Keys {
 impl Keys {
     /// Whether any credential could be right.
     pub fn is_empty(&self) -> bool {
-        self.shared.is_none() && self.tokens.is_empty() && self.verifying().next().is_none()
+        self.shared.is_empty() && self.tokens.is_empty() && self.verifying().next().is_none()
     }
 
     /// The token that is shown in calls about this worker.
@@ -49,7 +50,7 @@ impl Keys {
     fn configured(&self, worker: &WorkerId) -> &[Secret] {
         match self.tokens.get(worker) {
             Some(own) if !own.is_empty() => own,
-            Some(_) | None => self.shared.as_slice(),
+            Some(_) | None => &self.shared,
         }
     }
 

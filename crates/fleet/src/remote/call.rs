@@ -13,7 +13,7 @@ use stacyvm_types::{Generation, SandboxId};
 use tokio::time::timeout;
 
 use super::link::{Answer, Body, Link, Outgoing, Turn};
-use crate::wire::{self, Fault, Lease, Reply, Request};
+use crate::wire::{self, Fault, Lease, Refusal, Reply, Request};
 
 /// What identifies a reply as this call's.
 #[derive(Debug, Clone)]
@@ -90,12 +90,29 @@ impl Link {
         status: StatusCode,
         text: &[u8],
     ) -> Result<R> {
-        let reply = match serde_json::from_slice::<Reply>(text) {
-            Ok(reply) => reply,
-            Err(_) if !status.is_success() => Reply::default(),
-            Err(error) => return Err(self.nonsense().because(error)),
+        match serde_json::from_slice::<Reply>(text) {
+            Ok(reply) if status.is_success() || !reply.id.is_empty() => {
+                self.result(id, status, reply)
+            }
+            Err(error) if status.is_success() => Err(self.nonsense().because(error)),
+            Ok(_) | Err(_) => Err(self.refused(status, text)),
+        }
+    }
+
+    /// A refusal of somebody who does not know which call it is. Only what a worker says in that
+    /// place is believed: a 404 of another server is no proof that a sandbox is gone.
+    fn refused(&self, status: StatusCode, text: &[u8]) -> Error {
+        let refusal = serde_json::from_slice::<Refusal>(text).ok();
+        let Some(error) = refusal.and_then(|refusal| refusal.error(status)) else {
+            return self.nonsense().because(format!("status {}", status.as_u16()));
         };
-        self.result(id, status, reply)
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let message = format!("worker {} refuses this server's credentials", self.worker());
+                Error::new(ErrorKind::Unavailable, message).because(error)
+            }
+            _ => error,
+        }
     }
 
     /// The same, of a reply that was parsed.
@@ -105,21 +122,11 @@ impl Link {
         status: StatusCode,
         reply: Reply,
     ) -> Result<R> {
-        let is_ours = reply.id == id.0 && reply.worker_id == self.worker().as_str();
-        // What is refused before the envelope is read has no id.
-        let is_nobodys = !status.is_success() && reply.id.is_empty();
-        if !is_ours && !is_nobodys {
+        if reply.id != id.0 || reply.worker_id != self.worker().as_str() {
             return Err(self.nonsense());
         }
         if let Some(error) = Fault::error(&reply, status) {
-            return Err(match status {
-                StatusCode::UNAUTHORIZED => {
-                    let message =
-                        format!("worker {} refuses this server's credentials", self.worker());
-                    Error::new(ErrorKind::Unavailable, message).because(error)
-                }
-                _ => error,
-            });
+            return Err(error);
         }
         let text = reply.result.as_deref().map_or("null", serde_json::value::RawValue::get);
         serde_json::from_str(text).map_err(|error| self.nonsense().because(error))

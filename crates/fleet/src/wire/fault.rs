@@ -1,11 +1,13 @@
 //! Failures that survive the hop.
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use stacyvm_provider::{Error, ErrorKind, Outcome};
 
 use super::Reply;
 
-/// The longest sentence that is taken over from the other end, in bytes.
+/// The longest sentence that is told, or taken over from the other end, in bytes. One that breaks a
+/// body off goes into a trailer as base64, and clients of HTTP take 16 KiB of trailers.
 const MAX_SENTENCE: usize = 4 << 10;
 
 const WORDS: [(ErrorKind, &str); 15] = [
@@ -40,7 +42,7 @@ impl Fault {
         Reply {
             id: id.to_owned(),
             worker_id: worker.to_owned(),
-            error: Some(error.message.clone()),
+            error: Some(sentence(&error.message)),
             kind: word.map(str::to_owned),
             outcome: Some(outcome.to_owned()),
             ..Reply::default()
@@ -62,7 +64,7 @@ impl Fault {
         };
         let judged = judged(status);
         let message = match &reply.error {
-            Some(sentence) => cut(sentence),
+            Some(told) => sentence(told),
             None => format!("the worker answered with status {}", status.as_u16()),
         };
         let mut error = Error::new(kind.unwrap_or(judged.0), message);
@@ -71,9 +73,42 @@ impl Fault {
     }
 }
 
-fn cut(sentence: &str) -> String {
-    let end = sentence.floor_char_boundary(MAX_SENTENCE);
-    sentence.get(..end).unwrap_or_default().to_owned()
+/// One line of a bounded length, whatever a sandbox or the other end made of it.
+pub(crate) fn sentence(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_SENTENCE);
+    let text = text.get(..end).unwrap_or_default();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What a worker answers to a request before it knows which call it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A word for the kind of it.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Refusal {
+    /// The code of a request that cannot be right.
+    pub const BAD: &'static str = "BAD_REQUEST";
+    /// The code of a caller that may not do this.
+    pub const UNAUTHORIZED: &'static str = "UNAUTHORIZED";
+    /// The code of a worker that can take no more.
+    pub const UNAVAILABLE: &'static str = "UNAVAILABLE";
+
+    /// The error that it is, if it is one: nothing was done. Other servers that answer in the place
+    /// of a worker say nothing about what is there, and a proxy may have handed the call on.
+    pub fn error(&self, status: StatusCode) -> Option<Error> {
+        let kind = match (status.as_u16(), &*self.code) {
+            (400, Self::BAD) => ErrorKind::Invalid,
+            (401 | 403, Self::UNAUTHORIZED) | (405, Self::BAD) | (503, Self::UNAVAILABLE) => {
+                ErrorKind::Unavailable
+            }
+            _ => return None,
+        };
+        Some(Error::new(kind, sentence(&self.message)))
+    }
 }
 
 /// The status that a failure is answered with.
@@ -156,6 +191,19 @@ mod tests {
         let error = Fault::error(&Reply::default(), StatusCode::BAD_GATEWAY).unwrap();
         assert_eq!((error.kind, error.outcome), (ErrorKind::Unavailable, Outcome::Unknown));
         assert!(Fault::error(&Reply::default(), StatusCode::OK).is_none());
+    }
+
+    /// A client of HTTP gives up on longer trailers, and the connection with them.
+    #[test]
+    fn the_worst_sentence_of_a_sandbox_fits_a_trailer() {
+        const TRAILERS: usize = 16 << 10;
+        for worst in ["\u{1}", "\"", "\\", "é", "\n", "\u{2028}", "x"] {
+            let error = Error::new(ErrorKind::Internal, worst.repeat(1 << 20));
+            let reply = Fault::reply(&"i".repeat(256), &"w".repeat(64), &error);
+            assert!(!reply.error.as_ref().unwrap().contains(char::is_control));
+            let header = super::super::to_header(&reply).unwrap();
+            assert!(header.len() + 100 < TRAILERS, "{worst:?}: {}", header.len());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use http::HeaderName;
 
 pub use envelope::{Lease, Malformed, Reply, Request, from_header, to_header};
 pub use exec::{EventLine, ExecParams, InputLine, Terminal};
-pub use fault::{Fault, status_of};
+pub use fault::{Fault, Refusal, status_of};
 pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, OfferEntry};
 pub use lines::{LineTooLong, Lines};
 pub use params::{

@@ -25,7 +25,10 @@ pub fn mode_of(text: &str) -> Result<u32> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     match u32::from_str_radix(digits, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
-        _ => Err(invalid(format!("{:?} is not a file mode", text.get(..16).unwrap_or(text)))),
+        _ => {
+            let shown = text.get(..text.floor_char_boundary(16)).unwrap_or_default();
+            Err(invalid(format!("{shown:?} is not a file mode")))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use stacyvm_store::{
     Durability, Error, EventFilter, ExecLog, Include, NewEvent, NewSandbox, Result, Sandbox, Store,
     Template, TemplateChange, memory::MemoryStore,
 };
-use stacyvm_types::{Event, Generation, Lease, SandboxId, Timestamp, Transition, WorkerId};
+use stacyvm_types::{Event, Generation, Lease, Phase, SandboxId, Timestamp, Transition, WorkerId};
 use tokio::time::sleep;
 
 use crate::{chaos, invariants, node::Life, plant::Plant, world::World};
@@ -153,7 +153,18 @@ impl Store for SimStore {
         {
             return Ok(before);
         }
-        let change = self.truth().transition(id, generation, transition, events, durability, now);
+        let change = async {
+            let before = self.world.row(id);
+            let change =
+                self.truth().transition(id, generation, transition, events, durability, now);
+            let after = change.await?;
+            if matches!(after.phase, Phase::Unhealthy(_))
+                && before.is_some_and(|before| before.version < after.version)
+            {
+                invariants::after_loss(&self.world, &after);
+            }
+            Ok(after)
+        };
         let after = self.change("transition", id, change).await?;
         match before {
             Some(before) if gone && self.world.has(Plant::NotificationLost) => Ok(before),
@@ -192,6 +203,19 @@ impl Store for SimStore {
         let acquire =
             async { self.truth().acquire_lease(id, holder, fence, self.judged(now)).await };
         self.write("acquire_lease", acquire).await
+    }
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+        self.change("still_creating", id, self.truth().still_creating(id, now)).await
+    }
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        let renew = async { self.truth().renew_lease(id, holder, term, self.judged(now)).await };
+        self.write("renew_lease", renew).await
     }
     async fn release_lease(
         &self,

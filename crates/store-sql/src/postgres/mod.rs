@@ -6,7 +6,7 @@
 //!
 //! 1. the row of a sandbox: one for each call; a walk that forgets takes several and waits for none.
 //!    An admission inserts it before anything else,
-//! 2. the row of a worker: that of the old holder, where a lease changes hands,
+//! 2. the row of a worker: that of the old holder, where a lease changes hands or is renewed,
 //! 3. the counts of places: that of all first, then the owner's, then the worker's,
 //! 4. other rows of their own: a quota, a template, a key, a turn,
 //! 5. the counter of events, which orders appends by commit.
@@ -83,6 +83,7 @@ pub enum LeaseClock {
     /// The database's, which is one for all servers.
     Database,
     /// That of each caller, for tests that turn its hands.
+    #[cfg(feature = "callers-clock")]
     Callers,
 }
 
@@ -184,13 +185,18 @@ impl PostgresStore {
     /// Opens the store in the database of the DSN, bringing its schema up to date. Blocks for as
     /// long as that takes; meant for the start of the program.
     pub fn open(dsn: &str) -> Result<Self, OpenError> {
-        Self::open_with(dsn, LeaseClock::Database)
+        Self::with_settings(Settings::parse(dsn)?)
     }
 
     /// As [`Self::open`], with another clock to judge leases by.
+    #[cfg(feature = "callers-clock")]
     pub fn open_with(dsn: &str, clock: LeaseClock) -> Result<Self, OpenError> {
         let mut settings = Settings::parse(dsn)?;
         settings.clock = clock;
+        Self::with_settings(settings)
+    }
+
+    fn with_settings(settings: Settings) -> Result<Self, OpenError> {
         let settings = Arc::new(settings);
         on_own_thread(|| {
             let session = connect(&settings, Purpose::Migrate, START)?;
@@ -351,6 +357,22 @@ impl Store for PostgresStore {
     ) -> Result<Lease> {
         let (id, holder) = (id.clone(), holder.clone());
         self.change(move |tx| leases::acquire(tx, &id, holder.clone(), fence, now)).await
+    }
+
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+        let id = id.clone();
+        self.change(move |tx| sandboxes::still_creating(tx, &id, now)).await
+    }
+
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        let (id, holder) = (id.clone(), holder.clone());
+        self.change(move |tx| leases::renew(tx, &id, holder.clone(), term, now)).await
     }
 
     async fn release_lease(

@@ -71,7 +71,7 @@ impl Purpose {
             }
             Self::Migrate => {
                 "SET statement_timeout = 0; SET lock_timeout = 0; \
-                 SET idle_in_transaction_session_timeout = 0; SET client_min_messages = 'warning'"
+                 SET idle_in_transaction_session_timeout = '5s'; SET client_min_messages = 'warning'"
             }
         }
     }

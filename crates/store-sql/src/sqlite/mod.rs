@@ -165,6 +165,25 @@ impl Store for SqliteStore {
         self.writer.change(Needs::Disk, about, body).await
     }
 
+    async fn still_creating(&self, id: &SandboxId, now: Timestamp) -> Result<Sandbox> {
+        let id = id.clone();
+        let needs = Needs::of(Durability::Kernel, 0);
+        self.writer
+            .change(needs, whole(&id), move |tx| sandboxes::still_creating(tx, &id, now))
+            .await
+    }
+
+    async fn renew_lease(
+        &self,
+        id: &SandboxId,
+        holder: &WorkerId,
+        term: Duration,
+        now: Timestamp,
+    ) -> Result<Lease> {
+        let (id, holder) = (id.clone(), holder.clone());
+        self.writer.run(move |tx| leases::renew(tx, &id, holder, term, now)).await
+    }
+
     async fn release_lease(
         &self,
         id: &SandboxId,

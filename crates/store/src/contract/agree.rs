@@ -58,6 +58,8 @@ enum Call {
     Cordon(&'static str, bool),
     RemoveWorker(&'static str),
     Release(u8, &'static str, Generation),
+    Renew(u8, &'static str, Duration),
+    StillCreating(u8),
     Append(Vec<EventKind>, u8),
     Log(u8, u8),
     CreateTemplate(&'static str, u8),
@@ -105,7 +107,9 @@ fn call(dice: &mut Dice, now: u64) -> Call {
     let later = at(now + u64::from(dice.below(60)));
     let durability = dice.pick(&[Durability::Disk, Durability::Kernel]);
     let past = at(now.saturating_sub(u64::from(dice.below(20))));
-    match dice.below(31) {
+    match dice.below(33) {
+        31 => Call::Renew(sandbox, dice.pick(&WORKERS), Duration::from_secs(dice.below(40).into())),
+        32 => Call::StillCreating(sandbox),
         28 => Call::Cordon(dice.pick(&WORKERS), dice.below(2) == 0),
         29 => Call::RemoveWorker(dice.pick(&WORKERS)),
         30 => worker_call(dice),
@@ -290,6 +294,12 @@ async fn perform(store: &Arc<dyn Store>, call: Call, now: Timestamp) -> String {
         Call::Release(number, holder, generation) => {
             let answer = store.release_lease(&id(number), &worker(holder), generation).await;
             format!("{answer:?}")
+        }
+        Call::Renew(number, holder, term) => {
+            format!("{:?}", store.renew_lease(&id(number), &worker(holder), term, now).await)
+        }
+        Call::StillCreating(number) => {
+            format!("{:?}", store.still_creating(&id(number), now).await)
         }
         Call::Append(kinds, number) => {
             let events = kinds.into_iter().map(|kind| event(kind, number)).collect();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use stacyvm_admission::Usage;
 use stacyvm_types::{
-    Beat, CauseKind, Generation, Lease, Phase, Resources, Timestamp, Transition, Unfit,
+    Beat, Cause, CauseKind, Generation, Lease, Phase, Resources, Timestamp, Transition, Unfit,
 };
 
 use super::{FIRST, NOW, admit, at, beat, cause, id, owner, race, steps, worker};
@@ -191,6 +191,90 @@ pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
     assert!(20 <= all.len(), "somebody gets it in each round: {}", all.len());
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
     assert_eq!(Some(&row.generation), unique.last());
+}
+
+/// R4.7: as a heartbeat does that was sent at the same time, whichever comes last.
+pub async fn a_renewal_keeps_what_the_holder_said_last(store: Arc<dyn Store>) {
+    let term = Duration::from_secs(50);
+    for number in 1..=2 {
+        admit(&store, number, at(1000)).await;
+    }
+    let news = Beat { draining: true, offers: vec![], ..beat("w1") };
+    let said = store.beat(news.clone(), Some(term), at(10)).await.unwrap();
+    store.cordon(&worker("w1"), true, at(11)).await.unwrap();
+    let lease = store.renew_lease(&id(1), &worker("w1"), term, at(20)).await.unwrap();
+    let expected = Lease { holder: worker("w1"), generation: FIRST, expires_at: at(70) };
+    assert_eq!(lease, expected);
+    assert_eq!(store.lease(&id(2)).await.unwrap(), Some(expected), "and so of its others");
+    let row = store.worker(&worker("w1")).await.unwrap().unwrap();
+    let renewed = crate::WorkerRow {
+        cordoned: true,
+        lease_until: at(70),
+        heartbeat_at: at(20),
+        updated_at: at(11),
+        ..said
+    };
+    assert_eq!(row, renewed);
+    let short = Duration::from_secs(1);
+    let lease = store.renew_lease(&id(1), &worker("w1"), short, at(21)).await.unwrap();
+    assert_eq!(lease.expires_at, at(70), "never for less");
+
+    let results = race((0..16_u64).map(|number| {
+        let (store, news) = (store.clone(), news.clone());
+        async move {
+            if number == 8 {
+                let last = Beat { version: "last".to_owned(), ..news };
+                return store.beat(last, Some(term), at(30)).await.map(|row| row.lease_until);
+            }
+            let renewed = store.renew_lease(&id(1), &worker("w1"), term, at(30)).await;
+            renewed.map(|lease| lease.expires_at)
+        }
+    }));
+    assert!(results.await.into_iter().all(|until| until.unwrap() == at(80)));
+    let row = store.worker(&worker("w1")).await.unwrap().unwrap();
+    assert_eq!((row.beat.version.as_str(), row.beat.draining), ("last", true));
+}
+
+/// R4.5: up to, and not at, its end; one that holds without end goes on so.
+pub async fn only_the_holder_renews_a_lease_and_only_while_it_holds(store: Arc<dyn Store>) {
+    let term = Duration::from_secs(50);
+    admit(&store, 1, at(1000)).await;
+    let before = store.worker(&worker("w1")).await.unwrap();
+    for (number, holder, now) in [(1, "w2", 1), (1, "nobody", 1), (9, "w1", 1), (1, "w1", 50)] {
+        let refused = store.renew_lease(&id(number), &worker(holder), term, at(now)).await;
+        assert!(matches!(refused, Err(Error::LeaseLost)), "{holder}: {refused:?}");
+    }
+    assert_eq!(store.worker(&worker("w1")).await.unwrap(), before);
+    let taken = store.acquire_lease(&id(1), &worker("w2"), NOW, at(50)).await.unwrap();
+    let lease = store.renew_lease(&id(1), &worker("w2"), term, at(51)).await.unwrap();
+    assert_eq!(lease, taken);
+    assert_eq!(lease.expires_at, Timestamp::MAX);
+    store.release_lease(&id(1), &worker("w2"), Generation(2)).await.unwrap();
+    let refused = store.renew_lease(&id(1), &worker("w2"), term, at(52)).await;
+    assert!(matches!(refused, Err(Error::LeaseLost)), "{refused:?}");
+}
+
+/// R4.7: whoever takes it for lost may have looked at the registry long ago.
+pub async fn nothing_is_lost_while_its_lease_holds(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(1000)).await;
+    let events = store.last_event().await.unwrap();
+    let why = "its worker is silent";
+    let lost = Transition::Lost(why.to_owned());
+    let lose = async |generation, now| {
+        let event = vec![super::event(stacyvm_types::EventKind::ReconcileAction, 1)];
+        store.transition(&id(1), generation, lost.clone(), event, Disk, at(now)).await
+    };
+    let refused = lose(FIRST, 49).await;
+    assert!(matches!(refused, Err(Error::LeaseHeld)), "{refused:?}");
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before));
+    assert_eq!(store.last_event().await.unwrap(), events);
+    let refused = lose(Generation(0), 60).await;
+    assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
+    let row = lose(FIRST, 50).await.unwrap();
+    let interrupted = Cause::new(CauseKind::LaunchInterrupted, why);
+    assert_eq!(row.phase, Phase::Unhealthy(interrupted));
+    store.beat(beat("w1"), None, at(51)).await.unwrap();
+    assert_eq!(lose(FIRST, 52).await.unwrap(), row, "a repeat asks for nothing");
 }
 
 /// Both must fit; a second release has nothing to give back.

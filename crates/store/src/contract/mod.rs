@@ -57,6 +57,7 @@ macro_rules! store_contract {
                 extending_moves_the_deadline_and_not_the_lease
                 only_a_creating_running_or_paused_sandbox_is_extended
                 an_expired_sandbox_is_not_extended
+                a_start_that_goes_on_is_told_of_and_changes_nothing_else
                 a_sandbox_does_not_expire_before_its_deadline
                 an_unknown_sandbox_is_not_found
                 expired_sandboxes_come_oldest_deadline_first_up_to_the_limit
@@ -75,6 +76,9 @@ macro_rules! store_contract {
                 one_of_sixteen_contenders_wins_a_free_lease
                 one_of_sixteen_contenders_takes_over_a_lapsed_lease
                 generations_are_never_given_out_twice
+                a_renewal_keeps_what_the_holder_said_last
+                only_the_holder_renews_a_lease_and_only_while_it_holds
+                nothing_is_lost_while_its_lease_holds
                 releasing_needs_the_holder_and_its_generation
                 a_lease_of_an_unknown_sandbox_cannot_be_taken;
             events:
@@ -98,6 +102,7 @@ macro_rules! store_contract {
                 a_heartbeat_renews_the_leases_of_all_its_sandboxes
                 another_instance_of_a_name_waits_until_the_first_has_lapsed
                 one_of_many_instances_gets_a_free_name
+                a_worker_is_heard_however_often_it_says_its_first_word
                 a_worker_that_is_not_heard_of_takes_nothing_new
                 a_drained_worker_takes_nothing_new_and_keeps_what_it_has
                 a_worker_is_filled_up_to_what_it_can_hold
@@ -325,18 +330,28 @@ pub(crate) async fn admit(store: &Arc<dyn Store>, number: u8, expires_at: Timest
         .expect("a fresh id")
 }
 
-/// Takes transitions that must be accepted, one a second from second 1 on.
+/// Takes transitions that must be accepted, one a second from second 1 on; what is to be lost is so
+/// after its lease of `w1` has lapsed, which holds until second 50 again then.
 pub(crate) async fn steps(
     store: &Arc<dyn Store>,
     number: u8,
     transitions: &[Transition],
 ) -> Sandbox {
     let mut row = store.sandbox(&id(number)).await.expect("a read").expect("an admitted sandbox");
+    let term = async |term| {
+        store.beat(beat("w1"), Some(term), at(0)).await.expect("a heartbeat");
+    };
     for (transition, second) in transitions.iter().zip(1..) {
+        if matches!(transition, Transition::Lost(_)) {
+            term(Duration::ZERO).await;
+        }
         row = store
             .transition(&id(number), row.generation, transition.clone(), vec![], Disk, at(second))
             .await
             .expect("an accepted transition");
+        if matches!(transition, Transition::Lost(_)) {
+            term(Duration::from_secs(50)).await;
+        }
     }
     row
 }

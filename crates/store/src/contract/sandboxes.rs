@@ -380,6 +380,22 @@ pub async fn an_expired_sandbox_is_not_extended(store: Arc<dyn Store>) {
     store.extend(&id(1), at(200), vec![], just_before).await.unwrap();
 }
 
+/// Whoever looks at it from elsewhere sees that somebody works on it.
+pub async fn a_start_that_goes_on_is_told_of_and_changes_nothing_else(store: Arc<dyn Store>) {
+    let before = admit(&store, 1, at(100)).await;
+    let after = store.still_creating(&id(1), at(7)).await.unwrap();
+    assert_eq!(after, Sandbox { version: 2, updated_at: at(7), ..before });
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(after));
+    assert_eq!(all_events(&store).await.len(), 1);
+    let running = steps(&store, 1, &[Transition::Started]).await;
+    let refused = store.still_creating(&id(1), at(8)).await;
+    let Err(Error::WrongPhase(shown)) = refused else { panic!("{refused:?}") };
+    assert_eq!(*shown, running);
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(running));
+    let refused = store.still_creating(&id(2), at(8)).await;
+    assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
+}
+
 /// Whoever finds it due reads the row first, and its deadline may be moved before the decision.
 pub async fn a_sandbox_does_not_expire_before_its_deadline(store: Arc<dyn Store>) {
     admit(&store, 1, at(100)).await;

@@ -94,6 +94,21 @@ pub async fn one_of_many_instances_gets_a_free_name(store: Arc<dyn Store>) {
     }
 }
 
+/// R5.3: a first heartbeat that is sent once more, perhaps to another server, is no other worker's.
+pub async fn a_worker_is_heard_however_often_it_says_its_first_word(store: Arc<dyn Store>) {
+    for round in 0..16 {
+        let one = beat(&format!("new-{round}"));
+        let results = race((0..8).map(|_| {
+            let (store, one) = (store.clone(), one.clone());
+            async move { store.beat(one, TERM, at(1)).await }
+        }))
+        .await;
+        for row in results {
+            assert_eq!(row.unwrap().beat, one);
+        }
+    }
+}
+
 async fn admit_on(store: &Arc<dyn Store>, name: &str, number: u8, now: u64) -> crate::Result<()> {
     let new = NewSandbox { worker: worker(name), ..new_sandbox(number, at(1000)) };
     store.admit(&Policy::default(), new, Disk, at(now)).await.map(drop)

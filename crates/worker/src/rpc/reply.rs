@@ -5,23 +5,16 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
 use serde_json::value::RawValue;
-use stacyvm_fleet::wire::{self, Fault, Reply};
+use stacyvm_fleet::wire::{self, Fault, Refusal, Reply};
 use stacyvm_provider::{Error, ErrorKind, Outcome};
 
 use super::Call;
 
-/// What is refused before there is an envelope to answer.
-#[derive(Serialize)]
-struct Refusal<'r> {
-    code: &'r str,
-    message: &'r str,
-}
-
 /// A refusal without an envelope.
 pub(super) fn refuse(status: StatusCode, code: &str, message: &str) -> Box<Response> {
-    Box::new((status, axum::Json(Refusal { code, message })).into_response())
+    let refusal = Refusal { code: code.to_owned(), message: message.to_owned() };
+    Box::new((status, axum::Json(refusal)).into_response())
 }
 
 impl Call {

@@ -50,8 +50,8 @@ pub(super) struct Asked {
     pub(super) takes_trailers: bool,
 }
 
-const BAD: &str = "BAD_REQUEST";
-const UNAUTHORIZED: &str = "UNAUTHORIZED";
+const BAD: &str = wire::Refusal::BAD;
+const UNAUTHORIZED: &str = wire::Refusal::UNAUTHORIZED;
 
 /// Reads a request as far as its envelope. The error is the answer.
 pub(super) async fn read(rpc: &Rpc, mut request: HttpRequest) -> Result<Asked, Box<Response>> {
@@ -85,8 +85,9 @@ pub(super) async fn read(rpc: &Rpc, mut request: HttpRequest) -> Result<Asked, B
     }
     let Some(scope) = scope_of(&call.envelope.method) else {
         // Its status is that of a request that cannot be right, its kind says what it is.
-        let known = call.envelope.method.get(..64).unwrap_or(&call.envelope.method);
-        let message = format!("this worker does not know the method {known:?}");
+        let named = &call.envelope.method;
+        let named = named.get(..named.floor_char_boundary(64)).unwrap_or_default();
+        let message = format!("this worker does not know the method {named:?}");
         let reply = call.fault(&Error::new(ErrorKind::Unsupported, message));
         return Err(Box::new(call.json(StatusCode::BAD_REQUEST, &reply)));
     };
@@ -110,7 +111,7 @@ fn turn(rpc: &Rpc, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Box<Resp
     let turns = if is_stream { &rpc.0.streams } else { &rpc.0.calls };
     Arc::clone(turns).try_acquire_owned().map_err(|_| {
         let message = "too many calls are under way";
-        refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        refuse(StatusCode::SERVICE_UNAVAILABLE, wire::Refusal::UNAVAILABLE, message)
     })
 }
 

@@ -150,6 +150,45 @@ async fn a_worker_that_lies_is_not_believed() {
     }
 }
 
+/// Another server in the worker's place, or a proxy before it, proves nothing about what is there and
+/// may have handed the call on: a sandbox that one does not find is not gone.
+#[tokio::test]
+async fn a_refusal_that_no_worker_made_is_not_believed() {
+    for (answer, body) in [
+        ("404 Not Found", "<html>nginx</html>"),
+        ("404 Not Found", r#"{"code":"NOT_FOUND","message":"no route"}"#),
+        ("404 Not Found", r#"{"error":"gone","kind":"no_sandbox","outcome":"not_done"}"#),
+        ("409 Conflict", ""),
+        ("429 Too Many Requests", "slow down"),
+        ("413 Payload Too Large", r#"{"error":"too large"}"#),
+        ("501 Not Implemented", ""),
+        ("503 Service Unavailable", "upstream connect error or disconnect/reset before headers"),
+        ("400 Bad Request", "Bad Request"),
+        ("401 Unauthorized", ""),
+    ] {
+        let mut tasks = JoinSet::new();
+        let text = format!("HTTP/1.1 {answer}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let at = liar(&mut tasks, move |mut stream| {
+            let text = text.clone();
+            async move {
+                heard(&mut stream).await;
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+        })
+        .await;
+        let worker = remote(at, TOKEN);
+        let error = soon(answer, worker.status("mock", &fresh_id())).await.unwrap_err();
+        is(&error, ErrorKind::Unavailable, Outcome::Unknown);
+        let guest = worker.guest("mock", &fresh_id(), Generation(1)).await.unwrap();
+        is(
+            &guest.exec(shell("true")).await.err().unwrap(),
+            ErrorKind::Unavailable,
+            Outcome::Unknown,
+        );
+        is(&guest.read("/f", None).await.err().unwrap(), ErrorKind::Unavailable, Outcome::Unknown);
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_skips_a_line_or_ends_early_is_broken() {
     let id_of = |request: &str| {

@@ -35,7 +35,7 @@ pub(crate) fn id() -> WorkerId {
 }
 
 pub(crate) fn ring(token: &str) -> Arc<KeyRing> {
-    let keys = Keys { shared: Some(Secret::new(token)), ..Keys::default() };
+    let keys = Keys { shared: vec![Secret::new(token)], ..Keys::default() };
     Arc::new(KeyRing::of(keys))
 }
 

@@ -19,7 +19,7 @@ fn signing(key: &str) -> Keys {
 }
 
 fn shared(token: &str) -> Keys {
-    Keys { shared: Some(Secret::new(token)), ..Keys::default() }
+    Keys { shared: token.split(' ').map(Secret::new).collect(), ..Keys::default() }
 }
 
 fn own(id: &str, token: &str) -> Keys {
@@ -166,19 +166,23 @@ fn a_workers_own_token_takes_the_place_of_the_shared_one_on_both_sides() {
 
 /// One side after the other learns of each step: what one shows the other accepts throughout.
 #[test]
-fn a_workers_own_token_is_changed_without_a_refused_call() {
+fn a_static_token_is_changed_without_a_refused_call() {
+    let (of_one, of_all) = (|token: &str| own("w1", token), shared);
+    let kinds: [&dyn Fn(&str) -> Keys; 2] = [&of_one, &of_all];
     let steps = ["old", "old new", "new old", "new"];
-    for pair in steps.windows(2) {
-        for (shower, checker) in [(pair[0], pair[1]), (pair[1], pair[0]), (pair[1], pair[1])] {
-            let shown = shows(Audience::Rpc, own("w1", shower));
-            let shown = shown.headers(&worker("w1"), Scope::Exec).unwrap();
-            let checked = checks(Audience::Rpc, own("w1", checker));
-            assert!(checked.authenticate(&worker("w1"), &shown).is_ok(), "{shower}, {checker}");
+    for keys in kinds {
+        for pair in steps.windows(2) {
+            for (shower, checker) in [(pair[0], pair[1]), (pair[1], pair[0]), (pair[1], pair[1])] {
+                let shown = shows(Audience::Rpc, keys(shower));
+                let shown = shown.headers(&worker("w1"), Scope::Exec).unwrap();
+                let checked = checks(Audience::Rpc, keys(checker));
+                assert!(checked.authenticate(&worker("w1"), &shown).is_ok(), "{shower}, {checker}");
+            }
         }
+        let late = checks(Audience::Rpc, keys("new"));
+        let refused = late.authenticate(&worker("w1"), &headers("w1", "old"));
+        assert_eq!(refused, Err(Refusal::Unknown));
     }
-    let late = checks(Audience::Rpc, own("w1", "new"));
-    let refused = late.authenticate(&worker("w1"), &headers("w1", "old"));
-    assert_eq!(refused, Err(Refusal::Unknown));
 }
 
 #[test]
@@ -202,7 +206,7 @@ fn a_signed_token_that_is_configured_is_shown_and_opens_nothing_by_itself() {
         id: None,
     };
     let token = token::sign(&signing("k"), &order, NOW).unwrap().token;
-    let keys = Keys { shared: Some(token), ..Keys::default() };
+    let keys = Keys { shared: vec![token], ..Keys::default() };
     let shown = shows(Audience::ControlPlane, keys.clone());
     let shown = shown.headers(&worker("w1"), Scope::Heartbeat).unwrap();
     let accepts = |keys| checks(Audience::ControlPlane, keys).authenticate(&worker("w1"), &shown);
