@@ -15,12 +15,13 @@ use stacyvm_types::{Resources, time::SystemClock};
 use stacyvm_worker::{
     LocalWorker,
     heartbeat::{Facts, Heart},
+    rpc,
 };
 use tokio::{signal::unix::SignalKind, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    chain, cluster, data_dir, failed, logging, native,
+    chain, cluster, data_dir, failed, images, logging, native,
     reload::{self, Reload},
     serve, settings,
     stop::StopSignals,
@@ -246,6 +247,18 @@ async fn wired(
         let answered: Arc<dyn Worker> = worker.clone();
         let (tracked, until) = (tasks.clone(), stopping.clone());
         tasks.spawn(listening.answer(answered, keys.clone(), clock, tracked, until, limit));
+    }
+    let socket = data_dir.join(images::SOCKET);
+    match rpc::listen_here(&socket) {
+        Ok(listener) => {
+            let answered: Arc<dyn Worker> = worker.clone();
+            let (tracked, until) = (tasks.clone(), stopping.clone());
+            tasks.spawn(rpc::answer_here(listener, answered, tracked, until, limit));
+        }
+        Err(error) => {
+            let path = socket.display();
+            tracing::warn!(%path, %error, "images cannot be changed from this host while this runs");
+        }
     }
     let beating = CancellationToken::new();
     let (beats, until) = (heart.clone(), beating.clone());

@@ -61,6 +61,8 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
         body[key] = value;
         body
     };
+    let crashed = world.sandbox().await;
+    world.mock.crash(&SandboxId::parse(&crashed).unwrap()).unwrap();
     let unknown = "sb-00000000000000000000";
     let argv = json!({"command": "/no/such/program", "mode": "argv"});
     let cases = [
@@ -69,6 +71,7 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
         (expired.as_str(), fine(), 404),
         (destroyed.as_str(), fine(), 404),
         (lost.as_str(), fine(), 409),
+        (crashed.as_str(), fine(), 503),
         (id.as_str(), with("timeout", json!("soon")), 400),
         (&id, with("timeout", json!("-1s")), 400),
         (&id, with("timeout", json!(5)), 400),

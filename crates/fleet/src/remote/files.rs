@@ -18,6 +18,7 @@ use hyper::{
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use stacyvm_provider::{ByteStream, Duplex, Error, ErrorKind, FileInfo, FileRead, Result};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -117,9 +118,19 @@ impl Pieces {
     }
 }
 
-/// Sends a body. A body that ends early cuts the connection, so that the worker never takes a part
-/// for the whole.
+/// Sends a file.
 pub(crate) async fn write(link: &Arc<Link>, call: Call, body: ByteStream) -> Result<FileInfo> {
+    let written: FileResult = send(link, call, body).await?;
+    written.file.info()
+}
+
+/// Sends a body; the result of the call. A body that ends early cuts the connection, so that the
+/// worker never takes a part for the whole.
+pub(crate) async fn send<R: DeserializeOwned>(
+    link: &Arc<Link>,
+    call: Call,
+    body: ByteStream,
+) -> Result<R> {
     let movement = Movement::default();
     let own = Arc::new(Mutex::new(None));
     let frames = movement.watch(body).map({
@@ -145,12 +156,16 @@ pub(crate) async fn write(link: &Arc<Link>, call: Call, body: ByteStream) -> Res
     let failed = own.lock().unwrap_or_else(PoisonError::into_inner).take();
     match failed {
         Some(error) => Err(error),
-        None => written?.file.info(),
+        None => written,
     }
 }
 
 /// The first line of an answer that may come while the request is still being sent.
-async fn answered(link: &Arc<Link>, id: &CallId, outgoing: Outgoing) -> Result<FileResult> {
+async fn answered<R: DeserializeOwned>(
+    link: &Arc<Link>,
+    id: &CallId,
+    outgoing: Outgoing,
+) -> Result<R> {
     let Answer { response, lent } = link.send(outgoing).await?;
     let (head, mut body) = response.into_parts();
     let mut lines = Lines::new(wire::MAX_LINE);

@@ -1,15 +1,17 @@
-//! The images of a worker at a distance: they are listed, and changed where they are.
+//! The images of a worker at a distance.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use stacyvm_provider::{ByteStream, Error, ErrorKind, ImageRecord, Images, Result};
+use stacyvm_provider::{ByteStream, ImageRecord, Images, Result};
 
-use super::link::Link;
-use crate::wire::{ImageList, Target, method};
+use super::{files, link::Link};
+use crate::wire::{ImageEntry, ImageList, ImageParams, Target, method};
 
 /// How long a list may take.
 const LIST: Duration = Duration::from_secs(20);
+/// How long a removal may take, which a worker ends itself within 30 s.
+const REMOVE: Duration = Duration::from_secs(50);
 
 pub(super) struct RemoteImages {
     pub(super) link: Arc<Link>,
@@ -17,10 +19,8 @@ pub(super) struct RemoteImages {
 }
 
 impl RemoteImages {
-    fn elsewhere<T>(&self, doing: &str) -> Result<T> {
-        let message =
-            format!("images are {doing} on the host of worker {} itself", self.link.worker());
-        Err(Error::new(ErrorKind::Unsupported, message))
+    fn named(&self, name: &str) -> ImageParams {
+        ImageParams { provider: self.provider.clone(), name: name.to_owned() }
     }
 }
 
@@ -33,11 +33,14 @@ impl Images for RemoteImages {
         Ok(list.images.into_iter().map(|image| image.record()).collect())
     }
 
-    async fn import(&self, _: &str, _: ByteStream) -> Result<ImageRecord> {
-        self.elsewhere("imported")
+    async fn import(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
+        let call = self.link.call(method::IMAGE_IMPORT, None, &self.named(name))?;
+        let imported: ImageEntry = files::send(&self.link, call, archive).await?;
+        Ok(imported.record())
     }
 
-    async fn remove(&self, _: &str) -> Result<()> {
-        self.elsewhere("removed")
+    async fn remove(&self, name: &str) -> Result<()> {
+        let call = self.link.call(method::IMAGE_REMOVE, None, &self.named(name))?;
+        self.link.ask(call, REMOVE).await
     }
 }

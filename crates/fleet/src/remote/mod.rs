@@ -23,7 +23,7 @@ use stacyvm_provider::{
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId};
 use tokio::time::Instant;
 
-pub use connect::{Connect, Stream, Tcp, Tls, tcp};
+pub use connect::{Connect, Stream, Tcp, Tls, tcp, who_is_there};
 pub use control::{ControlPlane, NotHeard};
 
 use crate::{

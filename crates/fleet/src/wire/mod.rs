@@ -22,8 +22,8 @@ pub use fault::{Fault, Refusal, status_of};
 pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, OfferEntry};
 pub use lines::{LineTooLong, Lines};
 pub use params::{
-    AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, LogsParams, SpawnParams,
-    Target, mode_of, mode_text,
+    AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, ImageParams, LogsParams,
+    SpawnParams, Target, mode_of, mode_text,
 };
 pub use results::{
     FileEntry, FileList, FileResult, Health, ImageEntry, ImageList, LogLines, Matches, Opened,
@@ -46,6 +46,10 @@ pub mod method {
     pub const PROVIDERS: &str = "worker.providers";
     /// The imported images of a provider.
     pub const IMAGES: &str = "worker.image_list";
+    /// Imports an image.
+    pub const IMAGE_IMPORT: &str = "worker.image_import";
+    /// Removes an image.
+    pub const IMAGE_REMOVE: &str = "worker.image_remove";
     /// Moves a deadline away.
     pub const SET_DEADLINE: &str = "worker.set_deadline";
     /// A command, answered when it has ended.

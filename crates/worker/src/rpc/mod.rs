@@ -11,6 +11,7 @@
 mod calls;
 mod exec;
 mod files;
+mod here;
 mod ports;
 mod reply;
 mod request;
@@ -38,6 +39,7 @@ use stacyvm_types::{Generation, SandboxId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use here::{answer_here, listen_here};
 pub use tls::Tls;
 
 use request::Asked;
@@ -126,6 +128,7 @@ async fn answer(State(rpc): State<Rpc>, request: axum::extract::Request) -> Resp
         }
         (method::EXEC | method::EXEC_STREAM, _) => exec::buffered(call).await,
         (method::FILE_WRITE, request::Form::Raw(body)) => files::write(call, body).await,
+        (method::IMAGE_IMPORT, request::Form::Raw(body)) => files::import(call, body).await,
         (method::FILE_READ, request::Form::Answer) => files::read(call, takes_trailers).await,
         (method::DIAL, _) => ports::dial(call, upgrade).await,
         _ => {
