@@ -108,7 +108,7 @@ impl Pair {
         let near: Arc<dyn Worker> =
             Arc::new(LocalWorker::new(id.clone(), [provider], name, dir, clock.clone())?);
         let secret = Secret::new("a token of the bench that is long enough");
-        let ring = Arc::new(KeyRing::of(Keys { shared: Some(secret), ..Keys::default() }));
+        let ring = Arc::new(KeyRing::of(Keys { shared: vec![secret], ..Keys::default() }));
         let access = Checked::at(Audience::Rpc, ring.clone(), clock.clone());
         let rpc = Rpc::new(near.clone(), Arc::new(access), tasks.clone(), stopping.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -188,7 +188,7 @@ fn choice(workers: u32) -> Result<Duration> {
             id,
             unfit: None,
             provider_ready: Some(true),
-            has_image: true,
+            has_image: Some(true),
             reachable: true,
             backed_off: false,
             refused: false,

@@ -7,6 +7,7 @@ pub mod collector;
 pub mod counter;
 pub mod host;
 pub mod http;
+pub mod image;
 pub mod python;
 pub mod relay;
 pub mod server;

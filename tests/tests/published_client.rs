@@ -10,30 +10,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use stacyvm_tests::{
     Options, Server, Worker, host,
+    image::busybox_tar,
     python::{self, run},
     server::{self, wait_for},
 };
 
 const PACKAGE: &str = "stacyvm==0.1.1";
-
-/// A busybox tree as a tar archive: the smallest root file system that a shell lives in.
-fn busybox_tar(dir: &Path) -> Result<PathBuf> {
-    let tree = dir.join("tree");
-    std::fs::create_dir_all(tree.join("bin"))?;
-    std::fs::create_dir_all(tree.join("etc"))?;
-    std::fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
-    let busybox = busybox.into_iter().find(|path| path.exists()).context("busybox-static")?;
-    std::fs::copy(busybox, tree.join("bin/busybox"))?;
-    for applet in run(Command::new(busybox).arg("--list"))?.lines() {
-        if applet != "busybox" {
-            std::os::unix::fs::symlink("busybox", tree.join("bin").join(applet))?;
-        }
-    }
-    let archive = dir.join("busybox.tar");
-    run(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg("."))?;
-    Ok(archive)
-}
 
 /// Makes a key; its text.
 fn made_key(server: &Server, request: &serde_json::Value) -> Result<String> {
@@ -58,13 +40,9 @@ impl World {
         Ok(Self { server, worker: None, data })
     }
 
-    /// A server that runs nothing itself, and a worker that has what `import` put on its host.
+    /// A server that runs nothing itself, and a worker that it imports the image at.
     fn remote(dir: &Path, archive: &Path) -> Result<Self> {
         let data = dir.join("worker");
-        // Images are imported on the host that uses them.
-        let host = Server::start(&data, &Options::default())?;
-        import(&host, archive)?;
-        drop(host);
         let settings = dir.join("stacyvm.yaml");
         let token = "auth: {worker_token: YmV0d2Vlbi10aGlzLXNlcnZlci1hbmQtaXRzLXdvcmtlcg}\n";
         let server = "worker: {enabled: false, id: server, heartbeat_interval: 1s}\n";
@@ -82,6 +60,7 @@ impl World {
             let row = server.get("/api/v1/workers/far")?.json();
             Ok((row["status"] == "online").then_some(()))
         })?;
+        import(&server, archive)?;
         Ok(Self { server, worker: Some(worker), data })
     }
 }

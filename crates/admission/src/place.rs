@@ -30,8 +30,8 @@ pub struct Candidate<'a> {
     pub unfit: Option<Unfit>,
     /// Whether it has the wanted provider, and that one is ready; `None` when it has none.
     pub provider_ready: Option<bool>,
-    /// Whether the wanted image is there.
-    pub has_image: bool,
+    /// Whether the wanted image is there; `None` where none has to be imported.
+    pub has_image: Option<bool>,
     /// Whether whoever places can call it.
     pub reachable: bool,
     /// Whether it failed lately: then it is asked when nobody else can take it.
@@ -55,6 +55,8 @@ pub enum Rejection {
     NotReady,
     /// There is no way to call it.
     Unreachable,
+    /// It does not have the image, and another one has.
+    NoImage,
     /// It has no room.
     Full {
         /// What it can hold.
@@ -101,36 +103,57 @@ pub fn choose<'a>(
     let looked = (0..likely.min(LOOKED)).filter_map(|step| candidate((first + step) % likely));
     let able = looked.filter(|candidate| rejection(wanted, candidate).is_none());
     let best = able.min_by(|a, b| compare(wanted, a, b))?;
-    (best.has_image && !best.backed_off).then(|| best.id.clone())
+    (best.has_image != Some(false) && !best.backed_off).then(|| best.id.clone())
 }
 
 /// Chooses a worker: of those that can take the sandbox, one that did not fail lately before one
-/// that did, one that has the image before one that has not, then the one that is least full afterwards, then by the sandbox's own number. The order
-/// of the candidates changes nothing but the order of the explanation.
+/// that did, then the one that is least full afterwards, then by the sandbox's own number. One
+/// without the image is asked only if none is known to have it, also where it has no room: what was
+/// imported a moment ago may not be known yet. The order of the candidates changes nothing but the
+/// order of the explanation.
 pub fn place<'a>(
     wanted: &Wanted<'_>,
     candidates: impl IntoIterator<Item = Candidate<'a>>,
 ) -> Placement {
-    let mut best: Option<Candidate<'a>> = None;
     let mut placement = Placement::default();
+    let mut best: Option<Candidate<'a>> = None;
+    let mut without_image = Vec::new();
+    let mut is_somewhere = false;
     for candidate in candidates {
-        let loser = match (rejection(wanted, &candidate), best) {
-            (Some(why), _) => Some((candidate.id, why)),
-            (None, None) => {
-                best = Some(candidate);
-                None
-            }
-            (None, Some(other)) => {
-                let wins = compare(wanted, &candidate, &other) == Ordering::Less;
-                let (winner, loser) = if wins { (candidate, other) } else { (other, candidate) };
-                best = Some(winner);
-                Some((loser.id, Rejection::Outscored))
-            }
-        };
-        placement.rejected.extend(loser.map(|(id, why)| (id.clone(), why)));
+        let why = rejection(wanted, &candidate);
+        let waits = matches!(why, None | Some(Rejection::Full { .. } | Rejection::Refused));
+        is_somewhere |= waits && candidate.has_image == Some(true);
+        match why {
+            Some(why) => placement.rejected.push((candidate.id.clone(), why)),
+            None if candidate.has_image == Some(false) => without_image.push(candidate),
+            None => contend(wanted, &mut best, candidate, &mut placement),
+        }
+    }
+    for candidate in without_image {
+        match is_somewhere {
+            true => placement.rejected.push((candidate.id.clone(), Rejection::NoImage)),
+            false => contend(wanted, &mut best, candidate, &mut placement),
+        }
     }
     placement.chosen = best.map(|best| best.id.clone());
     placement
+}
+
+/// Keeps the better of two.
+fn contend<'a>(
+    wanted: &Wanted<'_>,
+    best: &mut Option<Candidate<'a>>,
+    candidate: Candidate<'a>,
+    placement: &mut Placement,
+) {
+    let loser = match *best {
+        Some(other) if compare(wanted, &candidate, &other) != Ordering::Less => Some(candidate),
+        other => {
+            *best = Some(candidate);
+            other
+        }
+    };
+    placement.rejected.extend(loser.map(|loser| (loser.id.clone(), Rejection::Outscored)));
 }
 
 fn rejection(wanted: &Wanted<'_>, candidate: &Candidate<'_>) -> Option<Rejection> {
@@ -155,7 +178,10 @@ fn rejection(wanted: &Wanted<'_>, candidate: &Candidate<'_>) -> Option<Rejection
 fn compare(wanted: &Wanted<'_>, a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
     a.backed_off
         .cmp(&b.backed_off)
-        .then_with(|| b.has_image.cmp(&a.has_image))
+        .then_with(|| {
+            let lacks = |one: &Candidate<'_>| one.has_image == Some(false);
+            lacks(a).cmp(&lacks(b))
+        })
         .then_with(|| fullness(wanted, a).cmp(&fullness(wanted, b)))
         .then_with(|| draw(wanted.salt, a.id).cmp(&draw(wanted.salt, b.id)))
         .then_with(|| a.id.cmp(b.id))
@@ -198,6 +224,7 @@ impl fmt::Display for Rejection {
             Self::Unfit(unfit) => unfit.fmt(f),
             Self::NoProvider => f.write_str("it does not have the provider"),
             Self::Unreachable => f.write_str("this server has no way to call it"),
+            Self::NoImage => f.write_str("it does not have the image, which another one has"),
             Self::NotReady => f.write_str("its provider cannot run there now"),
             Self::Full { capacity: Resources { sandboxes, memory_mb, vcpus } } => write!(
                 f,
@@ -230,7 +257,7 @@ mod tests {
             id,
             unfit: None,
             provider_ready: Some(true),
-            has_image: true,
+            has_image: Some(true),
             reachable: true,
             backed_off: false,
             refused: false,
@@ -260,19 +287,42 @@ mod tests {
         assert_eq!(place(&WANTED, [good]).chosen, Some(id.clone()));
     }
 
-    /// R4.4: the image first, then the emptier one by what is scarcest.
+    /// R4.3, R4.4: what nobody has may be anywhere; what somebody has is waited for there.
     #[test]
-    fn the_image_counts_before_room_and_room_is_what_is_scarcest() {
+    fn an_image_is_looked_for_where_it_is() {
         let (a, b) = (id("a"), id("b"));
-        let full_with_image =
-            Candidate { load: Resources { vcpus: 9, ..able(&a).load }, ..able(&a) };
-        let empty = Candidate { load: Resources::default(), has_image: false, ..able(&b) };
-        assert_eq!(place(&WANTED, [full_with_image, empty]).chosen, Some(a.clone()));
-        let empty = Candidate { has_image: true, ..empty };
-        assert_eq!(place(&WANTED, [full_with_image, empty]).chosen, Some(b.clone()));
+        let with = able(&a);
+        let full = Candidate { load: Resources { vcpus: 10, ..with.load }, ..with };
+        let without = Candidate { load: Resources::default(), has_image: Some(false), ..able(&b) };
+        for holder in [with, Candidate { backed_off: true, ..with }] {
+            for candidates in [[holder, without], [without, holder]] {
+                let placement = place(&WANTED, candidates);
+                assert_eq!(placement.chosen, Some(a.clone()));
+                assert_eq!(placement.rejected, [(b.clone(), Rejection::NoImage)]);
+            }
+        }
+        for holder in [full, Candidate { refused: true, ..with }] {
+            let placement = place(&WANTED, [holder, without]);
+            assert_eq!(placement.chosen, None);
+            assert!(placement.waits_for_room(), "{placement:?}");
+        }
+        // Nobody who could ever take it has it, as far as is known.
+        let gone = Candidate { unfit: Some(Unfit::Stale), ..with };
+        for other in [gone, Candidate { has_image: Some(false), backed_off: true, ..with }] {
+            assert_eq!(place(&WANTED, [other, without]).chosen, Some(b.clone()));
+        }
+    }
+
+    /// R4.4: the emptier one by what is scarcest.
+    #[test]
+    fn room_is_what_is_scarcest() {
+        let (a, b) = (id("a"), id("b"));
+        let fuller = Candidate { load: Resources { vcpus: 9, ..able(&a).load }, ..able(&a) };
+        let empty = Candidate { load: Resources::default(), ..able(&b) };
+        assert_eq!(place(&WANTED, [fuller, empty]).chosen, Some(b.clone()));
         let many_small =
             Candidate { load: Resources { sandboxes: 8, ..able(&b).load }, ..able(&b) };
-        assert_eq!(place(&WANTED, [full_with_image, many_small]).chosen, Some(b));
+        assert_eq!(place(&WANTED, [fuller, many_small]).chosen, Some(b));
     }
 
     /// R4.4: a worker that stopped answering is skipped, as long as there is another one.
@@ -280,8 +330,7 @@ mod tests {
     fn a_worker_that_failed_lately_is_the_last_choice() {
         let (a, b) = (id("a"), id("b"));
         let failed = Candidate { backed_off: true, load: Resources::default(), ..able(&a) };
-        let without_image = Candidate { has_image: false, ..able(&b) };
-        assert_eq!(place(&WANTED, [failed, without_image]).chosen, Some(b));
+        assert_eq!(place(&WANTED, [failed, able(&b)]).chosen, Some(b));
         assert_eq!(place(&WANTED, [failed]).chosen, Some(a));
     }
 
@@ -298,6 +347,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn equal_workers_share_what_many_servers_place_at_once() {
+        let ids: Vec<_> = (0..4).map(|number| id(&format!("w{number}"))).collect();
+        let mut counts = [0; 4];
+        for salt in 0..4000 {
+            let wanted = Wanted { salt: u64::wrapping_mul(salt, 0x9e37_79b9_7f4a_7c15), ..WANTED };
+            let chosen = place(&wanted, ids.iter().map(able)).chosen.unwrap();
+            counts[ids.iter().position(|id| *id == chosen).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn workers_without_limits_are_compared_by_number() {
+        let (a, b) = (id("a"), id("b"));
+        let free = |id, sandboxes| Candidate {
+            capacity: Resources::default(),
+            load: Resources { sandboxes, memory_mb: sandboxes * 512, vcpus: sandboxes },
+            ..able(id)
+        };
+        assert_eq!(place(&WANTED, [free(&a, 3), free(&b, 2)]).chosen, Some(b));
+    }
+
     /// R4.4: one of few workers is the same whether all are looked at or those that have the image.
     #[test]
     fn a_choice_among_few_is_the_one_among_all() {
@@ -305,7 +377,7 @@ mod tests {
         let of = |salt: u64, number: usize| Candidate {
             load: Resources { sandboxes: (salt + number as u64) % 10, ..Resources::default() },
             backed_off: (salt + number as u64).is_multiple_of(3),
-            has_image: number < 10,
+            has_image: Some(number < 10),
             ..able(&ids[number])
         };
         for salt in 0..200 {
@@ -339,28 +411,5 @@ mod tests {
         let none = |number: usize| Some(Candidate { backed_off: true, ..able(&ids[number]) });
         assert_eq!(choose(&WANTED, 1000, none), None, "somebody has to look at all");
         assert_eq!(choose(&WANTED, 0, none), None);
-    }
-
-    #[test]
-    fn equal_workers_share_what_many_servers_place_at_once() {
-        let ids: Vec<_> = (0..4).map(|number| id(&format!("w{number}"))).collect();
-        let mut counts = [0; 4];
-        for salt in 0..4000 {
-            let wanted = Wanted { salt: u64::wrapping_mul(salt, 0x9e37_79b9_7f4a_7c15), ..WANTED };
-            let chosen = place(&wanted, ids.iter().map(able)).chosen.unwrap();
-            counts[ids.iter().position(|id| *id == chosen).unwrap()] += 1;
-        }
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
-    }
-
-    #[test]
-    fn workers_without_limits_are_compared_by_number() {
-        let (a, b) = (id("a"), id("b"));
-        let free = |id, sandboxes| Candidate {
-            capacity: Resources::default(),
-            load: Resources { sandboxes, memory_mb: sandboxes * 512, vcpus: sandboxes },
-            ..able(id)
-        };
-        assert_eq!(place(&WANTED, [free(&a, 3), free(&b, 2)]).chosen, Some(b));
     }
 }

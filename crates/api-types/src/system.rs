@@ -117,16 +117,19 @@ pub struct ProviderConfig {
     pub kind: String,
 }
 
-/// An imported image.
+/// An imported image, on one or more workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Image {
     /// Its name.
     pub name: String,
-    /// Bytes of its files.
+    /// Bytes of its files. Each worker's was imported by itself: of several this is the newest's.
     pub size_bytes: u64,
     /// RFC 3339.
     #[schemars(schema_with = "schema::time")]
     pub created_at: String,
+    /// The workers that have it, by id.
+    #[serde(default)]
+    pub workers: Vec<String>,
 }
 
 /// An event: the `data` of one SSE message.

@@ -9,15 +9,15 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use stacyvm_api_types::Code;
 use stacyvm_provider::{self as provider, ByteStream};
-use tokio::time::Sleep;
+use tokio::{sync::Mutex, time::Sleep};
 
 use crate::problem::{Problem, Result};
 
@@ -127,13 +127,17 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body, limit: usize) -> R
 
 /// Reads on for a while, so that a client that is still sending gets to see the answer instead of
 /// a reset connection.
-async fn discard(mut body: Body) {
+async fn discard(body: Body) {
+    discard_rest(&mut body.into_data_stream()).await;
+}
+
+async fn discard_rest(body: &mut BodyDataStream) {
     const MOST: usize = 8 << 20;
     const LONGEST: Duration = Duration::from_secs(2);
     let mut left = MOST;
     let drain = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        while let Some(Ok(data)) = body.next().await {
+            left = left.saturating_sub(data.len());
             if left == 0 {
                 break;
             }
@@ -147,19 +151,31 @@ async fn discard(mut body: Body) {
 /// through the provider they lose what HTTP needs to know.
 pub(crate) struct Upload {
     failure: Arc<OnceLock<Problem>>,
+    /// Outlives whoever gives it up.
+    body: Arc<Mutex<BodyDataStream>>,
 }
 
 impl Upload {
     /// Takes the body of an upload apart.
-    pub(crate) fn new(headers: &HeaderMap, body: Body, limit: u64) -> Result<(Self, ByteStream)> {
+    pub(crate) async fn new(
+        headers: &HeaderMap,
+        body: Body,
+        limit: u64,
+    ) -> Result<(Self, ByteStream)> {
         check_encoding(headers)?;
         if announced(headers).is_some_and(|length| limit < length) {
+            discard(body).await;
             return Err(too_large(limit));
         }
         let failure = Arc::new(OnceLock::new());
         let seen = Arc::clone(&failure);
         let mut total: u64 = 0;
-        let stream = body.into_data_stream().map(move |piece| {
+        let body = Arc::new(Mutex::new(body.into_data_stream()));
+        let pieces = stream::unfold(Arc::clone(&body), |body| async move {
+            let piece = body.lock().await.next().await?;
+            Some((piece, body))
+        });
+        let stream = pieces.map(move |piece| {
             let piece = piece.map_err(|error| broken(&error)).and_then(|data| {
                 total = total.saturating_add(data.len() as u64);
                 if limit < total { Err(too_large(limit)) } else { Ok(data) }
@@ -171,11 +187,17 @@ impl Upload {
                 error
             })
         });
-        Ok((Self { failure }, stream.boxed()))
+        Ok((Self { failure, body }, stream.boxed()))
     }
 
-    /// The result of the upload: the body's own failure wins over what it led to.
-    pub(crate) fn settle<T>(self, result: stacyvm_control::Result<T>) -> Result<T> {
+    /// The result of the upload: the body's own failure wins over what it led to. A refusal that
+    /// comes before the end of the body waits for the sender, who would not see it otherwise.
+    pub(crate) async fn settle<T>(self, result: stacyvm_control::Result<T>) -> Result<T> {
+        if result.is_err()
+            && let Ok(mut body) = self.body.try_lock()
+        {
+            discard_rest(&mut body).await;
+        }
         result.map_err(|error| match self.failure.get() {
             Some(problem) => Problem::new(problem.code, problem.message.clone()),
             None => error.into(),

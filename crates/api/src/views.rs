@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stacyvm_api_types as wire;
-use stacyvm_control::{Admission, Collected};
-use stacyvm_provider::{FileInfo, FileKind, ImageRecord, Stats};
+use stacyvm_control::{Admission, Collected, Image};
+use stacyvm_provider::{FileInfo, FileKind, Stats};
 use stacyvm_store::{ApiKey, Sandbox, Template};
 use stacyvm_types::{Cause, Event, Timestamp, WorkerId, format_duration};
 
@@ -171,11 +171,13 @@ pub(crate) fn template(row: Template) -> wire::Template {
     }
 }
 
-pub(crate) fn image(record: ImageRecord) -> wire::Image {
+pub(crate) fn image(image: Image) -> wire::Image {
+    let Image { record, workers } = image;
     wire::Image {
         name: record.name,
         size_bytes: record.size,
         created_at: record.created.to_string(),
+        workers: workers.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What can be typed: the commands that talk to a server, and the options they share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use stacyvm_client::Server;
@@ -380,6 +383,9 @@ pub enum FilesCommand {
 pub enum ImageCommand {
     /// Import a root file system under a name
     Import {
+        /// Whose images
+        #[command(flatten)]
+        at: Shelf,
         /// The name, such as alpine:latest
         name: String,
         /// A tar archive, plain or gzip-compressed, a directory, or - for standard input
@@ -388,13 +394,41 @@ pub enum ImageCommand {
     },
     /// Show the imported images
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Whose images
+        #[command(flatten)]
+        at: Shelf,
+    },
     /// Remove images
     Rm {
+        /// Whose images
+        #[command(flatten)]
+        at: Shelf,
         /// The images
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+impl ImageCommand {
+    /// The data directory on this host that is meant in place of a server.
+    pub fn data_dir(&self) -> Option<&Path> {
+        let (Self::Import { at, .. } | Self::List { at } | Self::Rm { at, .. }) = self;
+        at.data_dir.as_deref()
+    }
+}
+
+/// Whose images.
+#[derive(Debug, Args)]
+pub struct Shelf {
+    /// The worker that is meant. Without it all are listed, and the server's own worker is changed,
+    /// or the only one that imports images
+    #[arg(long, value_name = "ID")]
+    pub worker: Option<WorkerId>,
+    /// The images of the worker on this host that has this data directory, whether or not it runs;
+    /// no server is asked
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "worker")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `templates …`

@@ -20,15 +20,26 @@ pub mod terminal;
 use stacyvm_client::{Client, Settings};
 
 pub use args::{Command, CommandArgs, Format, Global};
+pub use commands::images::{ImagePlace, Told};
 pub use exit::{ExitStatus, Failure};
 pub use output::{Rows, print_json, print_rows, print_text, say};
-pub use stacyvm_client::{Chunk, Frame, OutputStream, SessionInput};
+pub use stacyvm_client::{Chunk, Frame, OutputStream, SessionInput, Upload};
 
 use output::Output;
 
 /// Runs one command against the server; failures are told on standard error.
 pub async fn run(global: &Global, command: Command) -> ExitStatus {
     finish(commands::run(global, command).await)
+}
+
+/// Runs a command about images that are elsewhere than at a server.
+pub async fn images(
+    global: &Global,
+    place: &impl ImagePlace,
+    command: args::ImageCommand,
+) -> Result<ExitStatus, Failure> {
+    let out = Output::new(global.output);
+    commands::images::run_at(out, place, command).await.map(|()| ExitStatus::OK)
 }
 
 /// Tells a failure to the user, if it has something to say, and gives the exit status.

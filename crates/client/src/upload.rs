@@ -28,6 +28,11 @@ impl Upload {
         Self(stream.boxed())
     }
 
+    /// The pieces, for whoever sends them elsewhere.
+    pub fn into_stream(self) -> BoxStream<'static, io::Result<Bytes>> {
+        self.0
+    }
+
     pub(crate) fn into_body(self, progress: Progress) -> Body {
         let mut source = self.0;
         let frames = futures_util::stream::poll_fn(move |context| {

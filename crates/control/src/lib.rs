@@ -67,7 +67,8 @@ pub use members::Member;
 pub use queue::{Outlook, QueueCounts};
 pub use quotas::OwnerUsage;
 pub use requests::{
-    Admission, Collected, ExecRequest, Readiness, SpawnRequest, Started, TemplateSpawn,
+    Admission, Collected, ExecRequest, Image, ImageList, Readiness, SpawnRequest, Started,
+    TemplateSpawn,
 };
 pub use retention::Retention;
 pub use rules::{Overflow, Rules};

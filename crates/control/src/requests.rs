@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use stacyvm_admission::Priority;
 use stacyvm_fleet::ProviderReport;
-use stacyvm_provider::{Exit, Program, Size, Stdin};
+use stacyvm_provider::{Exit, ImageRecord, Program, Size, Stdin};
 use stacyvm_types::{ExecId, OwnerId, SandboxId, WorkerId};
 
 use crate::Outlook;
@@ -158,6 +158,25 @@ pub struct Collected {
     pub duration: Duration,
 }
 
+/// An imported image, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The image. Of several workers' the one that was imported last: each was imported by itself,
+    /// and they may differ.
+    pub record: ImageRecord,
+    /// The workers that have it, by id.
+    pub workers: Vec<WorkerId>,
+}
+
+/// Imported images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageList {
+    /// By name.
+    pub images: Vec<Image>,
+    /// The workers that did not say what they have.
+    pub silent: Vec<WorkerId>,
+}
+
 /// Whether the server can do its work.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -165,15 +184,14 @@ pub struct Readiness {
     pub store: Result<Duration, String>,
     /// The providers.
     pub providers: Vec<ProviderReport>,
-    /// Whether the server runs sandboxes itself.
-    pub runs_sandboxes: bool,
+    /// Whether this server's own worker can launch; `None` where it runs no sandboxes itself.
+    pub launches: Option<bool>,
 }
 
 impl Readiness {
     /// Whether the store answers and, where the server runs sandboxes itself, at least one provider
     /// can launch. Other workers do not count: their heartbeats reach a server that is ready.
     pub fn is_ready(&self) -> bool {
-        let launches = self.providers.iter().any(|report| report.probe.usable);
-        self.store.is_ok() && (launches || !self.runs_sandboxes)
+        self.store.is_ok() && self.launches != Some(false)
     }
 }

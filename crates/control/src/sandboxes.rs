@@ -153,10 +153,11 @@ impl Control {
             };
             self.note_answer(&row.spec.worker, launched.as_ref().err());
             let Err(error) = launched else { return Ok(row) };
-            let is_away = error.kind == ErrorKind::Unavailable;
-            if is_away && error.outcome == Outcome::NotDone && refused.len() < MOVES {
+            let moves = matches!(error.kind, ErrorKind::Unavailable | ErrorKind::NoImage);
+            if moves && error.outcome == Outcome::NotDone && refused.len() < MOVES {
                 refused.insert(row.spec.worker.clone());
-                if let Some(moved) = self.moved(&row, &refused).await {
+                let wants_image = error.kind == ErrorKind::NoImage;
+                if let Some(moved) = self.moved(&row, &refused, wants_image).await {
                     row = moved;
                     continue;
                 }
@@ -165,13 +166,22 @@ impl Control {
         }
     }
 
-    /// Gives a row whose worker certainly has no runtime of it to another one.
-    async fn moved(&self, row: &Sandbox, refused: &BTreeSet<WorkerId>) -> Option<Sandbox> {
+    /// Gives a row whose worker certainly has no runtime of it to another one, which has the image
+    /// if that is what the first one lacked.
+    async fn moved(
+        &self,
+        row: &Sandbox,
+        refused: &BTreeSet<WorkerId>,
+        wants_image: bool,
+    ) -> Option<Sandbox> {
         let (id, spec) = (&row.spec.id, &row.spec);
-        let mut next = self.choose(spec, refused);
+        let has_it = |next: &WorkerId| {
+            !wants_image || self.is_known_to_have(next, &spec.provider, &spec.image)
+        };
+        let mut next = self.choose(spec, refused).filter(has_it);
         if next.is_none() && self.look_again().await.is_ok() {
-            // One that came a moment ago is not known yet.
-            next = self.choose(spec, refused);
+            // One that came a moment ago is not known yet, nor what was imported since.
+            next = self.choose(spec, refused).filter(has_it);
         }
         let next = next?;
         self.store().release_lease(id, &spec.worker, row.generation).await.ok()?;

@@ -16,21 +16,24 @@ impl Control {
     /// their heartbeats; the default one marked. A provider that hangs is reported as it was before,
     /// until the look at it has met its bound.
     pub async fn providers(&self) -> Vec<ProviderReport> {
-        let mut reports = self.own_providers().await;
-        let elsewhere = self.offered_elsewhere(&reports);
-        reports.extend(elsewhere);
-        reports
+        self.with_others(&self.provider_reports(PROVIDER_PATIENCE).await)
     }
 
-    async fn own_providers(&self) -> Vec<ProviderReport> {
-        self.provider_reports(PROVIDER_PATIENCE).await.to_vec()
+    /// The providers of this server's worker, and those that only others have.
+    pub(crate) fn with_others(&self, own: &[ProviderReport]) -> Vec<ProviderReport> {
+        let mut reports = own.to_vec();
+        reports.extend(self.offered_elsewhere(own));
+        reports
     }
 
     /// Whether the store answers, and what the providers say. Bounded: what does not answer in
     /// time is reported so.
     pub async fn ready(&self) -> Readiness {
-        let (store, providers) = tokio::join!(self.store_answers(), self.own_providers());
-        Readiness { store, providers, runs_sandboxes: self.settings().runs_sandboxes }
+        let (store, own) =
+            tokio::join!(self.store_answers(), self.provider_reports(PROVIDER_PATIENCE));
+        let launches = || own.iter().any(|report| report.probe.usable);
+        let launches = self.settings().runs_sandboxes.then(launches);
+        Readiness { store, providers: self.with_others(&own), launches }
     }
 
     /// How long the store took to answer, or a sentence about why it did not. Bounded.

@@ -35,7 +35,7 @@ pub use failpoints::FAILPOINTS;
 pub use probe::doctor;
 pub use provider::NativeProvider;
 pub use spawner::Spawner;
-pub use start::{NativeSettings, UID_BASE};
+pub use start::{NativeSettings, UID_BASE, images_of};
 
 /// The image that is the host's own programs, read-only.
 pub const HOST_IMAGE: &str = "host";

@@ -147,6 +147,30 @@ fn unusable(error: io::Error) -> Error {
     Error::new(ErrorKind::Internal, "the data directory cannot be used").because(error)
 }
 
+/// The images of a data directory that no provider has open, and keeps closed to them. What a
+/// sandbox was launched from counts as used for as long as its record is there. Blocking.
+pub fn images_of(
+    data_dir: &Path,
+    tasks: &TaskTracker,
+    clock: Arc<dyn Clock>,
+) -> Result<ImageStore> {
+    let fresh = || format!("{:016x}", rand::random::<u64>());
+    let run = RunDir::open(data_dir, &Memory::of_this_host(), fresh)?;
+    let in_use = move |lower: &Path| {
+        let Ok(sandboxes) = run.sandboxes() else { return true };
+        // Nothing is known of a record that cannot be read.
+        let uses = |dir: &PathBuf| Record::read(dir).map_or(true, |record| record.lower == lower);
+        sandboxes.iter().any(uses)
+    };
+    ImageStore::open(Parts {
+        data_dir: data_dir.to_owned(),
+        caps: Caps::default(),
+        in_use: Arc::new(in_use),
+        tasks: tasks.clone(),
+        clock,
+    })
+}
+
 /// The users of a sandbox where this server is not root.
 fn rootless_ids() -> Option<Ids> {
     if geteuid().is_root() {

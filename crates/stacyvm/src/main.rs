@@ -5,6 +5,7 @@ mod config;
 mod data_dir;
 mod db;
 mod doctor;
+mod images;
 mod keys;
 mod logging;
 mod native;
@@ -72,6 +73,9 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::serve(args),
         Command::Run(args) => run::run(args).map_err(Failure::before_command),
+        Command::Remote(Remote::Image(command)) if command.data_dir().is_some() => {
+            images::images(&cli.global, command)
+        }
         Command::Remote(command) => client(&cli.global, command),
         Command::Keys(args) => keys::keys(&cli.global, args),
         Command::Worker(args) => worker::worker(&cli.global, args),

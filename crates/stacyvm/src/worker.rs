@@ -15,12 +15,13 @@ use stacyvm_types::{Resources, time::SystemClock};
 use stacyvm_worker::{
     LocalWorker,
     heartbeat::{Facts, Heart},
+    rpc,
 };
 use tokio::{signal::unix::SignalKind, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    chain, cluster, data_dir, failed, logging, native,
+    chain, cluster, data_dir, failed, images, logging, native,
     reload::{self, Reload},
     serve, settings,
     stop::StopSignals,
@@ -46,7 +47,8 @@ enum WorkerCommand {
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The file with the settings; otherwise the first that exists of ./stacyvm.yaml and
-    /// ~/.stacyvm/config.yaml [env: STACYVM_CONFIG]
+    /// ~/.stacyvm/config.yaml. What is about `serve` alone, worker.enabled among it, says nothing here
+    /// [env: STACYVM_CONFIG]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// What this worker is called; its host name when it is not said [env: STACYVM_WORKER_ID]
@@ -209,6 +211,9 @@ async fn wired(
     let worker = Arc::new(worker);
 
     let url = config.worker.control_plane_url.as_str();
+    if config.worker.control_plane_url.is_exposed() {
+        tracing::warn!(url, "what this worker shows its control plane travels as plain HTTP");
+    }
     let credentials = Shown::to(Audience::ControlPlane, keys.clone(), clock.clone());
     let connect = cluster::to_control_plane(config)?;
     let control_plane = ControlPlane::new(id.clone(), url, connect, Arc::new(credentials));
@@ -246,6 +251,18 @@ async fn wired(
         let answered: Arc<dyn Worker> = worker.clone();
         let (tracked, until) = (tasks.clone(), stopping.clone());
         tasks.spawn(listening.answer(answered, keys.clone(), clock, tracked, until, limit));
+    }
+    let socket = data_dir.join(images::SOCKET);
+    match rpc::listen_here(&socket) {
+        Ok(listener) => {
+            let answered: Arc<dyn Worker> = worker.clone();
+            let (tracked, until) = (tasks.clone(), stopping.clone());
+            tasks.spawn(rpc::answer_here(listener, answered, tracked, until, limit));
+        }
+        Err(error) => {
+            let path = socket.display();
+            tracing::warn!(%path, %error, "images cannot be changed from this host while this runs");
+        }
     }
     let beating = CancellationToken::new();
     let (beats, until) = (heart.clone(), beating.clone());

@@ -1,5 +1,7 @@
 //! What an image may be called.
 
+use std::borrow::Cow;
+
 /// The longest image name in bytes.
 const LONGEST: usize = 255;
 
@@ -38,4 +40,30 @@ pub fn is_image_name(name: &str) -> bool {
             && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     });
     first_ok && parts.all(part_ok) && tag_ok
+}
+
+/// The name with its tag: `alpine` is `alpine:latest`.
+pub fn full_image_name(name: &str) -> Cow<'_, str> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.contains(':') {
+        true => name.into(),
+        false => format!("{name}:latest").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_tag_means_the_latest() {
+        for (name, full) in [
+            ("alpine", "alpine:latest"),
+            ("alpine:3", "alpine:3"),
+            ("a.example:5000/b", "a.example:5000/b:latest"),
+            ("a.example:5000/b:c", "a.example:5000/b:c"),
+        ] {
+            assert_eq!(full_image_name(name), full);
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub use event::{Event, EventKind};
 pub use go_duration::{format_duration, parse_duration};
 pub use histogram::{Histogram, Tally};
 pub use id::{AuditId, ExecId, InvalidId, KeyId, OwnerId, SandboxId, WorkerId};
-pub use image::is_image_name;
+pub use image::{full_image_name, is_image_name};
 pub use lease::{Generation, Lease, Seen, Verdict};
 pub use limits::Limits;
 pub use network::Network;

@@ -10,7 +10,10 @@ use stacyvm_provider::{
     Probe, Provider, Result, Runtime,
 };
 use stacyvm_types::{Limits, SandboxId};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 
 use crate::guest::{BoundedGuest, STILL};
 
@@ -35,15 +38,18 @@ pub(crate) struct Bounded {
     launches: Semaphore,
     destructions: Semaphore,
     imports: Semaphore,
+    /// Told when the images are others.
+    changed: Arc<Notify>,
 }
 
 impl Bounded {
-    pub(crate) fn new(inner: Arc<dyn Provider>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Provider>, changed: Arc<Notify>) -> Self {
         Self {
             inner,
             launches: Semaphore::new(LAUNCHES),
             destructions: Semaphore::new(DESTRUCTIONS),
             imports: Semaphore::new(IMPORTS),
+            changed,
         }
     }
 
@@ -166,13 +172,19 @@ impl Images for Bounded {
         };
         let movement = Movement::default();
         let archive = movement.watch(archive.boxed());
-        movement.bound(STILL, images.import(name, archive)).await
+        let imported = movement.bound(STILL, images.import(name, archive)).await?;
+        self.changed.notify_one();
+        Ok(imported)
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
         let images = self.inner_images()?;
         match timeout(DESTROY, images.remove(name)).await {
-            Ok(result) => result,
+            Ok(Ok(())) => {
+                self.changed.notify_one();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(self.late(DESTROY, "removing an image", Outcome::Unknown)),
         }
     }

@@ -88,6 +88,8 @@ impl Heart {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
+                // What is imported here is wanted soon.
+                () = self.worker.images_changed() => {}
                 () = sleep_until(next) => {}
             }
         }

@@ -18,7 +18,7 @@ use stacyvm_provider::{
 };
 use stacyvm_types::{Generation, Limits, SandboxId, Timestamp, WorkerId, time::Clock};
 use tokio::{
-    sync::Mutex as AsyncMutex,
+    sync::{Mutex as AsyncMutex, Notify},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,7 @@ pub struct LocalWorker {
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
     turns: Turns,
+    images_changed: Arc<Notify>,
     /// Held while looking, so that many who ask at once cause one look. A look is bounded.
     looked: AsyncMutex<Option<(Instant, Vec<ProviderReport>)>>,
 }
@@ -75,9 +76,13 @@ impl LocalWorker {
         ledgers: Ledgers,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
+        let images_changed = Arc::new(Notify::new());
         let providers = providers
             .into_iter()
-            .map(|provider| (provider.name(), Arc::new(Bounded::new(provider))))
+            .map(|provider| {
+                let bounded = Bounded::new(Arc::clone(&provider), Arc::clone(&images_changed));
+                (provider.name(), Arc::new(bounded))
+            })
             .collect();
         Ok(Self {
             id,
@@ -88,6 +93,7 @@ impl LocalWorker {
             draining: AtomicBool::new(false),
             clock,
             turns: Turns::default(),
+            images_changed,
             looked: AsyncMutex::new(None),
         })
     }
@@ -95,6 +101,11 @@ impl LocalWorker {
     /// Whether it takes no spawns.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Waits until an image is imported or removed that nobody has waited for yet.
+    pub(crate) async fn images_changed(&self) {
+        self.images_changed.notified().await;
     }
 
     /// Ends what outlived its time, until `stopping`. The control plane does that in time where it

@@ -5,6 +5,7 @@
 mod death;
 mod drain;
 mod identity;
+mod images;
 mod killed;
 mod once;
 mod replicas;
@@ -43,6 +44,8 @@ const TESTS: &[(&str, Test)] = &[
     ("a_drained_worker_takes_nothing_until_that_is_undone", Anywhere(drain::by_command)),
     ("a_worker_that_stops_says_so_and_adopts_what_ran", Native(drain::by_signal)),
     ("a_server_and_a_worker_show_each_other_who_they_are", Anywhere(identity::mutual)),
+    ("an_image_of_a_workers_own_host_is_launched_there", Native(images::at_the_host)),
+    ("an_image_is_imported_at_a_worker_from_the_server", Native(images::from_the_server)),
     ("a_token_that_is_not_good_is_refused_at_either_end", Anywhere(identity::refused)),
     ("the_shared_token_is_changed_without_a_refused_request", Anywhere(rotation::shared)),
     ("the_signing_key_is_changed_without_a_refused_request", Anywhere(rotation::signed)),

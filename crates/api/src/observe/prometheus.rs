@@ -80,7 +80,7 @@ fn providers(out: &mut Exposition, overview: &Overview) {
         Kind::Gauge,
         "1 when the provider can launch sandboxes, else 0.",
     );
-    for report in &*overview.providers {
+    for report in &overview.providers {
         let default = if report.default { "true" } else { "false" };
         let healthy = u8::from(report.probe.usable);
         family.sample(&[("provider", &*report.name), ("default", default)], healthy);
@@ -90,7 +90,8 @@ fn providers(out: &mut Exposition, overview: &Overview) {
         Kind::Gauge,
         "How long the last look at the provider took.",
     );
-    for report in &*overview.providers {
+    // What only other workers have is told by their heartbeats, and not looked at from here.
+    for report in overview.providers.iter().filter(|report| !report.latency.is_zero()) {
         let millis = report.latency.as_secs_f64() * 1_000.0;
         family.sample(&[("provider", &*report.name)], millis);
     }
@@ -99,7 +100,7 @@ fn providers(out: &mut Exposition, overview: &Overview) {
         Kind::Gauge,
         "Runtimes that the provider has, where it can count them.",
     );
-    for report in &*overview.providers {
+    for report in &overview.providers {
         if let Some(runtimes) = report.runtimes {
             family.sample(&[("provider", &*report.name)], runtimes);
         }

@@ -268,9 +268,9 @@ pub(super) async fn upload(
         let message = "forms are not taken; send the file's bytes as the body";
         return Err(Problem::new(Code::UnsupportedMediaType, message));
     }
-    let (upload, body) = Upload::new(&headers, body, api.config.max_upload)?;
+    let (upload, body) = Upload::new(&headers, body, api.config.max_upload).await?;
     let result = api.control.write_file(&id, path, WriteOptions { mode }, body).await;
-    Ok(written(upload.settle(result)?).into_response())
+    Ok(written(upload.settle(result).await?).into_response())
 }
 
 pub(super) async fn remove(

@@ -1,24 +1,32 @@
 //! Imported images.
 
-use axum::body::Body;
-use http::{HeaderMap, StatusCode};
+use axum::{
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use stacyvm_api_types::{Code, Image, StatusReply};
+use stacyvm_control::Error;
+use stacyvm_types::WorkerId;
 
 use super::{
-    doc::{doc, image},
+    doc::{doc, image, text},
     sandboxes::status,
     table::{Route, delete, get, put},
 };
 use crate::{
     Api,
     body::Upload,
-    extract::PathText,
+    extract::{PathText, Query},
     json::{Json, created, ok},
     origin,
-    problem::{Problem, Result},
+    problem::{Problem, Result, echo},
     scope::Scope,
     views,
 };
+
+const WORKER: &str =
+    "The worker; without it the server's own, or the only one that imports images.";
 
 /// The routes of this file.
 pub(super) fn routes() -> Vec<Route> {
@@ -27,9 +35,14 @@ pub(super) fn routes() -> Vec<Route> {
             "/images",
             Scope::Read,
             list,
-            doc("listImages", "Lists the imported images.")
-                .gives::<Vec<Image>>(StatusCode::OK, "The images.")
-                .fails(&[Code::Unsupported]),
+            doc("listImages", "Lists the imported images of all workers.")
+                .query("worker", "One worker, if not all.", text())
+                .gives::<Vec<Image>>(StatusCode::OK, "The images, each with its workers.")
+                .with(
+                    "X-Silent-Workers",
+                    "The workers that did not answer, so that their images may be missing.",
+                )
+                .fails(&[Code::NotFound, Code::Unsupported]),
         )
         .slashed(),
         put(
@@ -43,9 +56,16 @@ pub(super) fn routes() -> Vec<Route> {
                      are.",
                     image(),
                 )
+                .query("worker", WORKER, text())
                 .takes_bytes(&["application/octet-stream", "application/x-tar", "application/gzip"])
                 .gives::<Image>(StatusCode::CREATED, "The image.")
-                .fails(&[Code::Conflict, Code::Unsupported, Code::DiskFull, Code::ResourceLimit]),
+                .fails(&[
+                    Code::NotFound,
+                    Code::Conflict,
+                    Code::Unsupported,
+                    Code::DiskFull,
+                    Code::ResourceLimit,
+                ]),
         ),
         delete(
             "/images/{*name}",
@@ -58,19 +78,36 @@ pub(super) fn routes() -> Vec<Route> {
                      are.",
                     image(),
                 )
+                .query("worker", WORKER, text())
                 .gives::<StatusReply>(StatusCode::OK, "It is gone; sandboxes made from it stay.")
                 .fails(&[Code::NotFound, Code::Conflict, Code::Unsupported]),
         ),
     ]
 }
 
-pub(super) async fn list(api: Api) -> Result<Json<Vec<Image>>> {
-    Ok(ok(api.control.images().await?.into_iter().map(views::image).collect()))
+fn worker(query: &Query) -> Result<Option<WorkerId>> {
+    let known = |text: &str| {
+        WorkerId::parse(text)
+            .map_err(|_| Error::NotFound(format!("not found: worker {:?}", echo(text))).into())
+    };
+    query.text("worker").map(known).transpose()
+}
+
+pub(super) async fn list(api: Api, query: Query) -> Result<Response> {
+    let list = api.control.images(worker(&query)?.as_ref()).await?;
+    let images: Vec<_> = list.images.into_iter().map(views::image).collect();
+    let mut response = ok(images).into_response();
+    let silent = list.silent.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(",");
+    if let Some(silent) = HeaderValue::from_str(&silent).ok().filter(|silent| !silent.is_empty()) {
+        response.headers_mut().insert("x-silent-workers", silent);
+    }
+    Ok(response)
 }
 
 pub(super) async fn import(
     api: Api,
     path: PathText,
+    query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Image>> {
@@ -80,12 +117,13 @@ pub(super) async fn import(
                        application/x-tar";
         return Err(Problem::new(Code::UnsupportedMediaType, message));
     }
-    let (upload, archive) = Upload::new(&headers, body, api.config.max_upload)?;
-    let record = upload.settle(api.control.import_image(path.get("name"), archive).await)?;
-    Ok(created(views::image(record)))
+    let worker = worker(&query)?;
+    let (upload, archive) = Upload::new(&headers, body, api.config.max_upload).await?;
+    let imported = api.control.import_image(path.get("name"), worker.as_ref(), archive).await;
+    Ok(created(views::image(upload.settle(imported).await?)))
 }
 
-pub(super) async fn remove(api: Api, path: PathText) -> Result<Json<StatusReply>> {
-    api.control.remove_image(path.get("name")).await?;
+pub(super) async fn remove(api: Api, path: PathText, query: Query) -> Result<Json<StatusReply>> {
+    api.control.remove_image(path.get("name"), worker(&query)?.as_ref()).await?;
     Ok(status("deleted"))
 }

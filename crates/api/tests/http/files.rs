@@ -86,3 +86,17 @@ async fn files_are_listed_found_moved_changed_and_removed() {
         "NOT_FOUND"
     );
 }
+
+/// An answer that comes before the end of the body is seen by whoever sends that.
+#[tokio::test]
+async fn a_refused_upload_is_answered_and_not_cut() {
+    let world = World::new().await;
+    let target = "/sandboxes/sb-00000000000000000000/files?path=/workspace/x";
+    let image = [("content-type", "application/x-tar")];
+    for _ in 0..5 {
+        let put = world.send(Method::PUT, target, &[], vec![0_u8; 6 << 20]).await;
+        assert_eq!(put.code(), "NOT_FOUND");
+        let put = world.send(Method::PUT, "/images/alpine", &image, vec![0_u8; 6 << 20]).await;
+        assert_eq!(put.code(), "UNSUPPORTED");
+    }
+}

@@ -18,3 +18,6 @@ mod sockets;
 mod streams;
 mod workers;
 mod world;
+
+/// Where the sandboxes are. `tests/remote` runs the same tests with a worker at a distance.
+const IS_REMOTE: bool = false;

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use stacyvm_control::{Error, Overflow, Rules};
 use stacyvm_types::{Operation, SandboxId};
 
-use crate::world::World;
+use crate::{
+    IS_REMOTE,
+    world::{OWN, WORKER, World},
+};
 
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -92,14 +95,20 @@ async fn metrics_are_the_numbers_of_every_part() {
     );
     let sandboxes = json!({
         "total": 1, "active": 1, "by_state": {"running": 1}, "by_provider": {"mock": 1},
-        "by_worker": {"local": 1},
+        "by_worker": {WORKER: 1},
     });
     assert_eq!(body["sandboxes"], sandboxes);
-    let leases = json!({"total": 1, "active": 1, "expired": 0, "by_holder": {"local": 1}});
+    let leases = json!({"total": 1, "active": 1, "expired": 0, "by_holder": {WORKER: 1}});
     assert_eq!(body["leases"], leases);
+    let item = |id: &str, providers: &[&str]| json!({"id": id, "status": "online", "stale": false, "providers": providers});
+    let items = match IS_REMOTE {
+        true => json!([item(WORKER, &["mock"]), item(OWN, &[])]),
+        false => json!([item(WORKER, &["mock"])]),
+    };
+    let count = items.as_array().unwrap().len();
     let workers = json!({
-        "total": 1, "online": 1, "draining": 0, "stale": 0, "unhealthy": 0,
-        "items": [{"id": "local", "status": "online", "stale": false, "providers": ["mock"]}],
+        "total": count, "online": count, "draining": 0, "stale": 0, "unhealthy": 0,
+        "items": items,
     });
     assert_eq!(body["workers"], workers);
     assert_eq!(
@@ -230,10 +239,7 @@ const KEPT: &[&str] = &[
     "stacyvm_runtime_gc_cycles_total",
     "stacyvm_sandboxes_total{state=\"running\"}",
     "stacyvm_sandboxes_by_provider_total{provider=\"mock\"}",
-    "stacyvm_sandboxes_by_worker_total{worker=\"local\"}",
     "stacyvm_provider_healthy{provider=\"mock\",default=\"true\"}",
-    "stacyvm_provider_health_latency_milliseconds{provider=\"mock\"}",
-    "stacyvm_provider_runtime_sandboxes{provider=\"mock\"}",
     "stacyvm_workers_total{status=\"total\"}",
     "stacyvm_workers_total{status=\"online\"}",
     "stacyvm_workers_total{status=\"stale\"}",
@@ -267,6 +273,13 @@ const KEPT: &[&str] = &[
     "stacyvm_operation_latency_milliseconds_max{operation=\"exec\",provider=\"mock\"}",
 ];
 
+/// The same, about what a server finds out by looking at its own worker's providers. It does not
+/// look at another worker's for each scrape: how those are is told by heartbeats.
+const LOOKED_AT: &[&str] = &[
+    "stacyvm_provider_health_latency_milliseconds{provider=\"mock\"}",
+    "stacyvm_provider_runtime_sandboxes{provider=\"mock\"}",
+];
+
 /// R2.4: every name that older dashboards read is there, with the labels that they read.
 #[tokio::test]
 async fn a_scrape_keeps_every_older_name() {
@@ -278,8 +291,12 @@ async fn a_scrape_keeps_every_older_name() {
     let text = reply.text();
     let series: BTreeSet<_> =
         text.lines().filter_map(|line| line.rsplit_once(' ').map(|(series, _)| series)).collect();
-    for name in KEPT {
+    let held = format!("stacyvm_sandboxes_by_worker_total{{worker=\"{WORKER}\"}}");
+    for name in KEPT.iter().copied().chain([held.as_str()]) {
         assert!(series.contains(name), "{name} is not in\n{text}");
+    }
+    for name in LOOKED_AT {
+        assert_eq!(series.contains(name), !IS_REMOTE, "{name}");
     }
 }
 

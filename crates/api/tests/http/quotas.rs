@@ -5,7 +5,10 @@ use serde_json::json;
 use stacyvm_admission::Policy;
 use stacyvm_control::{Overflow, Rules};
 
-use crate::world::World;
+use crate::{
+    IS_REMOTE,
+    world::{OWN, WORKER, World},
+};
 
 /// R3.1
 #[tokio::test]
@@ -98,13 +101,15 @@ async fn the_admission_question_gives_its_reasons_when_asked() {
     assert_eq!(plain.get("queue_position"), None);
     let explained = world.post("/sandboxes/admission?explain=true", "{}").await.json();
     assert_eq!(explained["reason"], "max_sandboxes");
-    assert_eq!(explained["selected_worker_id"], "local");
+    assert_eq!(explained["selected_worker_id"], WORKER);
     assert_eq!(explained["queue_position"], 1);
-    assert_eq!(explained["rejected_workers"], json!([]));
+    let own = json!({"worker_id": OWN, "reason": "it does not have the provider"});
+    let rejected = if IS_REMOTE { json!([own]) } else { json!([]) };
+    assert_eq!(explained["rejected_workers"], rejected);
     let unknown =
         world.post("/sandboxes/admission?explain=true", r#"{"provider":"x"}"#).await.json();
     assert_eq!(unknown["worker_reason"], "no_eligible_worker");
-    assert_eq!(unknown["rejected_workers"][0]["worker_id"], "local");
+    assert_eq!(unknown["rejected_workers"][0]["worker_id"], WORKER);
     let priority = world.post("/sandboxes", r#"{"priority":10}"#).await;
     assert_eq!(priority.code(), "BAD_REQUEST");
     let why = world.post("/sandboxes/admission?explain=perhaps", "{}").await;

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{WORKER, World};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -24,7 +24,7 @@ async fn a_spawned_sandbox_has_the_published_shape() {
         "\"memory_mb\":1024",
         "\"vcpus\":1",
         "\"owner_id\":\"ann\"",
-        "\"worker_id\":\"local\"",
+        &format!("\"worker_id\":\"{WORKER}\""),
         "\"created_at\":\"",
         "\"expires_at\":\"",
         "\"metadata\":{\"a\":\"b\"}",

@@ -4,7 +4,7 @@ mod copy;
 mod events;
 mod exec;
 mod files;
-mod images;
+pub(crate) mod images;
 mod sandboxes;
 mod system;
 mod templates;

@@ -151,9 +151,9 @@ async fn images_that_a_provider_does_not_have_are_refused_with_its_reason() {
     let world = World::start().await;
     let client = &world.client;
     for error in [
-        client.images().await.unwrap_err(),
-        client.import_image("a/b:c", Upload::bytes("x")).await.unwrap_err(),
-        client.remove_image("a/b:c").await.unwrap_err(),
+        client.images(None).await.unwrap_err(),
+        client.import_image("a/b:c", None, Upload::bytes("x")).await.unwrap_err(),
+        client.remove_image("a/b:c", None).await.unwrap_err(),
     ] {
         assert_eq!(error.code(), Some(Code::Unsupported), "{error:?}");
         assert!(!error.is_retryable());

@@ -4,6 +4,7 @@
 //! and the store's transaction looks at the one worker again. A worker that does not answer is left
 //! alone for a moment, whatever the registry says of it.
 
+mod images;
 mod lookout;
 mod placement;
 mod registry;

@@ -12,10 +12,7 @@ use stacyvm_provider::{self as provider, Capabilities, ErrorKind};
 use stacyvm_store::{self as store, NewSandbox, Sandbox, WorkerRow};
 use stacyvm_types::{Offer, Resources, SandboxId, Timestamp, WorkerId};
 
-use super::{
-    FIRST_PAUSE,
-    view::{HOST, Known},
-};
+use super::{FIRST_PAUSE, images::has_image, view::Known};
 use crate::Control;
 
 impl Control {
@@ -67,8 +64,7 @@ impl Control {
             id,
             unfit: row.unfit(now),
             provider_ready: offer.map(|offer| offer.ready),
-            has_image: new.image == HOST
-                || offer.is_some_and(|offer| offer.images.contains(&new.image)),
+            has_image: offer.and_then(|offer| has_image(offer, &new.image)),
             reachable: worker.is_some(),
             backed_off: self.0.members.is_paused(id)
                 || failed_at.is_some_and(|at| at.elapsed() < FIRST_PAUSE),

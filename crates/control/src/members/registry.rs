@@ -37,7 +37,7 @@ impl Control {
     }
 
     /// Says that this server's own worker lives, which renews its lease.
-    pub(super) async fn renew(&self) -> Result<()> {
+    pub(crate) async fn renew(&self) -> Result<()> {
         let settings = self.settings();
         let beat = self.own_beat().await?;
         let row = self.store().beat(beat, settings.membership.term, self.now()).await;

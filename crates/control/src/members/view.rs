@@ -10,7 +10,7 @@ use std::{
 };
 
 use stacyvm_store::WorkerRow;
-use stacyvm_types::{Resources, WorkerId};
+use stacyvm_types::{Resources, WorkerId, full_image_name};
 
 /// The image that every host is.
 pub(super) const HOST: &str = "host";
@@ -64,8 +64,31 @@ impl View {
 
     /// Those that had the image with the provider when they were looked at.
     pub(super) fn holders(&self, provider: &str, image: &str) -> &[WorkerId] {
+        let image = if image == HOST { image.into() } else { full_image_name(image) };
         let of_provider = self.holders.get(provider);
-        of_provider.and_then(|images| images.get(image)).map_or(&[], Vec::as_slice)
+        of_provider.and_then(|images| images.get(&*image)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The worker has this image now, or not any more. The name has its tag.
+    pub(super) fn set_image(&mut self, id: &WorkerId, provider: &str, image: &str, has: bool) {
+        let Some(known) = self.workers.get_mut(id) else { return };
+        let offers = &mut Arc::make_mut(&mut known.row).beat.offers;
+        let Some(offer) = offers.iter_mut().find(|offer| offer.provider == provider) else {
+            return;
+        };
+        let changed = match has {
+            true => offer.images.insert(image.to_owned()),
+            false => offer.images.remove(image),
+        };
+        if !changed {
+            return;
+        }
+        let of_provider = Arc::make_mut(&mut self.holders).entry(provider.to_owned()).or_default();
+        let holders = of_provider.entry(image.to_owned()).or_default();
+        match has {
+            true => holders.push(id.clone()),
+            false => holders.retain(|holder| holder != id),
+        }
     }
 
     /// Its row changed since.

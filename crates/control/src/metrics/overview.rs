@@ -33,8 +33,8 @@ pub(crate) type Owned = Arc<Looked<Arc<HashMap<(OwnerId, String), u64>>>>;
 pub struct Overview {
     /// When it was gathered.
     pub at: Timestamp,
-    /// Every provider of this server's worker, and how it is.
-    pub providers: Arc<[ProviderReport]>,
+    /// The providers of this server's worker, those that only others have, and how each is.
+    pub providers: Vec<ProviderReport>,
     /// How long the looks at each provider took, since the start.
     pub provider_looks: Vec<(String, Tally)>,
     /// What lives, and how long ago that was counted; `None` when the store could not say for a
@@ -86,7 +86,7 @@ impl Control {
     /// is given as it was a moment ago.
     pub async fn overview(&self) -> Overview {
         let total = timeout(EVENTS, self.store().last_event());
-        let (providers, census, workers, quotas, total) = tokio::join!(
+        let (own, census, workers, quotas, total) = tokio::join!(
             self.provider_reports(SCRAPE),
             self.census(SCRAPE),
             self.worker_reports(),
@@ -96,7 +96,7 @@ impl Control {
         Overview {
             at: self.now(),
             workers,
-            providers,
+            providers: self.with_others(&own),
             provider_looks: self.0.health.tallies(),
             census,
             operations: self.operations().tallies(),

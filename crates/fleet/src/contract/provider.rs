@@ -14,12 +14,14 @@ use crate::Worker;
 pub struct AsProvider {
     worker: Arc<dyn Worker>,
     name: &'static str,
+    images: Option<Arc<dyn Images>>,
 }
 
 impl AsProvider {
     /// The provider `name` of a worker.
     pub fn new(worker: Arc<dyn Worker>, name: &'static str) -> Self {
-        Self { worker, name }
+        let images = worker.images(name).ok();
+        Self { worker, name, images }
     }
 
     async fn generation(&self, id: &SandboxId) -> Generation {
@@ -37,10 +39,10 @@ impl Provider for AsProvider {
         self.name
     }
 
-    /// A worker does not pause, imports no images from afar, and is not opened twice.
+    /// A worker does not pause, and is not opened twice.
     fn capabilities(&self) -> Capabilities {
         let own = self.worker.capabilities(self.name).unwrap_or_default();
-        Capabilities { pause: false, images: false, adoption: false, ..own }
+        Capabilities { pause: false, adoption: false, ..own }
     }
 
     async fn probe(&self) -> Probe {
@@ -90,6 +92,6 @@ impl Provider for AsProvider {
     }
 
     fn images(&self) -> Option<&dyn Images> {
-        None
+        self.images.as_deref()
     }
 }

@@ -25,6 +25,8 @@ pub enum Scope {
     Lease,
     /// Draining the worker, and ending that.
     Drain,
+    /// Importing and removing images.
+    Images,
 }
 
 impl Scope {
@@ -39,6 +41,7 @@ impl Scope {
         Self::Logs,
         Self::Lease,
         Self::Drain,
+        Self::Images,
     ];
 
     /// Its name in tokens.
@@ -53,6 +56,7 @@ impl Scope {
             Self::Logs => "worker:logs",
             Self::Lease => "worker:lease",
             Self::Drain => "worker:drain",
+            Self::Images => "worker:images",
         }
     }
 
@@ -127,6 +131,8 @@ const METHODS: &[(&str, Scope)] = &[
     (method::FILE_GLOB, Scope::Files),
     (method::LOGS, Scope::Logs),
     (method::IMAGES, Scope::Status),
+    (method::IMAGE_IMPORT, Scope::Images),
+    (method::IMAGE_REMOVE, Scope::Images),
     (method::SHUTDOWN, Scope::Drain),
     (method::UNDRAIN, Scope::Drain),
 ];

@@ -3,13 +3,20 @@
 use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use stacyvm_types::WorkerId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use crate::identity::tls::ClientTls;
+use crate::{
+    identity::tls::ClientTls,
+    wire::{self, Health},
+};
 
 /// A connection to a worker.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -25,6 +32,11 @@ pub trait Connect: Send + Sync {
         host: &str,
         port: u16,
     ) -> io::Result<Box<dyn Stream>>;
+
+    /// Whether nobody on the way reads what is sent. An `https` address is for those only.
+    fn is_protected(&self) -> bool {
+        false
+    }
 }
 
 /// Connections without encryption.
@@ -67,5 +79,37 @@ impl Connect for Tls {
         let (connector, name) = self.0.connector_for(worker).map_err(io::Error::other)?;
         let stream = tcp(host, port).await?;
         Ok(Box::new(connector.connect(name, stream).await?))
+    }
+
+    fn is_protected(&self) -> bool {
+        true
+    }
+}
+
+/// The longest answer of a worker that is asked how it is.
+const MAX_HEALTH: usize = 4 << 10;
+
+/// The worker that takes calls at the other end of a connection. The caller bounds the time.
+pub async fn who_is_there(stream: Box<dyn Stream>) -> io::Result<WorkerId> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let asked = async {
+        let mut request = http::Request::new(Empty::<Bytes>::new());
+        *request.uri_mut() = http::Uri::from_static(wire::HEALTH);
+        let host = http::HeaderValue::from_static("worker");
+        request.headers_mut().insert(http::header::HOST, host);
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let body = Limited::new(response.into_body(), MAX_HEALTH).collect().await;
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        let health: Health = serde_json::from_slice(&body)?;
+        WorkerId::parse(&health.worker_id).map_err(io::Error::other)
+    };
+    tokio::select! {
+        biased;
+        worker = asked => worker,
+        ended = connection => Err(match ended {
+            Ok(()) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => io::Error::other(error),
+        }),
     }
 }

@@ -18,6 +18,7 @@ use hyper::{
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use stacyvm_provider::{ByteStream, Duplex, Error, ErrorKind, FileInfo, FileRead, Result};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -33,8 +34,6 @@ use crate::{
     wire::{self, Fault, FileResult, Lines, Opened, Reply},
 };
 
-/// How long the head of an answer may take.
-const HEAD: Duration = Duration::from_secs(20);
 /// How long a transfer may stand still. A worker gives up before that and says why.
 const STILL: Duration = Duration::from_secs(45);
 /// How long the end of an answer may take after its last line.
@@ -47,11 +46,12 @@ pub(crate) async fn read(link: &Arc<Link>, call: Call) -> Result<FileRead> {
     headers.push((header::TE, HeaderValue::from_static("trailers")));
     let outgoing =
         Outgoing { method: call.method, turn: Turn::Stream, headers, body: call.body()? };
-    let sent = timeout(HEAD, link.send(outgoing)).await;
-    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(HEAD)))?;
+    let limit = wire::patience(call.method);
+    let sent = timeout(limit, link.send(outgoing)).await;
+    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(limit)))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(link.failure(&call.id, head.status, body, HEAD).await);
+        return Err(link.failure(&call, head.status, body).await);
     }
     let envelope = head.headers.get(wire::ENVELOPE).ok_or_else(|| link.nonsense())?;
     let reply: Reply =
@@ -117,9 +117,19 @@ impl Pieces {
     }
 }
 
-/// Sends a body. A body that ends early cuts the connection, so that the worker never takes a part
-/// for the whole.
+/// Sends a file.
 pub(crate) async fn write(link: &Arc<Link>, call: Call, body: ByteStream) -> Result<FileInfo> {
+    let written: FileResult = send(link, call, body).await?;
+    written.file.info()
+}
+
+/// Sends a body; the result of the call. A body that ends early cuts the connection, so that the
+/// worker never takes a part for the whole.
+pub(crate) async fn send<R: DeserializeOwned>(
+    link: &Arc<Link>,
+    call: Call,
+    body: ByteStream,
+) -> Result<R> {
     let movement = Movement::default();
     let own = Arc::new(Mutex::new(None));
     let frames = movement.watch(body).map({
@@ -145,12 +155,16 @@ pub(crate) async fn write(link: &Arc<Link>, call: Call, body: ByteStream) -> Res
     let failed = own.lock().unwrap_or_else(PoisonError::into_inner).take();
     match failed {
         Some(error) => Err(error),
-        None => written?.file.info(),
+        None => written,
     }
 }
 
 /// The first line of an answer that may come while the request is still being sent.
-async fn answered(link: &Arc<Link>, id: &CallId, outgoing: Outgoing) -> Result<FileResult> {
+async fn answered<R: DeserializeOwned>(
+    link: &Arc<Link>,
+    id: &CallId,
+    outgoing: Outgoing,
+) -> Result<R> {
     let Answer { response, lent } = link.send(outgoing).await?;
     let (head, mut body) = response.into_parts();
     let mut lines = Lines::new(wire::MAX_LINE);
@@ -200,13 +214,14 @@ pub(crate) async fn dial(link: &Arc<Link>, call: Call) -> Result<Box<dyn Duplex>
         let Answer { response, lent } = link.send(outgoing).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (head, body) = response.into_parts();
-            return Err(link.failure(&call.id, head.status, body, HEAD).await);
+            return Err(link.failure(&call, head.status, body).await);
         }
         let upgraded = hyper::upgrade::on(response).await;
         let io = TokioIo::new(upgraded.map_err(|error| link.broke_off().because(error))?);
         Ok(Box::new(Dialled { io, _lent: lent }) as Box<dyn Duplex>)
     };
-    timeout(HEAD, upgraded).await.unwrap_or_else(|_| Err(link.silent(HEAD)))
+    let limit = wire::patience(call.method);
+    timeout(limit, upgraded).await.unwrap_or_else(|_| Err(link.silent(limit)))
 }
 
 /// What a range asks for on the wire.

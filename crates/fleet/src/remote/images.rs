@@ -1,15 +1,12 @@
-//! The images of a worker at a distance: they are listed, and changed where they are.
+//! The images of a worker at a distance.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use stacyvm_provider::{ByteStream, Error, ErrorKind, ImageRecord, Images, Result};
+use stacyvm_provider::{ByteStream, ImageRecord, Images, Result};
 
-use super::link::Link;
-use crate::wire::{ImageList, Target, method};
-
-/// How long a list may take.
-const LIST: Duration = Duration::from_secs(20);
+use super::{files, link::Link};
+use crate::wire::{ImageEntry, ImageList, ImageParams, Target, method};
 
 pub(super) struct RemoteImages {
     pub(super) link: Arc<Link>,
@@ -17,10 +14,8 @@ pub(super) struct RemoteImages {
 }
 
 impl RemoteImages {
-    fn elsewhere<T>(&self, doing: &str) -> Result<T> {
-        let message =
-            format!("images are {doing} on the host of worker {} itself", self.link.worker());
-        Err(Error::new(ErrorKind::Unsupported, message))
+    fn named(&self, name: &str) -> ImageParams {
+        ImageParams { provider: self.provider.clone(), name: name.to_owned() }
     }
 }
 
@@ -29,15 +24,18 @@ impl Images for RemoteImages {
     async fn list(&self) -> Result<Vec<ImageRecord>> {
         let params = Target { sandbox_id: String::new(), provider: self.provider.clone() };
         let call = self.link.call(method::IMAGES, None, &params)?;
-        let list: ImageList = self.link.ask(call, LIST).await?;
+        let list: ImageList = self.link.ask(call).await?;
         Ok(list.images.into_iter().map(|image| image.record()).collect())
     }
 
-    async fn import(&self, _: &str, _: ByteStream) -> Result<ImageRecord> {
-        self.elsewhere("imported")
+    async fn import(&self, name: &str, archive: ByteStream) -> Result<ImageRecord> {
+        let call = self.link.call(method::IMAGE_IMPORT, None, &self.named(name))?;
+        let imported: ImageEntry = files::send(&self.link, call, archive).await?;
+        Ok(imported.record())
     }
 
-    async fn remove(&self, _: &str) -> Result<()> {
-        self.elsewhere("removed")
+    async fn remove(&self, name: &str) -> Result<()> {
+        let call = self.link.call(method::IMAGE_REMOVE, None, &self.named(name))?;
+        self.link.ask(call).await
     }
 }

@@ -9,9 +9,11 @@
 mod envelope;
 mod exec;
 mod fault;
+mod few;
 mod heartbeat;
 mod lines;
 mod params;
+mod patience;
 mod results;
 
 use http::HeaderName;
@@ -22,9 +24,10 @@ pub use fault::{Fault, Refusal, status_of};
 pub use heartbeat::{Capacity, Heartbeat, HeartbeatReply, OfferEntry};
 pub use lines::{LineTooLong, Lines};
 pub use params::{
-    AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, LogsParams, SpawnParams,
-    Target, mode_of, mode_text,
+    AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, ImageParams, LogsParams,
+    SpawnParams, Target, mode_of, mode_text,
 };
+pub use patience::{patience, time_to_answer};
 pub use results::{
     FileEntry, FileList, FileResult, Health, ImageEntry, ImageList, LogLines, Matches, Opened,
     ProviderEntry, ProviderList, RuntimeEntry, RuntimeList, StatsResult, Status,
@@ -46,6 +49,10 @@ pub mod method {
     pub const PROVIDERS: &str = "worker.providers";
     /// The imported images of a provider.
     pub const IMAGES: &str = "worker.image_list";
+    /// Imports an image.
+    pub const IMAGE_IMPORT: &str = "worker.image_import";
+    /// Removes an image.
+    pub const IMAGE_REMOVE: &str = "worker.image_remove";
     /// Moves a deadline away.
     pub const SET_DEADLINE: &str = "worker.set_deadline";
     /// A command, answered when it has ended.

@@ -222,6 +222,15 @@ pub struct DialParams {
     pub port: u16,
 }
 
+/// An image of a provider.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageParams {
+    /// The provider.
+    pub provider: String,
+    /// The image.
+    pub name: String,
+}
+
 /// A command that was started before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttachParams {

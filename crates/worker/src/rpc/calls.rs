@@ -8,8 +8,8 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::value::RawValue;
 use stacyvm_fleet::wire::{
     self, DeadlineParams, ExpectParams, FileEntry, FileList, FileParams, FileResult, ImageEntry,
-    ImageList, LogLines, LogsParams, Matches, ProviderEntry, ProviderList, RuntimeEntry,
-    RuntimeList, SpawnParams, StatsResult, Status, Target, method, mode_of,
+    ImageList, ImageParams, LogLines, LogsParams, Matches, ProviderEntry, ProviderList,
+    RuntimeEntry, RuntimeList, SpawnParams, StatsResult, Status, Target, method, mode_of,
 };
 use stacyvm_provider::{Error, ErrorKind, Result, WriteOptions};
 use stacyvm_types::SandboxId;
@@ -63,6 +63,15 @@ pub(super) async fn call(call: &Call) -> Result<Option<Box<RawValue>>> {
             let target: Target = envelope.params()?;
             let images = worker.images(&target.provider)?.list().await?;
             raw(&ImageList { images: images.iter().map(ImageEntry::new).collect() })
+        }
+        method::IMAGE_IMPORT => {
+            let message = "an image is imported from a raw body";
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
+        method::IMAGE_REMOVE => {
+            let params: ImageParams = envelope.params()?;
+            worker.images(&params.provider)?.remove(&params.name).await?;
+            Ok(None)
         }
         method::SET_DEADLINE => {
             let params: DeadlineParams = envelope.params()?;

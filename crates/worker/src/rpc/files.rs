@@ -1,4 +1,4 @@
-//! Files as raw bodies.
+//! Files and archives as raw bodies.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -11,10 +11,11 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use stacyvm_fleet::wire::{self, FileEntry, FileParams, FileResult, Opened, mode_of};
-use stacyvm_provider::{
-    ByteStream, Error, ErrorKind, FileInfo, FileRead, Guest, Result, WriteOptions,
+use serde_json::value::RawValue;
+use stacyvm_fleet::wire::{
+    self, FileEntry, FileParams, FileResult, ImageEntry, ImageParams, Opened, mode_of,
 };
+use stacyvm_provider::{ByteStream, Error, ErrorKind, FileRead, Guest, Result, WriteOptions};
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
@@ -38,13 +39,27 @@ pub(super) async fn write(call: Call, body: BodyDataStream) -> Response {
         let mode = params.mode.as_deref().map(mode_of).transpose()?;
         let guest = call.guest().await?;
         let info = guest.write(&params.path, WriteOptions { mode }, bytes(&body)).await?;
-        Ok::<FileInfo, Error>(info)
-    };
-    let result = written.await.and_then(|info| {
-        let params: FileParams = call.envelope.params()?;
         let file = FileEntry::new(&info);
         raw(&FileResult { sandbox_id: params.sandbox_id, file, content: None })
-    });
+    };
+    let result = written.await;
+    settled(call, body, result)
+}
+
+/// Imports an image from a body. One that is cut leaves nothing.
+pub(super) async fn import(call: Call, body: BodyDataStream) -> Response {
+    let body = Arc::new(Mutex::new(body));
+    let imported = async {
+        let params: ImageParams = call.envelope.params()?;
+        let images = call.rpc.worker().images(&params.provider)?;
+        raw(&ImageEntry::new(&images.import(&params.name, bytes(&body)).await?))
+    };
+    let result = imported.await;
+    settled(call, body, result)
+}
+
+/// The answer to a call whose body may not have been read to its end.
+fn settled(call: Call, body: Shared, result: Result<Option<Box<RawValue>>>) -> Response {
     match result {
         Ok(result) => {
             let line = text(&call.line(result));
@@ -94,7 +109,7 @@ pub(super) async fn read(call: Call, takes_trailers: bool) -> Response {
         })?;
         Ok::<_, Error>((envelope, read, guest))
     };
-    let (envelope, read, guest) = match opened.await {
+    let (envelope, read, guest) = match call.in_time(opened).await {
         Ok(opened) => opened,
         Err(error) => return call.failure(&error),
     };
