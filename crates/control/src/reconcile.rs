@@ -150,6 +150,7 @@ impl Control {
             let found = inventory.runtimes.get(key);
             let seen = self.seen(row, found, &inventory);
             let in_flight = self.0.spawning.holds(id);
+            let pass = self.pass_of(pass, row);
             if decide(row, seen, pass, in_flight, self.now()) == Step::Nothing
                 || !self.0.retries.is_due(id, self.now())
                 || STEPS <= steps.len()
@@ -255,12 +256,22 @@ impl Control {
             (_, Some(found)) => self.look(&found.worker, &found.provider, id).await,
             (_, None) => Seen::Absent,
         };
+        let pass = self.pass_of(pass, row.as_ref());
         let step = decide(row.as_ref(), seen, pass, self.0.spawning.holds(id), self.now());
         match (step, row, found) {
             (Step::Nothing, _, _) => Ok(()),
             (Step::DestroyOrphan, row, Some(found)) => self.destroy_orphan(row, found).await,
             (step, Some(row), _) => self.act(step, row).await,
             (_, None, _) => Ok(()),
+        }
+    }
+
+    /// The first pass takes every start for one that a former life was cut short in; but other
+    /// servers start sandboxes on this one's worker as soon as it is in the registry.
+    fn pass_of(&self, pass: Pass, row: Option<&Sandbox>) -> Pass {
+        match row {
+            Some(row) if self.0.members.is_of_this_life(row) => Pass::Running,
+            _ => pass,
         }
     }
 

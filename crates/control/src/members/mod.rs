@@ -13,7 +13,7 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
@@ -58,6 +58,8 @@ pub(crate) struct Members {
     ahead: Arc<AtomicI64>,
     /// Whether that was found out.
     followed: AtomicBool,
+    /// When this process asked first to be in the registry, by the store's clock.
+    began: OnceLock<Timestamp>,
 }
 
 struct Pause {
@@ -107,6 +109,11 @@ impl Members {
 
     fn answered(&self, worker: &WorkerId) {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner).remove(worker);
+    }
+
+    /// Whether a row is younger than this process: then nobody who is gone works on it.
+    pub(crate) fn is_of_this_life(&self, row: &Sandbox) -> bool {
+        self.began.get().is_some_and(|began| *began < row.created_at)
     }
 
     /// The store's clock, as far as this process knows it by its own.

@@ -15,6 +15,7 @@ impl Control {
     /// Puts this server's own worker into the registry and looks at the others there.
     pub async fn join(&self) -> Result<()> {
         self.follow_clock().await.map_err(Error::from_store)?;
+        self.0.members.began.get_or_init(|| self.now());
         if self.settings().membership.term.is_none() {
             self.let_go_of_former_selves().await?;
         }
