@@ -12,6 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 use stacyvm_tests::Reply;
+use stacyvm_types::{
+    Timestamp,
+    time::{Clock, SystemClock},
+};
 
 use crate::{chance::Chance, history::History, http::Caller};
 
@@ -23,12 +27,38 @@ const FINISH: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(40);
 const SANDBOXES: &str = "/api/v1/sandboxes";
 
+/// What an extended sandbox has left.
+const LONGER: Duration = Duration::from_secs(40);
+
+/// The deadline that an answer tells of; none is one that never comes.
+fn deadline(said: &Value) -> Timestamp {
+    let text = said["expires_at"].as_str().unwrap_or_default();
+    Timestamp::parse(text).unwrap_or(Timestamp::MAX)
+}
+
+/// What has to be done for a run to say anything, and was not yet.
+pub(crate) fn never_done(history: &History, native: bool) -> Option<&'static str> {
+    let deeds = ["spawned", "ran a command", "extended", "destroyed", "listed"];
+    let real = native.then_some("spawned with a real runtime");
+    deeds.into_iter().chain(real).find(|deed| history.counted(deed) == 0)
+}
+
 /// What came of a request.
 enum Answer {
     /// This one, for good.
     Said(Reply),
     /// None, or one that says to come again.
     Later,
+}
+
+/// A spawn that is wanted.
+struct Wish {
+    key: String,
+    body: Value,
+    /// How long the sandbox is to live.
+    ttl: Duration,
+    /// When it was asked for first.
+    since: Instant,
 }
 
 struct Mine {
@@ -46,11 +76,13 @@ pub(crate) struct Client {
     history: Arc<History>,
     /// Set once no fault is left.
     calm: Arc<AtomicBool>,
+    /// Whether there are real runtimes.
+    native: bool,
     next_server: usize,
     keys: u64,
     live: Vec<Mine>,
-    /// Spawns that were not answered: their key and body.
-    spawning: Vec<(String, Value)>,
+    /// Spawns that were not answered.
+    spawning: Vec<Wish>,
     /// Destructions that were not answered.
     ending: Vec<String>,
     /// Destructions that were.
@@ -64,6 +96,7 @@ impl Client {
         caller: Caller,
         history: Arc<History>,
         calm: Arc<AtomicBool>,
+        native: bool,
     ) -> Self {
         Self {
             name: format!("client-{number}"),
@@ -72,6 +105,7 @@ impl Client {
             chance: Chance::of(seed.wrapping_add(number.wrapping_mul(7919))),
             history,
             calm,
+            native,
             next_server: usize::try_from(number).unwrap_or(0),
             keys: 0,
             live: Vec::new(),
@@ -123,17 +157,30 @@ impl Client {
         Answer::Said(reply)
     }
 
-    /// Works until it is calm, then finishes what it has begun.
+    /// Works until it is calm and everything was done once, then finishes what it has begun.
     pub(crate) fn work(mut self) {
-        while !self.calm.load(Ordering::Relaxed) {
+        let mut give_up = None;
+        loop {
+            if self.calm.load(Ordering::Relaxed) {
+                let give_up = *give_up.get_or_insert_with(|| Instant::now() + FINISH);
+                if never_done(&self.history, self.native).is_none() || give_up < Instant::now() {
+                    break;
+                }
+            }
             match self.chance.below(12) {
                 0..=1 => self.list(),
                 2..=3 => self.finish_one(),
                 4..=5 if self.live.len() + self.spawning.len() < WANTED => {
                     let key = self.key();
-                    let ttl = ["6s", "20s", "60s", "4m"][self.chance.index(4)];
-                    let body = json!({ "ttl": ttl, "metadata": { "key": key } });
-                    self.spawn(key, body);
+                    let ttl = [6, 20, 60, 240][self.chance.index(4)];
+                    let native = self.native && self.chance.below(3) == 0;
+                    let provider = if native { "native" } else { "mock" };
+                    let metadata = json!({ "key": key });
+                    let body = json!({
+                        "ttl": format!("{ttl}s"), "provider": provider, "metadata": metadata,
+                    });
+                    let ttl = Duration::from_secs(ttl);
+                    self.spawn(Wish { key, body, ttl, since: Instant::now() });
                 }
                 6..=8 => self.exec(),
                 9 => self.extend(),
@@ -145,7 +192,8 @@ impl Client {
         let give_up = Instant::now() + FINISH;
         while !self.spawning.is_empty() || !self.ending.is_empty() {
             if give_up < Instant::now() {
-                let open = format!("{:?} {:?}", self.spawning, self.ending);
+                let spawning: Vec<_> = self.spawning.iter().map(|wish| &wish.key).collect();
+                let open = format!("{spawning:?} {:?}", self.ending);
                 self.history.violated(format!("{}: never answered: {open}", self.name));
                 return;
             }
@@ -158,8 +206,8 @@ impl Client {
     fn finish_one(&mut self) {
         if !self.spawning.is_empty() {
             let index = self.chance.index(self.spawning.len());
-            let (key, body) = self.spawning.remove(index);
-            self.spawn(key, body);
+            let wish = self.spawning.remove(index);
+            self.spawn(wish);
         }
         if !self.ending.is_empty() {
             let index = self.chance.index(self.ending.len());
@@ -168,18 +216,28 @@ impl Client {
         }
     }
 
-    fn spawn(&mut self, key: String, body: Value) {
-        match self.ask("POST", SANDBOXES, Some(&body), Some(&key)) {
-            Answer::Later => self.spawning.push((key, body)),
+    fn spawn(&mut self, wish: Wish) {
+        match self.ask("POST", SANDBOXES, Some(&wish.body), Some(&wish.key)) {
+            Answer::Later => self.spawning.push(wish),
             Answer::Said(reply) if reply.status == 201 => {
                 let said = reply.json();
                 let id = said["id"].as_str().unwrap_or_default().to_owned();
                 self.history.count("spawned");
-                self.history.spawned(&id, &self.owner);
+                if wish.body["provider"] == "native" {
+                    self.history.count("spawned with a real runtime");
+                }
+                self.history.spawned(&id, &self.owner, deadline(&said));
                 let marking = Some(self.key());
                 self.live.push(Mine { id, marking });
             }
             Answer::Said(reply) if reply.status == 429 => self.history.count("refused by a limit"),
+            // It was made, and its time was over before its worker answered.
+            Answer::Said(reply)
+                if reply.json()["details"]["cause"]["kind"] == "expired"
+                    && wish.ttl <= wish.since.elapsed() =>
+            {
+                self.history.count("expired before the spawn was answered");
+            }
             Answer::Said(reply) => {
                 self.history.count(&format!("spawn answered {}", reply.status));
                 if reply.status != 500 {
@@ -236,11 +294,19 @@ impl Client {
         let Some(id) = self.live.get(index).map(|mine| mine.id.clone()) else { return };
         let key = self.key();
         let path = format!("{SANDBOXES}/{id}/extend");
-        let body = json!({ "ttl": "40s" });
+        let body = json!({ "ttl": format!("{}s", LONGER.as_secs()) });
+        let at_least = SystemClock.now().saturating_add(LONGER);
         match self.ask("POST", &path, Some(&body), Some(&key)) {
-            Answer::Said(reply) if reply.status == 200 => self.history.count("extended"),
-            Answer::Said(reply) => self.refused("extend", index, &reply),
-            Answer::Later => {}
+            Answer::Said(reply) if reply.status == 200 => {
+                self.history.count("extended");
+                self.history.extended(&id, deadline(&reply.json()));
+            }
+            // Also what is refused may be written down already.
+            Answer::Said(reply) => {
+                self.history.perhaps_extended(&id, at_least);
+                self.refused("extend", index, &reply);
+            }
+            Answer::Later => self.history.perhaps_extended(&id, at_least),
         }
     }
 
@@ -271,6 +337,7 @@ impl Client {
     }
 
     fn destroy(&mut self, id: String) {
+        self.history.unwanted(&id);
         match self.ask("DELETE", &format!("{SANDBOXES}/{id}"), None, None) {
             Answer::Said(reply) if reply.status == 200 => {
                 self.history.count("destroyed");

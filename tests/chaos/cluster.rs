@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -9,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use stacyvm_postgres_fixture::{self as postgres, Disk};
 use stacyvm_tests::{server::binary, server::wait_for};
 
 use crate::{
+    cell::{self, Stage},
     http::Caller,
     member::{Kind, Member},
     net::{Hub, Net},
@@ -22,6 +24,8 @@ use crate::{
 
 pub(crate) const SERVERS: usize = 3;
 pub(crate) const WORKERS: usize = 5;
+/// The first of them have real runtimes too, where the host has.
+pub(crate) const NATIVE: usize = 2;
 pub(crate) const ADMIN: &str = "chaos-admin-key-0123456789abcdef0123";
 pub(crate) const TOKEN: &str = "chaos-worker-token-0123456789abcdef01";
 /// The limits that clients run into.
@@ -29,6 +33,9 @@ pub(crate) const MOST: u64 = 24;
 pub(crate) const MOST_OF_ONE: u64 = 8;
 /// Three of these are a lease.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(300);
+
+/// How long everybody may take to be there.
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// All processes of a run, and where they are.
 pub(crate) struct Cluster {
@@ -38,15 +45,42 @@ pub(crate) struct Cluster {
     pub(crate) net: Net,
 }
 
-/// Where a worker keeps a directory for each sandbox that it has.
-pub(crate) fn runtimes(home: &Path) -> PathBuf {
-    home.join("data/mock")
+/// A worker, seen from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    pub(crate) name: String,
+    /// Where it takes calls.
+    pub(crate) at: SocketAddr,
+    pub(crate) home: PathBuf,
+}
+
+impl Seat {
+    /// The sandboxes that have a directory here.
+    pub(crate) fn runtimes(&self) -> BTreeSet<String> {
+        let parts = ["data/mock", "data/run/runtimes/sandboxes"].map(|part| self.home.join(part));
+        let entries = parts.into_iter().flat_map(fs::read_dir).flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("sb-")).collect()
+    }
 }
 
 impl Cluster {
     /// Why this host cannot run one, if it cannot.
     pub(crate) fn missing() -> Option<String> {
         postgres::Server::start(Disk::Unsynced).err().map(|error| format!("{error:#}"))
+    }
+
+    /// Fails where workers have no real runtimes, with the reason.
+    pub(crate) fn has_native() -> Result<()> {
+        if cell::stage() != Stage::Inside {
+            bail!("what they leave when the test fails would stay without namespaces of its own");
+        }
+        let dir = tempfile::tempdir()?;
+        let doctor =
+            Command::new(binary()).args(["doctor", "--data-dir"]).arg(dir.path()).output()?;
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        ensure!(doctor.status.success(), "stacyvm doctor says\n{said}");
+        Ok(())
     }
 
     /// Whether the kernel delays and loses what a member sends.
@@ -56,13 +90,13 @@ impl Cluster {
     }
 
     /// Starts everything. The calling thread has to outlive it.
-    pub(crate) fn start(mut net: Net, root: &Path) -> Result<Self> {
+    pub(crate) fn start(mut net: Net, root: &Path, native: bool) -> Result<Self> {
         // Every commit survives the end of Postgres, not that of the host.
         let listen = format!("listen_addresses={}", net.hub(Hub::Postgres));
         let settings = [listen.as_str(), "hba_file=hba.conf", "fsync=off"];
         let postgres = postgres::Server::start_with(Disk::Synced, &settings, |directory| {
             let anybody = "local all all trust\nhost all all 0.0.0.0/0 trust\n";
-            Ok(std::fs::write(directory.join("hba.conf"), anybody)?)
+            Ok(fs::write(directory.join("hba.conf"), anybody)?)
         })?;
         let database = postgres.create_database()?;
         let dsn = postgres.dsn(&database);
@@ -93,12 +127,14 @@ impl Cluster {
         let proxy = proxy::start(proxy_ip, servers)?;
         for n in 0..WORKERS {
             let place = net.place()?;
+            let provider = if native && n < NATIVE { "native" } else { "mock" };
             let text = format!(
                 "worker: {{id: worker-{n}, control_plane_url: \"http://{proxy}\", \
                  listen_addr: \"{at}\", rpc_url: \"http://{at}\", \
                  heartbeat_interval: {beat}ms, shutdown_timeout: 3s}}\n\
                  auth: {{worker_token: {TOKEN}}}\n\
-                 providers: {{default: mock, mock: {{enabled: true}}}}\n",
+                 defaults: {{pool_size: 1}}\n\
+                 providers: {{default: {provider}, mock: {{enabled: true}}}}\n",
                 at = place.at,
                 beat = HEARTBEAT.as_millis(),
             );
@@ -115,16 +151,17 @@ impl Cluster {
     /// Waits until every server answers and every worker is in the registry.
     pub(crate) fn wait_until_whole(&self) -> Result<()> {
         let caller = Caller::new(self.servers());
-        wait_for("a whole cluster", Duration::from_secs(60), || {
+        wait_for("a whole cluster", WHOLE, || {
             for n in 0..SERVERS {
                 let Ok(reply) = caller.ask(n, "GET", "/api/v1/workers", None, &[]) else {
                     return Ok(None);
                 };
-                let workers = reply.json();
-                let alive = workers.as_array().map_or(0, |workers| {
-                    workers.iter().filter(|worker| worker["stale"] == false).count()
-                });
-                if alive < WORKERS {
+                let listed = reply.json();
+                let listed = listed.as_array().map(Vec::as_slice).unwrap_or_default();
+                let is_alive = |name: &str| {
+                    listed.iter().any(|row| row["id"] == name && row["stale"] == false)
+                };
+                if !self.workers().iter().all(|worker| is_alive(&worker.name)) {
                     return Ok(None);
                 }
             }
@@ -133,30 +170,42 @@ impl Cluster {
         .with_context(|| self.logs())
     }
 
-    /// The network namespaces of the members, where they have their own.
-    pub(crate) fn namespaces(&self) -> Result<BTreeSet<PathBuf>> {
-        self.members.iter().filter_map(|member| member.place.namespace()).collect()
-    }
-
     /// Where the servers answer.
     pub(crate) fn servers(&self) -> Vec<SocketAddr> {
         let servers = self.members.iter().filter(|member| member.kind == Kind::Server);
         servers.map(|member| member.place.at).collect()
     }
 
-    /// The workers' names, where they take calls and where they keep their runtimes.
-    pub(crate) fn workers(&self) -> Vec<(String, SocketAddr, PathBuf)> {
+    /// The workers.
+    pub(crate) fn workers(&self) -> Vec<Seat> {
         let workers = self.members.iter().filter(|member| member.kind == Kind::Worker);
         workers
-            .map(|member| (member.name.clone(), member.place.at, runtimes(&member.home)))
+            .map(|member| Seat {
+                name: member.name.clone(),
+                at: member.place.at,
+                home: member.home.clone(),
+            })
             .collect()
+    }
+
+    /// Lines of anybody's log that tell of a bug.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let logs = self.members.iter().map(|member| {
+            let log = fs::read(member.home.join("log")).unwrap_or_default();
+            (&member.name, String::from_utf8_lossy(&log).into_owned())
+        });
+        logs.flat_map(|(name, log)| {
+            let lines = log.lines().filter(|line| line.contains("panicked at"));
+            lines.map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     /// The last lines of everybody's log.
     pub(crate) fn logs(&self) -> String {
         let mut text = String::new();
         for member in &self.members {
-            let log = std::fs::read_to_string(member.home.join("log")).unwrap_or_default();
+            let log = fs::read_to_string(member.home.join("log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let last = lines.get(lines.len().saturating_sub(8)..).unwrap_or_default();
             text.push_str(&format!("--- {}\n{}\n", member.name, last.join("\n")));

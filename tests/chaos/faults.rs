@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    os::unix::process::ExitStatusExt,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use stacyvm_postgres_fixture::Stop;
 
 use crate::{
@@ -170,6 +172,9 @@ pub(crate) fn run(
                 thread::sleep(Duration::from_millis(100));
                 watch.history.note(&format!("{} ended by itself: {status}", member.name));
                 watch.history.count(&format!("{:?} ended by itself", member.kind));
+                if status.code() != Some(1) || member.kind == Kind::Worker {
+                    watch.history.violated(format!("{} ended with {status}", member.name));
+                }
                 member.start()?;
             }
         }
@@ -208,7 +213,16 @@ fn go_wrong(cluster: &mut Cluster, watch: &Watch, fault: Fault) -> Result<()> {
             }
             Ok(())
         }
-        Fault::Stopped(_) => member.stop(),
+        Fault::Stopped(_) => {
+            // One that was just starting may not have known yet that it can be asked, or may have
+            // been about to give up on its store.
+            let status = member.stop()?;
+            let starting = status.signal() == Some(Signal::TERM.as_raw());
+            if !status.success() && !starting && status.code() != Some(1) {
+                watch.history.violated(format!("{} stopped with {status}", member.name));
+            }
+            Ok(())
+        }
         Fault::Frozen(_) => member.freeze(),
         Fault::Unplugged(_) => member.place.plug(false),
         Fault::Lagging(_) => member.place.lag(true),

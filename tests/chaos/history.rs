@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
+use stacyvm_types::Timestamp;
 
 /// More violations than these say nothing new.
 const MOST: usize = 50;
@@ -18,8 +19,22 @@ const MOST: usize = 50;
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
     pub(crate) owner: String,
-    /// When its destruction was acknowledged.
-    pub(crate) destroyed: Option<Instant>,
+    /// Its destruction was asked for.
+    pub(crate) unwanted: bool,
+    /// Its destruction was acknowledged.
+    pub(crate) destroyed: bool,
+    /// Until when it was said to live.
+    until: Timestamp,
+    /// The earliest deadline among those that were asked for without an answer: they may hold, and
+    /// they may come after one that was answered.
+    unanswered: Timestamp,
+}
+
+impl Told {
+    /// Before this it has no right to end by itself.
+    pub(crate) fn promised(&self) -> Timestamp {
+        self.until.min(self.unanswered)
+    }
 }
 
 /// The history of a run.
@@ -81,20 +96,51 @@ impl History {
     }
 
     /// A client was told that this sandbox was made.
-    pub(crate) fn spawned(&self, id: &str, owner: &str) {
-        let told = Told { owner: owner.to_owned(), destroyed: None };
+    pub(crate) fn spawned(&self, id: &str, owner: &str, until: Timestamp) {
+        let told = Told {
+            owner: owner.to_owned(),
+            unwanted: false,
+            destroyed: false,
+            until,
+            unanswered: Timestamp::MAX,
+        };
         lock(&self.told).insert(id.to_owned(), told);
+    }
+
+    /// A client was told that it lives until then now.
+    pub(crate) fn extended(&self, id: &str, until: Timestamp) {
+        self.change(id, |told| told.until = until);
+    }
+
+    /// A client asked for this deadline, or a later one, and does not know whether it got it.
+    pub(crate) fn perhaps_extended(&self, id: &str, until: Timestamp) {
+        self.change(id, |told| told.unanswered = told.unanswered.min(until));
+    }
+
+    /// A client asks for its end.
+    pub(crate) fn unwanted(&self, id: &str) {
+        self.change(id, |told| told.unwanted = true);
     }
 
     /// A client was told that it was destroyed.
     pub(crate) fn destroyed(&self, id: &str) {
+        self.change(id, |told| told.destroyed = true);
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Told)) {
         if let Some(told) = lock(&self.told).get_mut(id) {
-            told.destroyed.get_or_insert_with(Instant::now);
+            change(told);
         }
     }
 
     pub(crate) fn told(&self) -> BTreeMap<String, Told> {
         lock(&self.told).clone()
+    }
+
+    /// There were so many of something.
+    pub(crate) fn held(&self, what: &str, number: usize) {
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        lock(&self.counts).insert(what.to_owned(), number);
     }
 
     /// Something took a time.

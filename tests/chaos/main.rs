@@ -4,6 +4,7 @@
 //! `CHAOS_SECONDS` is how long there are faults, `CHAOS_SEED` what they are made from, and
 //! `CHAOS_KEEP` a directory that keeps logs and history.
 
+mod cell;
 mod chance;
 mod clients;
 mod cluster;
@@ -18,6 +19,7 @@ mod truth;
 
 use std::{
     path::PathBuf,
+    process::exit,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,13 +30,16 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
+use stacyvm_tests::host::Leftovers;
 
 use crate::{
+    cell::Stage,
     clients::Client,
     cluster::Cluster,
     faults::Means,
     history::History,
     http::Caller,
+    leftovers::Host,
     net::Net,
     truth::{Watch, follow},
 };
@@ -47,9 +52,12 @@ const SETTLE: Duration = Duration::from_secs(150);
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
-    let missing = net::missing();
-    if missing.is_none() && !net::is_inside() && !arguments.list {
-        std::process::exit(net::run_inside()?);
+    let inside = cell::stage() == Stage::Inside;
+    let missing = if inside { None } else { cell::missing() };
+    match cell::stage() {
+        Stage::Outermost if missing.is_none() && !arguments.list => exit(cell::enter()?),
+        Stage::First => exit(cell::begin()?),
+        Stage::Outermost | Stage::Inside => {}
     }
     if let Some(why) = &missing {
         eprintln!("\nSKIPPED: faults between network namespaces are not tested here: {why}\n");
@@ -68,7 +76,7 @@ fn main() -> Result<()> {
     let trials = vec![
         Trial::test(name("faults_of_processes_on_loopback", database.as_ref()), move || {
             // Where there are namespaces the other one does all of this and more.
-            let share = if net::is_inside() { 6 } else { 1 };
+            let share = if inside { 6 } else { 1 };
             chaos(Net::loopback(), seconds() / share).map_err(|e| format!("{e:?}").into())
         })
         .with_ignored_flag(database.is_some()),
@@ -94,11 +102,14 @@ fn chaos(net: Net, lasts: Duration) -> Result<()> {
     let fresh = u64::try_from(now % 1_000_000_007)?;
     let seed = number("CHAOS_SEED").unwrap_or(fresh);
     let temporary = tempfile::Builder::new().prefix("stacyvm-chaos-").tempdir()?;
-    let kept = std::env::var_os("CHAOS_KEEP").map(PathBuf::from);
-    let root = match &kept {
-        Some(directory) => directory.join(if net.is_apart() { "apart" } else { "loopback" }),
-        None => temporary.path().to_owned(),
+    let parent = match cell::stage() {
+        // Whoever made the namespaces looks at what is left there, and removes it.
+        Stage::Inside => std::env::temp_dir(),
+        Stage::Outermost | Stage::First => temporary.path().to_owned(),
     };
+    let parent = cell::kept().unwrap_or(parent);
+    let root = parent.join(if net.is_apart() { "apart" } else { "loopback" });
+    ensure!(!root.exists(), "{} holds another run", root.display());
     std::fs::create_dir_all(&root)?;
     let root = root.canonicalize()?;
     let history = Arc::new(History::new(&root.join("history"))?);
@@ -116,7 +127,13 @@ fn with_cluster(
     lasts: Duration,
     history: &Arc<History>,
 ) -> Result<()> {
-    let mut cluster = Cluster::start(net, root)?;
+    let before = Host::now();
+    let native = Cluster::has_native();
+    if let Err(why) = &native {
+        eprintln!("chaos: SKIPPED: workers with real runtimes: {why:#}");
+    }
+    let native = native.is_ok();
+    let mut cluster = Cluster::start(net, root, native)?;
     let apart = cluster.net.is_apart();
     let netem = apart && cluster.has_netem();
     if !netem {
@@ -131,6 +148,7 @@ fn with_cluster(
         deaths: Mutex::default(),
         over: AtomicBool::new(false),
     };
+    let homes: Vec<PathBuf> = watch.workers.iter().map(|worker| worker.home.clone()).collect();
     let calm = Arc::new(AtomicBool::new(false));
     let caller = Caller::new(cluster.servers());
     let outcome = thread::scope(|scope| {
@@ -143,7 +161,7 @@ fn with_cluster(
             })
             .collect();
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|n| Client::new(n, seed, caller.clone(), history.clone(), calm.clone()))
+            .map(|n| Client::new(n, seed, caller.clone(), history.clone(), calm.clone(), native))
             .map(|client| scope.spawn(|| client.work()))
             .collect();
         let run = || -> Result<()> {
@@ -160,7 +178,15 @@ fn with_cluster(
             history.took("from the last fault to rest", calm_since.elapsed());
             settled?;
             watch.judge_answers()?;
+            // What is there now and must not be at the end.
+            let groups = ("control groups", leftovers::groups(&homes).len());
+            for (what, number) in Host::now().more_than(&before).into_iter().chain([groups]) {
+                history.held(&format!("{what} at rest"), number);
+            }
             clear(&caller, &watch)?;
+            for panic in cluster.panics() {
+                history.violated(panic);
+            }
             cluster.check_rows()
         };
         let outcome = run();
@@ -179,17 +205,22 @@ fn with_cluster(
         eprintln!("{}", cluster.logs());
     }
     outcome?;
-    let namespaces = cluster.namespaces()?;
-    let homes: Vec<PathBuf> = cluster.members.iter().map(|member| member.home.clone()).collect();
     for member in &mut cluster.members {
-        member.stop()?;
+        let status = member.stop()?;
+        ensure!(status.success(), "{} stopped with {status}", member.name);
     }
-    drop(cluster);
-    let mut left = leftovers::of(root, &homes);
-    left.extend(leftovers::who_is_in(&namespaces));
+    drop((cluster, watch));
+    let left = leftovers::at_last(|| {
+        let mut left = leftovers::of(root, &homes);
+        // On the host others start and end things too.
+        if cell::stage() == Stage::Inside {
+            left.extend(Host::now().since(&before));
+        }
+        left
+    });
     ensure!(left.is_empty(), "left on the host: {left:#?}");
-    for what in ["spawned", "ran a command", "extended", "destroyed", "listed"] {
-        ensure!(history.counted(what) > 0, "nothing was ever {what}");
+    if let Some(deed) = clients::never_done(history, native) {
+        bail!("never {deed}");
     }
     let violations = history.violations();
     if !violations.is_empty() {
@@ -203,11 +234,17 @@ fn clear(caller: &Caller, watch: &Watch) -> Result<()> {
     let give_up = Instant::now() + SETTLE;
     loop {
         let live = watch.query("SELECT id FROM sandboxes WHERE ended_at_us IS NULL")?;
-        let left: usize = watch.workers.iter().map(|w| truth::runtimes_in(&w.2).len()).sum();
-        if live.is_empty() && left == 0 {
+        let left: usize = watch.workers.iter().map(|worker| worker.runtimes().len()).sum();
+        // The workers go on, and keep nothing but what is ready for the next sandbox.
+        let data = watch.workers.iter().map(|worker| Leftovers::of(&worker.home.join("data")));
+        let left_over: Vec<_> = data.filter(|left| !left.is_empty()).collect();
+        if live.is_empty() && left == 0 && left_over.is_empty() {
             break;
         }
-        ensure!(Instant::now() < give_up, "{live:?} and {left} runtimes do not end");
+        ensure!(
+            Instant::now() < give_up,
+            "{live:?}, {left} runtimes and {left_over:#?} do not end"
+        );
         for (n, id) in live.iter().enumerate() {
             let path = format!("/api/v1/sandboxes/{id}");
             let _asked_again = caller.ask(n, "DELETE", &path, None, &[]);

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use stacyvm_tests::server::binary;
 
 use crate::net::Place;
+
+/// How long one may take to stop that was asked to.
+const STOPPING: Duration = Duration::from_secs(60);
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,32 +93,31 @@ impl Member {
         self.signal(Signal::CONT)
     }
 
-    /// Asks it to stop, and waits until it has.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    /// Asks it to stop, waits until it has, and returns how it ended.
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         let mut child = self.child.take().context("it does not run")?;
-        let give_up = Instant::now() + Duration::from_secs(30);
+        let give_up = Instant::now() + STOPPING;
         loop {
             if let Some(status) = child.try_wait()? {
-                ensure!(status.success(), "{} ended with {status}", self.name);
-                return Ok(());
+                return Ok(status);
             }
             if give_up < Instant::now() {
                 child.kill()?;
                 child.wait()?;
-                bail!("{} did not stop within 30 s", self.name);
+                bail!("{} did not stop within {STOPPING:?}", self.name);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// What it ended with, if it did by itself. It is started again by whoever asks.
-    pub(crate) fn ended(&mut self) -> Result<Option<String>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
         if status.is_some() {
             self.child = None;
         }
-        Ok(status.map(|status| status.to_string()))
+        Ok(status)
     }
 }
 

@@ -1,62 +1,22 @@
 //! Where the processes of a cluster live: each in a network namespace of its own, or all on
 //! loopback.
 //!
-//! The test itself runs in a network namespace that it was started in, so the bridge, the pairs and
-//! whatever a fault changes are nobody else's and end with it. The namespaces of the members have
-//! no name: each is held by a sleeping process that the kernel ends when this one ends.
+//! The test itself is in a network namespace of its own, so the bridge, the pairs and whatever a
+//! fault changes are nobody else's and end with it. The namespaces of the members have no name:
+//! each is held by a sleeping process that the kernel ends when this one ends.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Set in the process that runs in a network namespace of its own.
-const INSIDE: &str = "STACYVM_CHAOS_INSIDE";
 const BRIDGE: &str = "hub0";
 const PORT: u16 = 7423;
 /// A station that does not exist: what is sent to it is lost without a word.
 const NOBODY: &str = "02:00:00:00:00:fe";
-
-/// Why this host has no network namespaces for the test, if it has none.
-pub(crate) fn missing() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("not root".to_owned());
-    }
-    for (program, version) in [("ip", "-V"), ("unshare", "-V"), ("nsenter", "-V")] {
-        if Command::new(program).arg(version).output().is_err() {
-            return Some(format!("no {program} here"));
-        }
-    }
-    let tried = Command::new("unshare")
-        .args(["--net", "sh", "-c"])
-        .arg(format!("ip link add {BRIDGE} type bridge && ip link add a0 type veth peer name a1"))
-        .output();
-    match tried {
-        Ok(output) if output.status.success() => None,
-        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        Err(error) => Some(error.to_string()),
-    }
-}
-
-/// Whether this process is the one in a network namespace of its own.
-pub(crate) fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
-}
-
-/// Runs this program again in a network namespace of its own, and returns its exit code.
-pub(crate) fn run_inside() -> Result<i32> {
-    let status = Command::new("unshare")
-        .args(["--net", "--"])
-        .arg(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .status()?;
-    Ok(status.code().unwrap_or(1))
-}
 
 /// The parts of the hub, where clients, the proxy and Postgres are.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +58,6 @@ impl Net {
 
     /// A bridge in this process's namespace.
     pub(crate) fn bridge() -> Result<Self> {
-        ip(&["link", "set", "lo", "up"])?;
         ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0"])?;
         for part in [Hub::Clients, Hub::Postgres, Hub::Proxy] {
             let net = Self { apart: true, places: 0 };
@@ -151,12 +110,6 @@ impl Net {
 impl Place {
     fn pid(&self) -> String {
         self.link.as_ref().map(|(_, holder)| holder.id().to_string()).unwrap_or_default()
-    }
-
-    /// Its network namespace, if it has one of its own.
-    pub(crate) fn namespace(&self) -> Option<Result<PathBuf>> {
-        self.link.as_ref()?;
-        Some(std::fs::read_link(format!("/proc/{}/ns/net", self.pid())).map_err(Into::into))
     }
 
     /// Waits until the holder has left this process's namespace.

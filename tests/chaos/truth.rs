@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +14,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use stacyvm_postgres_fixture as postgres;
+use stacyvm_types::Timestamp;
 
 use crate::{
-    cluster::{MOST, MOST_OF_ONE},
+    cluster::{MOST, MOST_OF_ONE, Seat},
     history::History,
     http::{Caller, call_worker},
 };
@@ -57,18 +56,11 @@ fn wrong_rows() -> String {
     )
 }
 
-/// The sandboxes that have a directory at a worker.
-pub(crate) fn runtimes_in(directory: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with("sb-")).collect()
-}
-
 /// Looks at the truth while a run goes on.
 pub(crate) struct Watch {
     pub(crate) postgres: Arc<postgres::Server>,
     pub(crate) database: String,
-    pub(crate) workers: Vec<(String, SocketAddr, PathBuf)>,
+    pub(crate) workers: Vec<Seat>,
     pub(crate) history: Arc<History>,
     /// Workers that were killed, and when; until all their sandboxes are marked.
     pub(crate) deaths: Mutex<BTreeMap<String, Instant>>,
@@ -132,10 +124,10 @@ impl Watch {
     /// Looks for sandboxes with runtimes at two workers that would both take calls.
     pub(crate) fn watch_runtimes(&self) {
         while !self.over.load(Ordering::Relaxed) {
-            let mut places: BTreeMap<String, Vec<(&str, SocketAddr)>> = BTreeMap::new();
-            for (name, at, directory) in &self.workers {
-                for id in runtimes_in(directory) {
-                    places.entry(id).or_default().push((name, *at));
+            let mut places: BTreeMap<String, Vec<&Seat>> = BTreeMap::new();
+            for worker in &self.workers {
+                for id in worker.runtimes() {
+                    places.entry(id).or_default().push(worker);
                 }
             }
             self.history.count("looks at the runtimes");
@@ -147,15 +139,16 @@ impl Watch {
         }
     }
 
-    fn judge(&self, id: &str, workers: &[(&str, SocketAddr)]) {
-        let sql = format!("SELECT generation::text FROM sandboxes WHERE id = '{id}'");
-        let Ok(generations) = self.query(&sql) else { return };
-        let generation: u64 =
-            generations.first().and_then(|text| text.parse().ok()).unwrap_or_default();
+    fn judge(&self, id: &str, workers: &[&Seat]) {
+        let sql = format!("SELECT generation || ' ' || provider FROM sandboxes WHERE id = '{id}'");
+        let Ok(rows) = self.query(&sql) else { return };
+        let row = rows.first().and_then(|row| row.split_once(' '));
+        let Some((generation, provider)) = row else { return };
+        let generation: u64 = generation.parse().unwrap_or_default();
         let taken: Vec<&str> = workers
             .iter()
-            .filter(|(name, at)| takes_calls(*at, name, id, generation))
-            .map(|(name, _)| *name)
+            .filter(|worker| takes_calls(worker, provider, id, generation))
+            .map(|worker| worker.name.as_str())
             .collect();
         if taken.len() > 1 {
             self.history.violated(format!(
@@ -192,8 +185,9 @@ impl Watch {
             self.query("SELECT worker || ' ' || id FROM sandboxes WHERE ended_at_us IS NULL")?;
         let rows: BTreeSet<String> = rows.into_iter().collect();
         let mut runtimes = BTreeSet::new();
-        for (name, at, directory) in &self.workers {
-            let seen = runtimes_in(directory);
+        for worker in &self.workers {
+            let Seat { name, at, .. } = worker;
+            let seen = worker.runtimes();
             let listed = listed(*at, name)?;
             if seen != listed {
                 return Ok(Some(format!("{name} lists {listed:?} and has {seen:?}")));
@@ -212,7 +206,8 @@ impl Watch {
     pub(crate) fn judge_answers(&self) -> Result<()> {
         let rows = self.query(
             "SELECT id || ' ' || phase || ' ' || COALESCE(cause_kind, '-') || ' ' || \
-             COALESCE(owner, '-') FROM sandboxes",
+             COALESCE(owner, '-') || ' ' || provider || ' ' || COALESCE(ended_at_us, 0) \
+             FROM sandboxes",
         )?;
         let rows: BTreeMap<&str, Vec<&str>> = rows
             .iter()
@@ -220,7 +215,9 @@ impl Watch {
             .map(|(id, rest)| (id, rest.split(' ').collect()))
             .collect();
         for (id, told) in self.history.told() {
-            let Some([phase, cause, owner]) = rows.get(id.as_str()).map(Vec::as_slice) else {
+            let Some([phase, cause, owner, provider, ended]) =
+                rows.get(id.as_str()).map(Vec::as_slice)
+            else {
                 self.history.violated(format!("{id} was acknowledged and has no row"));
                 continue;
             };
@@ -230,10 +227,24 @@ impl Watch {
             if *phase == "ended" {
                 self.history.count(&format!("ended: {cause}"));
             }
+            let ended = Timestamp::from_micros(ended.parse().unwrap_or_default());
+            let is_early = *phase == "ended" && ended < told.promised();
+            // Those of the mock provider end with their worker's process.
+            let may_end = match *cause {
+                "requested" => told.unwanted,
+                "expired" => !is_early,
+                _ => !is_early || *provider == "mock",
+            };
+            if !may_end {
+                self.history.violated(format!(
+                    "{id} ({provider}) ended with {cause} at {ended}, promised was {}",
+                    told.promised()
+                ));
+            }
             if *phase == "ended" && ["-", "launch_failed", "launch_interrupted"].contains(cause) {
                 self.history.violated(format!("{id} was acknowledged and ended with {cause}"));
             }
-            if *phase != "ended" && told.destroyed.is_some() {
+            if *phase != "ended" && told.destroyed {
                 self.history.violated(format!("{id} was destroyed and is {phase}"));
             }
         }
@@ -246,13 +257,14 @@ fn running_at(worker: &str) -> String {
 }
 
 /// Whether a worker takes a call of this generation that reaches into a sandbox.
-fn takes_calls(at: SocketAddr, worker: &str, id: &str, generation: u64) -> bool {
+fn takes_calls(worker: &Seat, provider: &str, id: &str, generation: u64) -> bool {
+    let Seat { name, at, .. } = worker;
     let envelope = json!({
-        "id": format!("judge-{id}"), "method": "worker.file_stat", "worker_id": worker,
-        "lease": { "resource_id": id, "holder_id": worker, "generation": generation },
-        "params": { "sandbox_id": id, "provider": "mock", "path": "/workspace" },
+        "id": format!("judge-{id}"), "method": "worker.file_stat", "worker_id": name,
+        "lease": { "resource_id": id, "holder_id": name, "generation": generation },
+        "params": { "sandbox_id": id, "provider": provider, "path": "/workspace" },
     });
-    call_worker(at, worker, &envelope).is_ok_and(|reply| reply["error"].is_null())
+    call_worker(*at, name, &envelope).is_ok_and(|reply| reply["error"].is_null())
 }
 
 /// The runtimes that a worker lists.

@@ -34,11 +34,11 @@ impl Leftovers {
             }
             found.directories.insert(entry.path());
         }
-        let waiting = names(&data.join("run/runtimes/pool"));
+        // A runtime may have the groups of an earlier one, and so not its own name there.
+        let pool = directories(&data.join("run/runtimes/pool"));
+        let waiting: BTreeSet<PathBuf> = pool.iter().flat_map(|dir| groups(dir)).collect();
         for base in fs::read_to_string(data.join("run/groups")).unwrap_or_default().lines() {
-            for name in names(Path::new(base)).difference(&waiting) {
-                found.cgroups.insert(Path::new(base).join(name));
-            }
+            found.cgroups.extend(directories(Path::new(base)).difference(&waiting).cloned());
         }
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let needle = data.display().to_string();
@@ -53,17 +53,24 @@ impl Leftovers {
     }
 }
 
-/// The directories in a directory, by name.
-fn names(dir: &Path) -> BTreeSet<String> {
+/// The directories in a directory.
+fn directories(dir: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// What a runtime's directory says of it.
+fn record(dir: &Path) -> serde_json::Value {
+    let text = fs::read(dir.join("runtime.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
 }
 
 fn runtime_pid(dir: &Path) -> Option<u32> {
-    let text = fs::read(dir.join("runtime.json")).ok()?;
-    let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    value["process"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+    record(dir)["process"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+}
+
+fn groups(dir: &Path) -> Vec<PathBuf> {
+    let record = record(dir);
+    let groups = record["groups"].as_array().into_iter().flatten();
+    groups.filter_map(|group| group.as_str().map(PathBuf::from)).collect()
 }

@@ -367,9 +367,6 @@ fn the_check_judges_credentials_limits_and_proxies() {
         let check = checks.iter().find(|check| check.name == name);
         check.map(|check| check.verdict)
     };
-    let listens_at = |at: &str| format!("worker: {{listen_addr: \"{at}\"}}\n");
-    let reached_at =
-        |url: &str| format!("worker: {{listen_addr: \"127.0.0.1:1\", rpc_url: \"{url}\"}}\n");
     let (pass, warn, fail) = (Some(Verdict::Pass), Some(Verdict::Warn), Some(Verdict::Fail));
     let keys =
         |api: &str, admin: &str| format!("auth: {{api_key: {api}, admin_api_key: {admin}}}\n");

@@ -48,7 +48,7 @@ pub enum Step {
     /// The worker is back and the runtime lives.
     Recover,
     /// The worker is gone.
-    Lose(Cause),
+    Lose(String),
     /// The sandbox must end.
     Stop(Cause),
     /// The end is decided: destroy what is left and end the row.
@@ -87,12 +87,13 @@ pub fn decide(
         (Phase::Stopping(_), _) => Step::Finish,
         _ if is_over => Step::Stop(expiry_of(row)),
         (Phase::Creating | Phase::Running | Phase::Paused, Seen::NoWorker) => {
-            let detail = format!("its worker {} is not heard of", row.spec.worker);
-            Step::Lose(loss(row, detail))
+            Step::Lose(format!("its worker {} is not heard of", row.spec.worker))
         }
         (Phase::Creating, seen) => decide_creating(row, seen, pass, now),
         (Phase::Running | Phase::Paused, Seen::Present(Running | Paused) | Seen::Unknown)
         | (Phase::Unhealthy(_), Seen::Unknown | Seen::NoWorker) => Step::Nothing,
+        // Its worker was lost while it was being started: a template may be half set up, and nobody
+        // was told of it yet.
         (Phase::Unhealthy(lost), seen) if lost.kind == CauseKind::LaunchInterrupted => match seen {
             Seen::Present(Running | Paused) if row.spec.template.is_none() => Step::Recover,
             _ => Step::Stop(lost.clone()),
@@ -101,16 +102,6 @@ pub fn decide(
         (_, Seen::Present(Dead)) => died("its first process ended"),
         (_, Seen::Absent) => died("its runtime is gone"),
     }
-}
-
-/// Why a sandbox is unhealthy whose worker is lost. What was still being started remembers that: a
-/// template may be half set up, and nobody was told of it yet.
-pub(crate) fn loss(row: &Sandbox, detail: String) -> Cause {
-    let kind = match row.phase {
-        Phase::Creating => CauseKind::LaunchInterrupted,
-        _ => CauseKind::WorkerLost,
-    };
-    Cause::new(kind, detail)
 }
 
 /// A creation that nobody works on. Before the first request the runtime, if it answers, is what
@@ -202,8 +193,7 @@ mod tests {
             Step::Nothing => '.',
             Step::Adopt => 'A',
             Step::Recover => 'R',
-            Step::Lose(cause) if cause.kind == CauseKind::WorkerLost => 'L',
-            Step::Lose(cause) if cause.kind == CauseKind::LaunchInterrupted => 'l',
+            Step::Lose(_) => 'L',
             Step::Finish => 'F',
             Step::Conclude => 'C',
             Step::DestroyOrphan => 'O',
@@ -213,7 +203,6 @@ mod tests {
                 CauseKind::RuntimeDied => 'd',
                 _ => '?',
             },
-            Step::Lose(_) => '?',
         }
     }
 
@@ -234,9 +223,9 @@ mod tests {
         //  rows:    creating, running, paused, unhealthy, stopping, ended
         let rest = [".Ld..d", ".Ld..d", "..dRRd", "FFFFFF", "...OOO"];
         let with = |creating| [&[creating][..], &rest].concat();
-        assert_eq!(table(Pass::Startup, at(1)), with(".liAAi"));
-        assert_eq!(table(Pass::Running, at(1)), with(".l...."));
-        assert_eq!(table(Pass::Running, at(90)), with("iliiii"));
+        assert_eq!(table(Pass::Startup, at(1)), with(".LiAAi"));
+        assert_eq!(table(Pass::Running, at(1)), with(".L...."));
+        assert_eq!(table(Pass::Running, at(90)), with("iLiiii"));
         let over = ["eeeeee", "eeeeee", "eeeeee", "eeeeee", "FFFFFF", "...OOO"];
         assert_eq!(table(Pass::Startup, at(1000)), over);
         assert_eq!(table(Pass::Running, at(1000)), over);
@@ -273,8 +262,8 @@ mod tests {
     /// Found by real processes under faults: the worker was lost during the launch and came back.
     #[test]
     fn what_was_lost_while_it_was_started_ends_as_interrupted_or_is_whole() {
-        let lost = loss(&row(Phase::Creating), String::new());
-        let mut row = row(Phase::Unhealthy(lost));
+        let lost = Phase::Creating.step(stacyvm_types::Transition::Lost(String::new())).unwrap();
+        let mut row = row(lost);
         let steps = |row: &Sandbox| -> String {
             let step = |seen| letter(&decide(Some(row), seen, Pass::Running, false, at(1)));
             SEEN.into_iter().map(step).collect()
@@ -299,7 +288,7 @@ mod tests {
                 Step::Nothing | Step::DestroyOrphan => continue,
                 Step::Adopt => T::Started,
                 Step::Recover => T::Recovered,
-                Step::Lose(cause) => T::Lost(cause),
+                Step::Lose(why) => T::Lost(why),
                 Step::Stop(cause) => T::Stop(cause),
                 Step::Finish | Step::Conclude => T::Gone,
             };

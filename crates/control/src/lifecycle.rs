@@ -41,7 +41,17 @@ impl Control {
     {
         // Begun here and not when it is first awaited, so that no future of a caller holds the work.
         let task = self.0.parts.tasks.spawn(work.in_current_span());
-        async { task.await.unwrap_or_else(|error| Err(Error::internal("a task died", error))) }
+        async {
+            task.await.unwrap_or_else(|error| {
+                // Nobody ends it before its end but a server that waits for it no longer.
+                Err(match error.is_cancelled() {
+                    true => {
+                        Error::unavailable("the server stopped in the middle of this; try again")
+                    }
+                    false => Error::internal("a task died", error),
+                })
+            })
+        }
     }
 
     /// Applies a transition under the row's own generation.

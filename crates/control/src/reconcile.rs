@@ -294,7 +294,7 @@ impl Control {
                 let reason = cause.detail.clone();
                 let event = action_event(&row, action, reason.clone());
                 let stopping = match self.stop(&row, cause, vec![event], Durability::Disk).await {
-                    // Its deadline was moved since the row was read.
+                    // Its deadline was moved, or it was handed out, since the row was read.
                     Err(Error::WrongState { .. }) => return Ok(()),
                     stopping => stopping?,
                 };
@@ -313,10 +313,10 @@ impl Control {
                 self.tell_deadline(&row, row.spec.expires_at).await?;
                 Transition::Recovered
             }
-            Step::Lose(cause) => Transition::Lost(cause),
+            Step::Lose(why) => Transition::Lost(why),
         };
         let (action, reason) = match &transition {
-            Transition::Lost(cause) => ("marked_unhealthy", cause.detail.clone()),
+            Transition::Lost(why) => ("marked_unhealthy", why.clone()),
             Transition::Recovered => ("recovered_runtime", "its worker is back".to_owned()),
             _ => ("adopted_runtime", "its runtime was found alive after a restart".to_owned()),
         };

@@ -100,8 +100,9 @@ pub enum Transition {
     Paused,
     /// The runtime was thawed.
     Resumed,
-    /// The worker cannot be reached or lost its lease.
-    Lost(Cause),
+    /// The worker cannot be reached or lost its lease, in a sentence. Whether a launch was
+    /// interrupted is for the phase to say: who reports this may have seen an earlier one.
+    Lost(String),
     /// The worker is back and its runtime lives.
     Recovered,
     /// The sandbox must end, for this cause.
@@ -129,8 +130,18 @@ impl Phase {
             (P::Creating, T::Started) => P::Running,
             (P::Running, T::Paused) => P::Paused,
             (P::Paused, T::Resumed) => P::Running,
-            (P::Creating | P::Running | P::Paused, T::Lost(cause)) => P::Unhealthy(cause),
+            (P::Creating, T::Lost(why)) => {
+                P::Unhealthy(Cause::new(CauseKind::LaunchInterrupted, why))
+            }
+            (P::Running | P::Paused, T::Lost(why)) => {
+                P::Unhealthy(Cause::new(CauseKind::WorkerLost, why))
+            }
             (P::Unhealthy(_), T::Recovered | T::Started) => P::Running,
+            // Decided on a row that has been handed out since.
+            (
+                phase @ (P::Running | P::Paused),
+                transition @ T::Stop(Cause { kind: CauseKind::LaunchInterrupted, .. }),
+            ) => return Err(Refused { phase, transition }),
             (P::Creating | P::Running | P::Paused | P::Unhealthy(_), T::Stop(cause)) => {
                 P::Stopping(cause)
             }
@@ -224,7 +235,7 @@ mod tests {
             Transition::Started,
             Transition::Paused,
             Transition::Resumed,
-            Transition::Lost(other.clone()),
+            Transition::Lost("its worker is silent".to_owned()),
             Transition::Recovered,
             Transition::Stop(other),
             Transition::Gone,
@@ -251,6 +262,23 @@ mod tests {
                 assert_eq!(next, Phase::Ended(cause()));
             }
         }
+    }
+
+    /// Found by real processes under faults: a server that saw a sandbox being started, and was slow
+    /// to say so, called one interrupted that its client had been given meanwhile.
+    #[test]
+    fn what_was_handed_out_was_not_interrupted_while_it_was_started() {
+        let why = "its worker is silent";
+        let lost = |phase: Phase| phase.step(Transition::Lost(why.to_owned())).unwrap();
+        let interrupted = Cause::new(CauseKind::LaunchInterrupted, why);
+        assert_eq!(lost(Phase::Creating), Phase::Unhealthy(interrupted.clone()));
+        for phase in [Phase::Running, Phase::Paused] {
+            let of_the_worker = Cause::new(CauseKind::WorkerLost, why);
+            assert_eq!(lost(phase.clone()), Phase::Unhealthy(of_the_worker));
+            assert!(phase.step(Transition::Stop(interrupted.clone())).is_err());
+        }
+        let given_up = lost(Phase::Creating).step(Transition::Stop(interrupted.clone()));
+        assert_eq!(given_up, Ok(Phase::Stopping(interrupted)));
     }
 
     /// R1.7: no runtime is forgotten: only proof that it is gone ends a sandbox.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use stacyvm_store::{Durability, Store as _, WorkerStore as _};
-use stacyvm_types::{Cause, CauseKind, SandboxId, Transition};
+use stacyvm_types::{SandboxId, Transition};
 
 use crate::{
     sockets::{connect, say, until},
@@ -36,8 +36,7 @@ async fn streamed_and_synchronous_commands_are_refused_alike() {
     world.delete(&format!("/sandboxes/{destroyed}")).await;
     let lost = world.sandbox().await;
     let row = world.control.get(&SandboxId::parse(&lost).unwrap()).await.unwrap();
-    let cause = Cause::new(CauseKind::WorkerLost, "its worker is silent");
-    let transition = Transition::Lost(cause);
+    let transition = Transition::Lost("its worker is silent".to_owned());
     let hear = async |term| {
         let known = world.store.worker(&row.spec.worker).await.unwrap().unwrap();
         world.store.beat(known.beat, term, row.updated_at).await.unwrap();

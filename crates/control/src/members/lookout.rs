@@ -13,9 +13,7 @@ use tokio::time::Instant;
 
 use super::{Known, View};
 use crate::{
-    Control, Error, Result,
-    decide::loss,
-    events,
+    Control, Error, Result, events,
     jobs::{Job, Progress},
     operations::Act,
 };
@@ -97,14 +95,14 @@ impl Control {
             }
             if dialled.get(id) != Some(url) {
                 match dial.dial(id, url) {
-                    Ok(worker) => {
-                        fleet.insert(worker);
-                        dialled.insert(id.clone(), url.clone());
-                    }
+                    Ok(worker) => drop(fleet.insert(worker)),
                     Err(error) => {
+                        // Said once: it stays so until the worker says another address.
                         tracing::warn!(worker.id = %id, ?error, "a worker cannot be reached");
+                        fleet.remove(id);
                     }
                 }
+                dialled.insert(id.clone(), url.clone());
             }
             if let Ok(worker) = fleet.worker(id) {
                 let offer = |offer: &Offer| {
@@ -167,14 +165,13 @@ impl Control {
 
     async fn lose(&self, row: &Sandbox, detail: String) -> Result<Loss> {
         // Where everything stands still there is nothing to lose in between.
-        let cause = loss(row, detail.clone());
         let data = [
             ("action", "marked_unhealthy".to_owned()),
             ("reason", detail.clone()),
             ("provider", row.spec.provider.clone()),
         ];
         let event = events::about(row, EventKind::ReconcileAction, data);
-        let transition = Transition::Lost(cause);
+        let transition = Transition::Lost(detail.clone());
         match self.transition(row, transition, vec![event], Durability::Disk).await {
             Ok(after) => {
                 let is_new = after.version == row.version + 1;

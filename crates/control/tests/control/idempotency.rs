@@ -283,7 +283,7 @@ async fn a_sandbox_that_was_settled_during_its_launch_is_answered_or_made_anew()
                     world.store.beat(beat, term, now).await.unwrap();
                 };
                 hear(Some(Duration::ZERO)).await;
-                step(row.generation, Transition::Lost(lost.clone())).await;
+                step(row.generation, Transition::Lost(lost.detail.clone())).await;
                 hear(None).await;
                 if recovers {
                     let (id, worker) = (&row.spec.id, &row.spec.worker);

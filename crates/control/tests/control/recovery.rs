@@ -177,6 +177,31 @@ async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
     assert_eq!(end.await, CauseKind::Expired);
 }
 
+/// Found by real processes under faults: what a stopping server waits for no longer was answered as
+/// a bug.
+#[test]
+fn what_a_server_did_not_wait_for_when_it_stopped_is_unavailable() {
+    let [servers, clients] = [0, 1].map(|_| tokio::runtime::Runtime::new().unwrap());
+    let world = World::new();
+    let mut asked = servers.block_on(async {
+        let server = world.server(&Gate::open());
+        let (control, fake) = (server.control.clone(), &world.fake);
+        control.recover().await.unwrap();
+        let id = control.spawn(image("stuck")).await.unwrap().spec.id;
+        fake.is_stuck.store(true, Ordering::SeqCst);
+        let mut asked = Box::pin(async move { control.destroy(&id).await });
+        std::future::poll_fn(|cx| {
+            assert!(asked.as_mut().poll(cx).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        asked
+    });
+    servers.shutdown_background();
+    let answer = clients.block_on(&mut asked).unwrap_err();
+    assert!(matches!(answer, Error::Unavailable(_)), "{answer:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn live_sandboxes_are_adopted_and_take_work_after_a_restart() {
     let world = World::new();

@@ -134,7 +134,11 @@ impl Steps<'_> {
                 }
                 Stage::Creating | Stage::Running | Stage::Unhealthy => {
                     if holder.lease != Lease::Held {
-                        self.transition(s, Transition::Lost(why()), What::MarkedUnhealthy(s));
+                        self.transition(
+                            s,
+                            Transition::Lost(why().detail),
+                            What::MarkedUnhealthy(s),
+                        );
                     }
                     self.transition(s, Transition::Stop(why()), What::ToEnd(s));
                     if row.stage == Stage::Running && holder.lease == Lease::Held {

@@ -127,7 +127,7 @@ fn call(dice: &mut Dice, now: u64) -> Call {
                 Transition::Started,
                 Transition::Paused,
                 Transition::Resumed,
-                Transition::Lost(cause(kind)),
+                Transition::Lost(cause(kind).detail),
                 Transition::Recovered,
                 Transition::Stop(cause(kind)),
                 Transition::Gone,

@@ -258,19 +258,19 @@ pub async fn only_the_holder_renews_a_lease_and_only_while_it_holds(store: Arc<d
 pub async fn nothing_is_lost_while_its_lease_holds(store: Arc<dyn Store>) {
     let before = admit(&store, 1, at(1000)).await;
     let events = store.last_event().await.unwrap();
-    let lost = Transition::Lost(cause(CauseKind::WorkerLost));
+    let lost = Transition::Lost("its worker is silent".to_owned());
     let lose = async |generation, now| {
         let event = vec![super::event(stacyvm_types::EventKind::ReconcileAction, 1)];
         store.transition(&id(1), generation, lost.clone(), event, Disk, at(now)).await
     };
     let refused = lose(FIRST, 49).await;
     assert!(matches!(refused, Err(Error::LeaseHeld)), "{refused:?}");
-    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before));
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before.clone()));
     assert_eq!(store.last_event().await.unwrap(), events);
     let refused = lose(Generation(0), 60).await;
     assert!(matches!(refused, Err(Error::Fenced)), "{refused:?}");
     let row = lose(FIRST, 50).await.unwrap();
-    assert_eq!(row.phase, Phase::Unhealthy(cause(CauseKind::WorkerLost)));
+    assert_eq!(Ok(row.phase.clone()), before.phase.step(lost.clone()));
     store.beat(beat("w1"), None, at(51)).await.unwrap();
     assert_eq!(lose(FIRST, 52).await.unwrap(), row, "a repeat asks for nothing");
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use stacyvm_admission::Policy;
-use stacyvm_types::{CauseKind, EventKind, Generation, Lease, Phase, Transition};
+use stacyvm_types::{Cause, CauseKind, EventKind, Generation, Lease, Phase, Transition};
 
 use super::{
     FIRST, NOW, admit, all_events, at, cause, event, exec_id, id, map, new_sandbox, owner, race,
@@ -221,7 +221,6 @@ pub async fn every_phase_and_cause_is_read_back_as_written(store: Arc<dyn Store>
         for (transitions, phase) in [
             (vec![Transition::Started], Phase::Running),
             (vec![Transition::Started, Transition::Paused], Phase::Paused),
-            (vec![Transition::Lost(cause(*kind))], Phase::Unhealthy(cause(*kind))),
             (vec![Transition::Stop(cause(*kind))], Phase::Stopping(cause(*kind))),
             (vec![Transition::Stop(cause(*kind)), Transition::Gone], Phase::Ended(cause(*kind))),
         ] {
@@ -232,9 +231,21 @@ pub async fn every_phase_and_cause_is_read_back_as_written(store: Arc<dyn Store>
             assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
         }
     }
-    let lost_and_found = [Transition::Lost(cause(CauseKind::WorkerLost)), Transition::Recovered];
-    admit(&store, 200, at(100)).await;
-    assert_eq!(steps(&store, 200, &lost_and_found).await.phase, Phase::Running);
+    // The cause of a loss is the phase's, whatever its reporter has seen.
+    let why = || "its worker is silent".to_owned();
+    for (before, kind) in [
+        (vec![], CauseKind::LaunchInterrupted),
+        (vec![Transition::Started], CauseKind::WorkerLost),
+        (vec![Transition::Started, Transition::Paused], CauseKind::WorkerLost),
+    ] {
+        number += 1;
+        admit(&store, number, at(100)).await;
+        steps(&store, number, &before).await;
+        let row = steps(&store, number, &[Transition::Lost(why())]).await;
+        assert_eq!(row.phase, Phase::Unhealthy(Cause::new(kind, why())));
+        assert_eq!(store.sandbox(&id(number)).await.unwrap(), Some(row));
+        assert_eq!(steps(&store, number, &[Transition::Recovered]).await.phase, Phase::Running);
+    }
 }
 
 /// Racing reporters of one fact append it once.
@@ -335,7 +346,7 @@ pub async fn only_a_creating_running_or_paused_sandbox_is_extended(store: Arc<dy
     let extendable =
         [vec![], vec![Transition::Started], vec![Transition::Started, Transition::Paused]];
     let others = [
-        vec![Transition::Lost(requested())],
+        vec![Transition::Lost("its worker is silent".to_owned())],
         vec![Transition::Stop(requested())],
         vec![Transition::Stop(requested()), Transition::Gone],
     ];
@@ -438,7 +449,7 @@ pub async fn expired_sandboxes_come_oldest_deadline_first_up_to_the_limit(store:
 pub async fn sandboxes_that_stop_or_ended_do_not_expire(store: Arc<dyn Store>) {
     let stop = Transition::Stop(cause(CauseKind::Requested));
     for (number, transitions) in [
-        (1, vec![Transition::Lost(cause(CauseKind::WorkerLost))]),
+        (1, vec![Transition::Lost("its worker is silent".to_owned())]),
         (2, vec![stop.clone()]),
         (3, vec![stop, Transition::Gone]),
         (4, vec![Transition::Started, Transition::Paused]),
