@@ -125,6 +125,11 @@ fn compose_reads_the_cluster_on_one_host() -> Result<()> {
         let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{name} has the mode {mode:o}");
     }
+    // A worker refuses a directory of another user, and a new volume there has the image's owner.
+    let image = fs::read_to_string(repository("deploy/Dockerfile"))?;
+    ensure!(image.contains("--owner=65532") && image.contains("VOLUME /var/lib/stacyvm\n"));
+    let of_workers = whole.lines().filter(|line| line.contains("/var/lib/stacyvm-worker")).count();
+    ensure!(of_workers == 4, "the directory of each worker, and its volume:\n{whole}");
     let published: Vec<_> = whole.lines().filter(|line| line.contains(":7423/tcp")).collect();
     ensure!(published.len() == 2, "{whole}");
     ensure!(published.iter().all(|line| line.contains("127.0.0.1:")), "{published:?}");

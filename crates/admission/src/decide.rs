@@ -85,6 +85,11 @@ pub enum Refusal {
         /// The longest time to live.
         max: Duration,
     },
+    /// It takes more than any worker has.
+    Size {
+        /// What it takes.
+        takes: Resources,
+    },
 }
 
 /// Decides one request: its time to live first, because no wait cures it, then the places.
@@ -143,6 +148,7 @@ impl Refusal {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Ttl { .. } => "max_ttl",
+            Self::Size { .. } => "worker_capacity",
         }
     }
 }
@@ -163,6 +169,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ttl { max } => write!(f, "ttl exceeds max ttl {}", format_duration(*max)),
+            Self::Size { takes: Resources { memory_mb, vcpus, .. } } => {
+                write!(f, "no worker holds a sandbox of {memory_mb} MiB and {vcpus} processors")
+            }
         }
     }
 }

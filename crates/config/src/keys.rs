@@ -180,7 +180,8 @@ static KEYS: &[Key] = &[
         Restart,
         None,
         None,
-        "Whether `serve` runs sandboxes on its own host; without that they run on other workers only"
+        "Whether `serve` runs sandboxes on its own host; without that they run on other workers \
+         only; `stacyvm worker` runs them whatever this says"
     ),
     key!(
         worker.id,
@@ -196,7 +197,8 @@ static KEYS: &[Key] = &[
         Restart,
         None,
         Some("--control-plane"),
-        "Where `stacyvm worker` finds its control plane"
+        "Where `stacyvm worker` finds its control plane, by loopback or one of the names in the \
+         `server.allowed_hosts` there"
     ),
     key!(
         worker.listen_addr,

@@ -48,7 +48,7 @@ impl ControlPlane {
     }
 
     /// Whether others than this machine can read what is sent there.
-    pub(crate) fn is_exposed(&self) -> bool {
+    pub fn is_exposed(&self) -> bool {
         if !self.0.starts_with("http://") {
             return false;
         }

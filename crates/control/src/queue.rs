@@ -19,7 +19,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stacyvm_admission::{self as admission, Blocked, Full, Lane, Priority, Ticket, Weight};
+use stacyvm_admission::{
+    self as admission, Blocked, Full, Lane, Priority, Refusal, Ticket, Weight,
+};
 use stacyvm_store::{self as store, Durability, NewSandbox, Sandbox};
 use stacyvm_types::Resources;
 use tokio::{sync::oneshot, time::Instant};
@@ -359,6 +361,10 @@ impl Control {
         loop {
             let Some(worker) = self.choose(&new, &refused) else {
                 if looked {
+                    let takes = Resources::of_one(&new.limits);
+                    if !self.may_be_held(&new.provider, &takes) {
+                        return Err(store::Error::NotAllowed(Refusal::Size { takes }));
+                    }
                     let max = Resources::default();
                     return Err(last.unwrap_or(store::Error::Full(Full::Worker { max })));
                 }

@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,6 +21,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// When the connection of a request was made: an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Since(pub Instant);
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +107,9 @@ pub async fn serve_through(
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, peer, slot)) = accepted else { continue };
-        let service = From { peer: Peer(peer), inner: TowerToHyperService::new(router.clone()) };
+        let since = Since(Instant::now());
+        let service =
+            From { peer: Peer(peer), since, inner: TowerToHyperService::new(router.clone()) };
         let way_in = Arc::clone(&way_in);
         let served = connection(way_in, stream, slot, service, stopping.clone(), limits.head);
         let killed = killed.clone();
@@ -127,6 +133,7 @@ pub async fn serve_through(
 /// The routes, for requests of one peer.
 struct From {
     peer: Peer,
+    since: Since,
     inner: TowerToHyperService<Router>,
 }
 
@@ -137,6 +144,7 @@ impl Service<Request<Incoming>> for From {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(self.since);
         self.inner.call(request)
     }
 }

@@ -7,13 +7,14 @@ use std::{
 
 use stacyvm_control::{Error, ExecRequest, Result, SpawnRequest};
 use stacyvm_provider::Program;
-use stacyvm_store::{Include, QuotaFields};
+use stacyvm_store::{Include, QuotaFields, Sandbox};
 use stacyvm_types::{OwnerId, Phase, SandboxId};
 use tokio::time::sleep;
 
 use crate::{
     invariants,
     server::{Host, Server},
+    varied::Keyed,
     world::World,
 };
 
@@ -31,10 +32,12 @@ pub(crate) struct Client {
     pub(crate) owner: Option<OwnerId>,
     /// The sandboxes that clients have heard of.
     pub(crate) known: Arc<Mutex<Vec<SandboxId>>>,
+    /// The spawns that clients made with a key.
+    pub(crate) keyed: Arc<Mutex<Vec<Keyed>>>,
 }
 
 /// What becomes of a call.
-enum Reply<T> {
+pub(crate) enum Reply<T> {
     Answered(Result<T>),
     /// The client went, or the server died: whether it was done nobody knows.
     Lost,
@@ -46,6 +49,10 @@ impl Client {
         while self.world.elapsed() < self.world.profile().busy {
             self.world.delay(Duration::from_secs(4)).await;
             let Some(server) = self.server() else { continue };
+            if self.world.profile().varied && self.world.roll(|rng| rng.permille(300)) {
+                self.vary(&server).await;
+                continue;
+            }
             let act = self.world.roll(|rng| rng.below(100));
             match act {
                 0..40 => self.spawn(&server).await,
@@ -69,14 +76,14 @@ impl Client {
         self.world.roll(|rng| rng.pick(&known).cloned())
     }
 
-    fn note_known(&self, id: &SandboxId) {
+    pub(crate) fn note_known(&self, id: &SandboxId) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(id) {
             known.push(id.clone());
         }
     }
 
-    async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         server: &Server,
         name: &str,
@@ -126,6 +133,11 @@ impl Client {
         let request =
             SpawnRequest { ttl: Some(ttl), owner: self.owner.clone(), ..SpawnRequest::default() };
         let reply = self.call(server, "spawn", server.control.spawn(request)).await;
+        self.spawned(&reply);
+    }
+
+    /// Looks at the answer to a spawn.
+    pub(crate) fn spawned(&self, reply: &Reply<Sandbox>) {
         match reply {
             Reply::Answered(Ok(row)) => {
                 self.world.count("spawns");
@@ -137,14 +149,24 @@ impl Client {
                     self.world.violate("what_is_handed_out_ran", detail);
                 }
             }
-            Reply::Answered(Err(error)) if self.world.profile().is_calm() => {
-                // Another client may have ended it, or its time was short.
-                if !matches!(error, Error::Limit(_) | Error::Ended { .. }) {
-                    let detail = format!("a spawn failed though nothing went wrong: {error}");
-                    self.world.violate("calm_runs_succeed", detail);
-                }
-            }
-            Reply::Answered(Err(_)) | Reply::Lost => {}
+            Reply::Answered(Err(error)) => self.not_spawned(error),
+            Reply::Lost => {}
+        }
+    }
+
+    /// Looks at why a spawn was refused.
+    pub(crate) fn not_spawned(&self, error: &Error) {
+        let profile = self.world.profile();
+        let is_fine = match error {
+            // Another client may have ended it, or its time was short.
+            Error::Limit(_) | Error::Ended { .. } => true,
+            // A worker may be drained while it is asked, or the first with a key still waits.
+            Error::Unavailable(_) | Error::KeyInUse => profile.varied,
+            _ => false,
+        };
+        if profile.is_calm() && !is_fine {
+            let detail = format!("a spawn failed though nothing went wrong: {error}");
+            self.world.violate("calm_runs_succeed", detail);
         }
     }
 

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use stacyvm_admission::Policy;
 use stacyvm_control::QueueCounts;
 use stacyvm_provider::RuntimeState;
-use stacyvm_store::{EventFilter, Include, Sandbox, Store};
+use stacyvm_store::{EventFilter, Include, Sandbox, Store, WorkerRow, WorkerStore};
 use stacyvm_types::{CauseKind, EventKind, ExecId, Generation, Phase, SandboxId};
 
 use crate::world::World;
@@ -45,6 +45,7 @@ pub(crate) fn after_exec(world: &World, id: &SandboxId, exec: &ExecId) {
 /// A row was inserted.
 pub(crate) fn after_admission(world: &World, policy: &Policy, row: &Sandbox) {
     check(world, "no_limit_is_passed", no_limit_is_passed(world, policy, row));
+    check(world, "a_drained_worker_takes_nothing", takes_new(world, row));
 }
 
 /// A row has changed, or was to change and is as it was.
@@ -72,6 +73,7 @@ pub(crate) fn after_call(world: &World, row: &Sandbox, generation: Generation) {
 
 /// Something was committed.
 pub(crate) fn after_commit(world: &World) {
+    check(world, "events_are_of_their_time", events_are_of_their_time(world));
     check(world, "events_are_gap_free", events_are_gap_free(world));
 }
 
@@ -142,6 +144,20 @@ fn takes_work(world: &World, id: &SandboxId) -> Held {
     Ok(())
 }
 
+fn worker_of(world: &World, row: &Sandbox) -> Option<WorkerRow> {
+    let worker = WorkerStore::worker(&**world.store(), &row.spec.worker);
+    worker.now_or_never().and_then(Result::ok).flatten()
+}
+
+fn takes_new(world: &World, row: &Sandbox) -> Held {
+    match worker_of(world, row) {
+        Some(worker) if worker.cordoned => {
+            Err(format!("{} is drained and got {}", row.spec.worker, row.spec.id))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn live_rows(world: &World) -> Vec<Sandbox> {
     let rows = world.store().sandboxes(Include::Live).now_or_never();
     rows.and_then(Result::ok).unwrap_or_default()
@@ -159,9 +175,7 @@ fn no_limit_is_passed(world: &World, policy: &Policy, row: &Sandbox) -> Held {
         }
     };
     within("live", policy.max_sandboxes, &|_| true)?;
-    let worker = stacyvm_store::WorkerStore::worker(&**world.store(), &row.spec.worker);
-    let worker = worker.now_or_never().and_then(Result::ok).flatten();
-    let capacity = worker.map(|worker| worker.beat.capacity).unwrap_or_default();
+    let capacity = worker_of(world, row).map(|worker| worker.beat.capacity).unwrap_or_default();
     within("are on one worker", capacity.sandboxes, &|other| other.spec.worker == row.spec.worker)?;
     let Some(owner) = &row.spec.owner else { return Ok(()) };
     let quota = stacyvm_store::QuotaStore::quota(&**world.store(), owner).now_or_never();
@@ -192,6 +206,24 @@ fn every_end_has_a_true_cause(world: &World, row: &Sandbox) -> Held {
         return Ok(());
     }
     Err(format!("{id} ends with the cause {}: {cause}", cause.kind.as_str()))
+}
+
+/// Servers that share a store write by its clock, however wrong their own is.
+fn events_are_of_their_time(world: &World) -> Held {
+    if world.profile().servers == 0 {
+        return Ok(());
+    }
+    let seen = world.state().truth.events;
+    let news = world.store().events(seen, u32::MAX, EventFilter::default()).now_or_never();
+    let latest = world.now().saturating_add(CLOCKS);
+    let early = news.and_then(Result::ok).into_iter().flatten().find(|event| latest < event.at);
+    match early {
+        Some(event) => {
+            let ahead = event.at.saturating_since(world.now());
+            Err(format!("event {} is {ahead:?} from the future", event.id))
+        }
+        None => Ok(()),
+    }
 }
 
 fn events_are_gap_free(world: &World) -> Held {
@@ -301,7 +333,9 @@ pub(crate) fn waits_for_nothing(world: &World, counts: QueueCounts) -> bool {
     let quotas = stacyvm_store::QuotaStore::quotas(&**world.store()).now_or_never();
     let no_quotas = quotas.and_then(Result::ok).is_some_and(|quotas| quotas.is_empty());
     let is_free = (live_rows(world).len() as u64) < limits.total;
-    only_all && no_quotas && is_free
+    let workers = WorkerStore::workers(&**world.store()).now_or_never().and_then(Result::ok);
+    let is_open = workers.is_some_and(|all| all.iter().all(|(worker, _)| !worker.cordoned));
+    only_all && no_quotas && is_free && is_open
 }
 
 /// The sandboxes that have a place.

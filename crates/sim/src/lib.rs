@@ -21,6 +21,7 @@ mod server;
 mod store;
 mod trace;
 mod truth;
+mod varied;
 mod world;
 
 pub use plant::Plant;

@@ -23,6 +23,9 @@ pub(crate) struct Profile {
     /// Calls that their client gives up, of those that it makes.
     pub(crate) impatience: u64,
     pub(crate) limits: Limits,
+    /// Whether clients also drain workers, bring idempotency keys, and start from templates that
+    /// take long to set up.
+    pub(crate) varied: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -109,6 +112,7 @@ impl Profile {
             busy: rng.time(Duration::from_secs(20), Duration::from_secs(90)),
             clients: rng.between(1, 5),
             limits: limits(rng),
+            varied: 8 <= seed % 16,
             ..Self::default()
         };
         profile.provider.launch = rng.time(Duration::from_millis(1), Duration::from_secs(2));

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use stacyvm_provider::{
     ByteStream, Capabilities, Duplex, Error, ErrorKind, Exec, ExecEvent, ExecSpec, Exit, FileInfo,
-    FileRead, Guest, Images, LaunchSpec, Output, Probe, Provider, Result, Runtime, RuntimeState,
-    Stats, WriteOptions,
+    FileRead, Guest, Images, LaunchSpec, Output, Probe, Program, Provider, Result, Runtime,
+    RuntimeState, Stats, WriteOptions,
 };
 use stacyvm_types::{ExecId, SandboxId, WorkerId};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{invariants, node::Life, plant::Plant, world::World};
 
@@ -19,6 +19,8 @@ use crate::{invariants, node::Life, plant::Plant, world::World};
 pub(crate) const NAME: &str = "sim";
 /// The longest answer to anything but a launch.
 const ANSWER: Duration = Duration::from_millis(20);
+/// How soon the channel of a command that takes long breaks with its runtime.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// The provider of one life of a node, over the host that it runs on.
 #[derive(Clone)]
@@ -195,14 +197,21 @@ impl SimGuest {
     }
 
     /// What a command says from an offset on; its channel breaks with its runtime.
-    fn follow(&self, id: ExecId, offset: u64) -> Exec {
+    fn follow(&self, id: ExecId, offset: u64, takes: Duration) -> Exec {
         let (provider, sandbox) = (self.provider.clone(), self.id.clone());
         let events = stream::unfold(0, move |step| {
             let (provider, sandbox) = (provider.clone(), sandbox.clone());
             async move {
                 provider.world.delay(ANSWER * 10).await;
+                let runs =
+                    || provider.find(&sandbox).is_ok_and(|r| r.state == RuntimeState::Running);
+                let mut left = if step == 0 { takes } else { Duration::ZERO };
+                while !left.is_zero() && runs() {
+                    sleep(left.min(PULSE)).await;
+                    left = left.saturating_sub(PULSE);
+                }
                 provider.life.step().await;
-                let lives = provider.find(&sandbox).is_ok_and(|r| r.state == RuntimeState::Running);
+                let lives = runs();
                 match step {
                     0 if !lives => {
                         let error = Error::new(ErrorKind::NoSandbox, "the channel broke");
@@ -236,7 +245,14 @@ impl Guest for SimGuest {
         }
         self.alive()?;
         invariants::after_exec(&self.provider.world, &self.id, &spec.id);
-        let exec = self.follow(spec.id, 0);
+        let takes = match &spec.program {
+            Program::Shell(line) => {
+                let seconds = line.strip_prefix("take ").and_then(|seconds| seconds.parse().ok());
+                Duration::from_secs(seconds.unwrap_or(0))
+            }
+            Program::Argv(_) => Duration::ZERO,
+        };
+        let exec = self.follow(spec.id, 0, takes);
         self.provider.end(fate, exec).await
     }
 
@@ -253,7 +269,7 @@ impl Guest for SimGuest {
         if !known {
             return Err(Error::new(ErrorKind::NotFound, "no such command"));
         }
-        let exec = self.follow(exec.clone(), offset);
+        let exec = self.follow(exec.clone(), offset, Duration::ZERO);
         self.provider.end(fate, exec).await
     }
 

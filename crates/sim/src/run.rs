@@ -20,6 +20,7 @@ use crate::{
     profile::Profile,
     rng::Rng,
     server::{Host, Kind},
+    varied,
     world::{Violation, World},
 };
 
@@ -153,7 +154,10 @@ async fn story(world: &World) {
         tasks.spawn(watch_queues(world.clone(), hosts.clone()));
     }
     let trouble = tasks.spawn(chaos::make_trouble(world.clone(), hosts.clone()));
-    let known = Arc::new(Mutex::default());
+    let (known, keyed) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
+    if world.profile().varied {
+        varied::make_templates(world);
+    }
     let client = |n: u64| Client {
         world: world.clone(),
         name: format!("client {n}"),
@@ -162,6 +166,7 @@ async fn story(world: &World) {
             .get(usize::try_from(n % 3).unwrap_or(0))
             .map(|name| OwnerId::parse(name).expect("it is an owner's id")),
         known: Arc::clone(&known),
+        keyed: Arc::clone(&keyed),
     };
     let clients: Vec<_> =
         (0..world.profile().clients).map(|n| tasks.spawn(client(n).work())).collect();
@@ -172,6 +177,7 @@ async fn story(world: &World) {
             world.violate("nothing_panics", error.to_string());
         }
     }
+    varied::undrain_all(world, &hosts);
     sleep(SETTLE).await;
     // A sandbox whose time is over at this very moment is being ended, as it should be: what is
     // judged is a moment at which nothing is due.

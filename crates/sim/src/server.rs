@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use stacyvm_admission::Policy;
 use stacyvm_control::{Control, Membership, Overflow, Parts, Rules, Settings};
-use stacyvm_fleet::{Fleet, Worker};
+use stacyvm_fleet::{Fleet, Worker, remote::NotHeard, wire::HeartbeatReply};
 use stacyvm_provider::Provider;
-use stacyvm_types::{Beat, Offer, Resources, WorkerId, time::Clock};
-use stacyvm_worker::{Ledgers, LocalWorker};
+use stacyvm_types::{Beat, Resources, WorkerId, time::Clock};
+use stacyvm_worker::{
+    Ledgers, LocalWorker,
+    heartbeat::{ControlLink, Facts, Heart},
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,9 +35,8 @@ const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 const STOPPING: Duration = Duration::from_secs(10);
 /// How far a clock runs ahead where that is planted.
 const AHEAD: i64 = 5_000_000;
-/// How long a heartbeat may take, and when one that failed is tried again.
+/// How long a heartbeat may take.
 const BEAT: Duration = Duration::from_secs(5);
-const BEAT_AGAIN: Duration = Duration::from_secs(2);
 
 /// A host and the node on it.
 #[derive(Clone)]
@@ -83,6 +86,35 @@ pub(crate) struct Daemon {
 pub(crate) struct Server {
     pub(crate) control: Control,
     pub(crate) life: Life,
+}
+
+/// The way from a worker to one server or another, as through a proxy in front of all.
+struct HeartLink {
+    host: Host,
+    life: Life,
+}
+
+#[async_trait]
+impl ControlLink for HeartLink {
+    async fn beat(&self, beat: Beat) -> Result<HeartbeatReply, NotHeard> {
+        let Inner { world, id, hosts, .. } = &*self.host.0;
+        self.life.step().await;
+        let reachable = |host: &&Host| !world.is_cut(id.as_str(), host.id().as_str());
+        let servers: Vec<_> =
+            hosts.get().into_iter().flatten().filter(reachable).filter_map(Host::server).collect();
+        let away = |why: &str| NotHeard::Away(why.to_owned());
+        let server = world.roll(|rng| rng.pick(&servers).cloned());
+        let server = server.ok_or_else(|| away("no server is reached"))?;
+        world.delay(world.profile().net.latency).await;
+        let heard = timeout(BEAT, server.control.heard_of(beat)).await;
+        self.life.step().await;
+        match heard {
+            Ok(Ok(row)) => Ok(HeartbeatReply { drain: row.cordoned, lease_expires_in: None }),
+            Ok(Err(stacyvm_control::Error::Conflict(why))) => Err(NotHeard::Refused(why)),
+            Ok(Err(error)) => Err(away(&error.to_string())),
+            Err(_) => Err(away("it took too long")),
+        }
+    }
 }
 
 impl Host {
@@ -149,7 +181,11 @@ impl Host {
     }
 
     async fn run(&self, daemon: &Daemon) {
-        let Some(control) = &daemon.control else { return self.beat_for_ever(daemon).await };
+        let Some(control) = &daemon.control else {
+            let interval = Membership::default().heartbeat;
+            self.heart(daemon).beat_until(daemon.stopping.clone(), interval).await;
+            return std::future::pending().await;
+        };
         while let Err(error) = control.recover().await {
             self.0.world.note(daemon.life.name(), format_args!("cannot recover: {error}"));
             sleep(Duration::from_secs(1)).await;
@@ -162,49 +198,17 @@ impl Host {
         std::future::pending().await
     }
 
-    /// Says that a worker lives, to one server or another.
-    async fn beat_for_ever(&self, daemon: &Daemon) {
-        let world = &self.0.world;
-        loop {
-            daemon.life.step().await;
-            let beat = self.beat(daemon).await;
-            let servers: Vec<_> = self.0.hosts.get().into_iter().flatten().collect();
-            let servers: Vec<_> = servers
-                .into_iter()
-                .filter(|host| !world.is_cut(self.0.id.as_str(), host.id().as_str()))
-                .filter_map(Host::server)
-                .collect();
-            let heard = match world.roll(|rng| rng.pick(&servers).cloned()) {
-                Some(server) => {
-                    world.delay(world.profile().net.latency).await;
-                    let heard = timeout(BEAT, server.control.heard_of(beat)).await;
-                    heard.is_ok_and(|heard| heard.is_ok())
-                }
-                None => false,
-            };
-            sleep(if heard { Membership::default().heartbeat } else { BEAT_AGAIN }).await;
-        }
-    }
-
-    async fn beat(&self, daemon: &Daemon) -> Beat {
-        let offers = daemon.worker.providers().await.into_iter().map(|report| Offer {
-            provider: report.name.to_string(),
-            default: report.default,
-            ready: report.probe.usable,
-            capabilities: report.capabilities.names().into_iter().map(str::to_owned).collect(),
-            images: [].into(),
-        });
+    fn heart(&self, daemon: &Daemon) -> Heart {
         let name = self.0.id.to_string();
-        Beat {
-            id: self.0.id.clone(),
+        let facts = Facts {
             instance: format!("disk of {name}"),
             hostname: name.clone(),
             version: "1".to_owned(),
             url: Some(name),
-            draining: daemon.worker.is_draining(),
-            offers: offers.collect(),
             capacity: self.capacity(),
-        }
+        };
+        let link = HeartLink { host: self.clone(), life: daemon.life.clone() };
+        Heart::new(daemon.worker.clone(), facts, Arc::new(link))
     }
 
     fn capacity(&self) -> Resources {

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use http::Uri;
 use stacyvm_cli::Failure;
 use stacyvm_config::{Config, Driver, RpcTls};
 use stacyvm_fleet::{
@@ -119,11 +120,18 @@ fn connect(tls: &RpcTls) -> Result<Arc<dyn Connect>, Failure> {
 
 /// How a worker reaches its control plane at this address.
 pub(crate) fn to_control_plane(config: &Config) -> Result<Arc<dyn Connect>, Failure> {
-    let url = config.worker.control_plane_url.as_str();
-    let Some(authority) = url.strip_prefix("https://") else { return Ok(Arc::new(Tcp)) };
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    client_tls(&config.worker.rpc_tls, Trust::Host, host)
+    match host_behind_tls(config.worker.control_plane_url.as_str()) {
+        None => Ok(Arc::new(Tcp)),
+        Some(host) => client_tls(&config.worker.rpc_tls, Trust::Host, host),
+    }
+}
+
+/// The host of an address with TLS, as certificates name it.
+fn host_behind_tls(url: &str) -> Option<String> {
+    let uri = url.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("https"))?;
+    let host = uri.host()?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some(bare.to_owned())
 }
 
 fn client_tls(
@@ -194,6 +202,25 @@ impl Listening {
                 stacyvm_listen::serve_with(self.listener, router, stopping, drain, rpc::LIMITS)
                     .await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_the_host_of_an_address_and_nothing_else_of_it() {
+        for (url, host) in [
+            ("https://box.lan", Some("box.lan")),
+            ("https://box.lan:7423", Some("box.lan")),
+            ("https://10.0.0.7:1", Some("10.0.0.7")),
+            ("https://[2001:db8::1]", Some("2001:db8::1")),
+            ("https://[2001:db8::1]:7423", Some("2001:db8::1")),
+            ("http://box.lan", None),
+        ] {
+            assert_eq!(host_behind_tls(url).as_deref(), host, "{url}");
         }
     }
 }

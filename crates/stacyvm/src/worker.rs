@@ -47,7 +47,8 @@ enum WorkerCommand {
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
     /// The file with the settings; otherwise the first that exists of ./stacyvm.yaml and
-    /// ~/.stacyvm/config.yaml [env: STACYVM_CONFIG]
+    /// ~/.stacyvm/config.yaml. What is about `serve` alone, worker.enabled among it, says nothing here
+    /// [env: STACYVM_CONFIG]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// What this worker is called; its host name when it is not said [env: STACYVM_WORKER_ID]
@@ -210,6 +211,9 @@ async fn wired(
     let worker = Arc::new(worker);
 
     let url = config.worker.control_plane_url.as_str();
+    if config.worker.control_plane_url.is_exposed() {
+        tracing::warn!(url, "what this worker shows its control plane travels as plain HTTP");
+    }
     let credentials = Shown::to(Audience::ControlPlane, keys.clone(), clock.clone());
     let connect = cluster::to_control_plane(config)?;
     let control_plane = ControlPlane::new(id.clone(), url, connect, Arc::new(credentials));

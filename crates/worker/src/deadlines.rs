@@ -241,7 +241,9 @@ mod tests {
         assert!(lines <= SLACK + 3, "{lines}");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(format!("+ {} mock 1", id(2)).as_bytes()).unwrap();
+        // What could not be written, and what was written after it.
+        file.write_all(format!("7?\n+ {} mock 50\n?\n", id(3)).as_bytes()).unwrap();
         let deadlines = opened(&dir);
-        assert_eq!(due(&deadlines, 100), [id(9)]);
+        assert_eq!(due(&deadlines, 100), [id(9), id(3)]);
     }
 }

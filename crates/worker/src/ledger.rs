@@ -10,7 +10,8 @@ use std::{
 ///
 /// Promises: what [`Ledger::append`] and [`Ledger::replace`] returned `Ok` for is read by the next
 /// process, in order; a replacement happens whole or not at all; a line that was being appended when
-/// the process died may be cut short and is then the last one.
+/// the process died may be cut short and is then the last one. One that could not be appended, such as
+/// where the disk was full, spoils no other line and is no line that could be understood.
 pub trait Ledger: Send {
     /// All of it; empty where there is none yet.
     fn read(&mut self) -> io::Result<String>;
@@ -48,11 +49,16 @@ impl Ledgers {
 struct FileLedger {
     path: PathBuf,
     file: Option<File>,
+    /// Whether a part of a line may stand at the end.
+    is_torn: bool,
 }
+
+/// What follows the part of a line: with it, it says nothing.
+const TORN: &str = "?\n";
 
 impl FileLedger {
     const fn new(path: PathBuf) -> Self {
-        Self { path, file: None }
+        Self { path, file: None, is_torn: false }
     }
 }
 
@@ -70,7 +76,11 @@ impl Ledger for FileLedger {
             Some(file) => file,
             none => none.insert(OpenOptions::new().append(true).create(true).open(&self.path)?),
         };
-        file.write_all(line.as_bytes())
+        let whole = if self.is_torn { &format!("{TORN}{line}") } else { line };
+        self.is_torn = true;
+        file.write_all(whole.as_bytes())?;
+        self.is_torn = false;
+        Ok(())
     }
 
     fn replace(&mut self, text: &str) -> io::Result<()> {
@@ -81,10 +91,44 @@ impl Ledger for FileLedger {
         fs::write(&fresh, text)?;
         fs::rename(&fresh, &self.path)?;
         self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+        self.is_torn = false;
         Ok(())
     }
 
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A half of `+ … 1700` that reads as `+ … 17` would end a sandbox that lives, and one that runs
+    /// into the next line would lose that.
+    #[test]
+    fn a_line_for_which_there_was_no_room_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = FileLedger::new(dir.path().join("log"));
+        ledger.replace("+ a 1\n").unwrap();
+        let kept = ledger.file.take();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        for written in ["", "+ b 17"] {
+            ledger.file = Some(full.try_clone().unwrap());
+            assert_eq!(ledger.append("+ b 1700\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+            // As much as there was room for.
+            let mut file = kept.as_ref().unwrap().try_clone().unwrap();
+            file.write_all(written.as_bytes()).unwrap();
+            ledger.file = Some(file);
+            ledger.append("+ c 2\n").unwrap();
+            ledger.append("+ d 3\n").unwrap();
+        }
+        let text = ledger.read().unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            ["+ a 1", "?", "+ c 2", "+ d 3", "+ b 17?", "+ c 2", "+ d 3"],
+            "a line with a question mark is none"
+        );
     }
 }

@@ -105,7 +105,7 @@ impl Listening {
 
     fn remote(&self, name: &str, connect: Arc<dyn Connect>, keys: Arc<KeyRing>) -> RemoteWorker {
         let shown = Shown::to(Audience::Rpc, keys, clock());
-        let url = format!("https://{}", self.at);
+        let url = format!("http://{}", self.at);
         RemoteWorker::new(id(name), &url, connect, Arc::new(shown)).unwrap()
     }
 }

@@ -44,9 +44,20 @@ pub(crate) fn token(key: &str, worker: &str, audience: &str) -> String {
 }
 
 fn show(at: SocketAddr, path: &str, worker: &str, token: &str, body: &Value) -> Result<Reply> {
+    show_to(&at.to_string(), at, path, worker, token, body)
+}
+
+fn show_to(
+    host: &str,
+    at: SocketAddr,
+    path: &str,
+    worker: &str,
+    token: &str,
+    body: &Value,
+) -> Result<Reply> {
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {at}\r\nX-Worker-ID: {worker}\r\nX-Worker-Token: {token}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nX-Worker-ID: {worker}\r\nX-Worker-Token: {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
@@ -113,6 +124,12 @@ pub(crate) fn refused() -> Result<()> {
         let narrow = shown(&with("scopes", json!(["worker:logs"])))?;
         ensure!(narrow.status == 403, "{audience}: {}", narrow.status);
     }
+    // A worker calls its server by a name that the server knows, like everybody.
+    let good = token(KEY, "far", "control-plane");
+    let stranger = show_to("box.example.org", server.at, renew, "far", &good, &json!({}))?;
+    let why = stranger.json();
+    let is_told = why["message"].as_str().is_some_and(|why| why.contains("--allow-host"));
+    ensure!(stranger.status == 403 && is_told, "{}: {why}", stranger.status);
     Ok(())
 }
 

@@ -17,8 +17,9 @@ const OWN: &[&str] = &[
     "exec_id",
     "request_id",
     "worker_id",
-    "at",
-    "cpu_usage_seconds",
+    "cpu_pct",
+    "cpu_us",
+    "mem_bytes",
 ];
 const HEADERS: &[&str] = &[
     "content-type",

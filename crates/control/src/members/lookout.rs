@@ -95,14 +95,14 @@ impl Control {
             }
             if dialled.get(id) != Some(url) {
                 match dial.dial(id, url) {
-                    Ok(worker) => {
-                        fleet.insert(worker);
-                        dialled.insert(id.clone(), url.clone());
-                    }
+                    Ok(worker) => drop(fleet.insert(worker)),
                     Err(error) => {
+                        // Said once: it stays so until the worker says another address.
                         tracing::warn!(worker.id = %id, ?error, "a worker cannot be reached");
+                        fleet.remove(id);
                     }
                 }
+                dialled.insert(id.clone(), url.clone());
             }
             if let Ok(worker) = fleet.worker(id) {
                 let offer = |offer: &Offer| {

@@ -110,6 +110,15 @@ impl Control {
         looked.map_err(|error| store::Error::Unavailable(Box::new(error)))
     }
 
+    /// Whether some worker that has this provider could hold so much, if nothing else were there; also
+    /// one that takes nothing now. Where none has the provider, nobody knows.
+    pub(crate) fn may_be_held(&self, provider: &str, takes: &Resources) -> bool {
+        let view = self.0.members.view();
+        let has = |known: &&Known| known.row.beat.offers.iter().any(|o| o.provider == provider);
+        let mut having = view.values().filter(has).peekable();
+        having.peek().is_none() || having.any(|known| known.row.beat.capacity.holds(takes))
+    }
+
     /// Whether some worker has this provider.
     pub(crate) fn some_worker_has(&self, provider: &str) -> bool {
         let has = |known: &Known| known.row.beat.offers.iter().any(|o| o.provider == provider);

@@ -62,11 +62,15 @@ impl View {
         Self { workers: rows.into_iter().map(known).collect(), holders: Arc::new(holders) }
     }
 
-    /// Those that had the image with the provider when they were looked at.
+    /// Those that had the image with the provider when they were looked at; all that have the
+    /// provider where nobody has it, because not every provider needs an import.
     pub(super) fn holders(&self, provider: &str, image: &str) -> &[WorkerId] {
         let image = if image == HOST { image.into() } else { full_image_name(image) };
         let of_provider = self.holders.get(provider);
-        of_provider.and_then(|images| images.get(&*image)).map_or(&[], Vec::as_slice)
+        let holders = of_provider.and_then(|images| {
+            images.get(&*image).filter(|holders| !holders.is_empty()).or_else(|| images.get(HOST))
+        });
+        holders.map_or(&[], Vec::as_slice)
     }
 
     /// The worker has this image now, or not any more. The name has its tag.

@@ -6,7 +6,7 @@ use stacyvm_admission::{Policy, Priority};
 use stacyvm_control::{Error, Overflow, QueueCounts, Rules, Settings, SpawnRequest};
 use stacyvm_provider::Program;
 use stacyvm_store::{QuotaFields, Sandbox};
-use stacyvm_types::{EventKind, OwnerId, SandboxId};
+use stacyvm_types::{EventKind, OwnerId, Resources, SandboxId};
 use tokio::{sync::oneshot::Sender, task::JoinHandle};
 
 use crate::{
@@ -53,6 +53,29 @@ fn spawn(server: &Server, request: SpawnRequest) -> Call {
 /// Lets everything happen that needs no time of its own.
 pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// R3.3: what no wait can cure does not stand in the way of those who wait for something.
+#[tokio::test(start_paused = true)]
+async fn what_no_worker_could_ever_hold_waits_for_nothing() {
+    let world = World::new();
+    let capacity = Resources { sandboxes: 0, memory_mb: 1000, vcpus: 0 };
+    let server = server(&world, Rules { capacity, ..rules(0, 0, 5) }).await;
+    let of_memory = |memory_mb| SpawnRequest { memory_mb: Some(memory_mb), ..request() };
+    let huge = spawn(&server, of_memory(1001));
+    settle().await;
+    let small = spawn(&server, of_memory(600));
+    settle().await;
+    small.await.unwrap().unwrap();
+    let Err(Error::Limit(why)) = huge.await.unwrap() else { panic!("it has a place") };
+    assert_eq!(why, "no worker holds a sandbox of 1001 MiB and 1 processors");
+    // What fits when something ends does wait.
+    let large = spawn(&server, of_memory(1000));
+    settle().await;
+    assert!(!large.is_finished());
+    server.control.destroy(&world.rows().await[0].spec.id).await.unwrap();
+    settle().await;
+    large.await.unwrap().unwrap();
 }
 
 /// Lets the events be written that nothing waits for.

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use stacyvm_control::{Settings, TemplateSpawn};
 use stacyvm_fleet::Worker as _;
 use stacyvm_provider::ErrorKind;
-use stacyvm_types::{CauseKind, Generation, Phase};
+use stacyvm_types::{CauseKind, Generation, Phase, time::Clock as _};
 
 use crate::{
     gate::Gate,
@@ -47,6 +47,33 @@ async fn a_start_that_goes_on_is_left_alone_by_other_servers() {
     world.pass_time(Duration::from_secs(120)).await;
     assert_eq!(end_of(&world.rows().await[0]), CauseKind::LaunchInterrupted);
     world.assert_agrees().await;
+}
+
+/// R4.5: a server that was stopped while it asked for the store's time learns nothing of it; the
+/// simulator found one that took the pause for a wrong clock and ended sandboxes early.
+#[tokio::test(start_paused = true)]
+async fn a_time_that_was_long_under_way_corrects_no_clock() {
+    let world = World::new();
+    let gate = Gate::open();
+    let server = started(world.server_with(&gate, shares)).await;
+    let ahead = Duration::from_secs(3);
+    let known = async |expected: Duration| {
+        assert_eq!(server.control.time(), world.clock.now().saturating_add(expected));
+    };
+    known(Duration::ZERO).await;
+    // What is heard at once corrects it.
+    gate.hold_time().send(world.clock.now().saturating_add(ahead)).unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    known(ahead).await;
+    // What is heard late does not, whatever it says.
+    for says in [Duration::ZERO, Duration::from_secs(60)] {
+        let late = gate.hold_time();
+        world.pass_time(Duration::from_secs(20)).await;
+        known(ahead).await;
+        late.send(world.clock.now().saturating_add(says)).unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        known(ahead).await;
+    }
 }
 
 /// R4.6: what was sent before a worker was lost does nothing once its sandbox is back.

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Lost,
     /// It never answers and never happens.
     Hangs,
+    /// The image is not there any more.
+    NoImage,
 }
 
 #[derive(Default)]
@@ -122,6 +124,7 @@ impl Provider for Fake {
         match next(&self.launches) {
             Fault::None => Ok(self.start(spec)),
             Fault::Clean => Err(broken()),
+            Fault::NoImage => Err(Error::new(ErrorKind::NoImage, "no such image any more")),
             Fault::Lost => {
                 self.start(spec);
                 Err(lost())
@@ -150,7 +153,7 @@ impl Provider for Fake {
                 self.runtimes.lock().unwrap().remove(id);
                 Ok(())
             }
-            Fault::Clean => Err(broken()),
+            Fault::Clean | Fault::NoImage => Err(broken()),
             Fault::Lost => {
                 self.runtimes.lock().unwrap().remove(id);
                 Err(lost())

@@ -43,6 +43,8 @@ pub(crate) struct Gate {
     admits: Mutex<VecDeque<oneshot::Receiver<()>>>,
     /// The next refused admissions, too.
     refusals: Mutex<VecDeque<oneshot::Receiver<()>>>,
+    /// The next times that the store is asked for are these, when they come.
+    times: Mutex<VecDeque<oneshot::Receiver<Timestamp>>>,
     /// What other servers say.
     pub(crate) events: watch::Sender<u64>,
     pub(crate) places: watch::Sender<u64>,
@@ -58,6 +60,7 @@ impl Gate {
             syncs: Mutex::default(),
             admits: Mutex::default(),
             refusals: Mutex::default(),
+            times: Mutex::default(),
             events: watch::Sender::new(0),
             places: watch::Sender::new(0),
             dead: CancellationToken::new(),
@@ -91,6 +94,13 @@ impl Gate {
     pub(crate) fn hold_refusal(&self) -> oneshot::Sender<()> {
         let (end, held) = oneshot::channel();
         self.refusals.lock().unwrap().push_back(held);
+        end
+    }
+
+    /// The next time that the store is asked for is what is sent, when it is.
+    pub(crate) fn hold_time(&self) -> oneshot::Sender<Timestamp> {
+        let (end, held) = oneshot::channel();
+        self.times.lock().unwrap().push_back(held);
         end
     }
 
@@ -182,7 +192,11 @@ impl GatedStore {
 #[async_trait]
 impl WorkerStore for GatedStore {
     async fn time(&self, now: Timestamp) -> Result<Timestamp> {
-        self.0.time(now).await
+        let held = self.1.times.lock().unwrap().pop_front();
+        match held {
+            Some(held) => Ok(held.await.unwrap()),
+            None => self.0.time(now).await,
+        }
     }
     async fn beat(&self, beat: Beat, term: Option<Duration>, now: Timestamp) -> Result<WorkerRow> {
         self.synced(self.0.beat(beat, term, now)).await

@@ -13,6 +13,7 @@ mod gate;
 mod heard;
 mod hints;
 mod idempotency;
+mod images;
 mod observe;
 mod random;
 mod recovery;

@@ -1,16 +1,16 @@
 //! One call: its envelope on the way out, its reply on the way in.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 use stacyvm_provider::{Error, ErrorKind, Result};
 use stacyvm_types::{Generation, SandboxId};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::link::{Answer, Body, Link, Outgoing, Turn};
 use crate::wire::{self, Fault, Lease, Refusal, Reply, Request};
@@ -18,6 +18,15 @@ use crate::wire::{self, Fault, Lease, Refusal, Reply, Request};
 /// What identifies a reply as this call's.
 #[derive(Debug, Clone)]
 pub(crate) struct CallId(String);
+
+/// An answer that is shorter takes no turn.
+const SHORT: usize = 256 << 10;
+
+/// An answer, and its turn if it is a long one, which it keeps until it is understood.
+struct Whole {
+    text: Bytes,
+    _turn: Option<OwnedSemaphorePermit>,
+}
 
 /// A call that is ready to be sent.
 pub(crate) struct Call {
@@ -51,36 +60,41 @@ impl Link {
         Ok(Call { id: CallId(id), method, envelope })
     }
 
-    /// Asks and waits for the whole answer, for at most `limit`.
-    pub(crate) async fn ask<R: DeserializeOwned>(
-        self: &Arc<Self>,
-        call: Call,
-        limit: Duration,
-    ) -> Result<R> {
+    /// Asks and waits for the whole answer, for as long as its method is worth it.
+    pub(crate) async fn ask<R: DeserializeOwned>(self: &Arc<Self>, call: Call) -> Result<R> {
+        let limit = wire::patience(call.method);
         let work = async {
             let body = call.body()?;
             let outgoing =
                 Outgoing { method: call.method, turn: Turn::Call, headers: json(), body };
             let Answer { response, lent } = self.send(outgoing).await?;
             let (head, body) = response.into_parts();
-            let text = self.whole(body).await?;
+            let Whole { text, _turn } = self.whole(body).await?;
             lent.give_back();
             self.read(&call.id, head.status, &text)
         };
         timeout(limit, work).await.unwrap_or_else(|_| Err(self.silent(limit)))
     }
 
-    /// All of an answer's body, in bounded memory.
-    pub(crate) async fn whole(&self, body: Incoming) -> Result<Bytes> {
-        match Limited::new(body, wire::MAX_REPLY).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+    /// All of an answer's body, in bounded memory: one that is long takes a turn, and a worker that
+    /// answers every call with all that is taken is read a few at a time.
+    async fn whole(&self, mut body: Incoming) -> Result<Whole> {
+        let (mut text, mut turn) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broke_off().because(error))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let size = text.len() + data.len();
+            if wire::MAX_REPLY < size {
                 let message =
                     format!("the worker's answer is larger than {} MiB", wire::MAX_REPLY >> 20);
-                Err(Error::unknown(ErrorKind::TooLarge, message))
+                return Err(Error::unknown(ErrorKind::TooLarge, message));
             }
-            Err(error) => Err(self.broke_off().because(error)),
+            if SHORT < size && turn.is_none() {
+                turn = Arc::clone(&self.long_answers).acquire_owned().await.ok();
+            }
+            text.extend_from_slice(&data);
         }
+        Ok(Whole { text: text.freeze(), _turn: turn })
     }
 
     /// What a reply says.
@@ -133,19 +147,14 @@ impl Link {
     }
 
     /// The failure that an answer carries which is not the expected stream.
-    pub(crate) async fn failure(
-        &self,
-        id: &CallId,
-        status: StatusCode,
-        body: Incoming,
-        limit: Duration,
-    ) -> Error {
-        let text = match timeout(limit, self.whole(body)).await {
-            Ok(Ok(text)) => text,
+    pub(crate) async fn failure(&self, call: &Call, status: StatusCode, body: Incoming) -> Error {
+        let limit = wire::patience(call.method);
+        let whole = match timeout(limit, self.whole(body)).await {
+            Ok(Ok(whole)) => whole,
             Ok(Err(error)) => return error,
             Err(_) => return self.silent(limit),
         };
-        let read: Result<()> = self.read(id, status, &text);
+        let read: Result<()> = self.read(&call.id, status, &whole.text);
         read.err().unwrap_or_else(|| self.nonsense())
     }
 }

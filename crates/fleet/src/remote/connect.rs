@@ -32,6 +32,11 @@ pub trait Connect: Send + Sync {
         host: &str,
         port: u16,
     ) -> io::Result<Box<dyn Stream>>;
+
+    /// Whether nobody on the way reads what is sent. An `https` address is for those only.
+    fn is_protected(&self) -> bool {
+        false
+    }
 }
 
 /// Connections without encryption.
@@ -74,6 +79,10 @@ impl Connect for Tls {
         let (connector, name) = self.0.connector_for(worker).map_err(io::Error::other)?;
         let stream = tcp(host, port).await?;
         Ok(Box::new(connector.connect(name, stream).await?))
+    }
+
+    fn is_protected(&self) -> bool {
+        true
     }
 }
 

@@ -60,6 +60,9 @@ impl ControlPlane {
             (None, Some("https")) => 443,
             _ => return Err(told()),
         };
+        if uri.scheme_str() == Some("https") && !connect.is_protected() {
+            return Err(format!("{url} is reached through TLS, which is not set up here"));
+        }
         let authority = uri.authority().ok_or_else(told)?.as_str();
         let authority = HeaderValue::from_str(authority).map_err(|_| told())?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

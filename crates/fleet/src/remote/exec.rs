@@ -10,7 +10,10 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use stacyvm_provider::{Error, Exec, ExecEvent, ExecInput, Result};
 use stacyvm_types::ExecId;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -19,8 +22,6 @@ use super::{
 };
 use crate::wire::{self, EventLine, InputLine, Lines, Reply};
 
-/// How long a command may take to start, and a failure to be told.
-const START: Duration = Duration::from_secs(20);
 /// A worker says something at least every 10 s, a blank line if there is nothing else.
 const SILENCE: Duration = Duration::from_secs(40);
 /// How long the end of an answer may take after the end of its command.
@@ -28,8 +29,13 @@ const REST: Duration = Duration::from_secs(2);
 /// Inputs that wait for the connection.
 const INPUTS: usize = 16;
 
-/// Starts or follows a command.
-pub(crate) async fn follow(link: &Arc<Link>, call: Call, exec: ExecId) -> Result<Exec> {
+/// Starts or follows a command, which ends by itself after `deadline` if there is one.
+pub(crate) async fn follow(
+    link: &Arc<Link>,
+    call: Call,
+    exec: ExecId,
+    deadline: Option<Duration>,
+) -> Result<Exec> {
     let (input, told) = mpsc::channel(INPUTS);
     let over = CancellationToken::new();
     let body = body(call.line()?, told, over.clone());
@@ -41,11 +47,12 @@ pub(crate) async fn follow(link: &Arc<Link>, call: Call, exec: ExecId) -> Result
         (wire::STREAM, HeaderValue::from_static("ndjson")),
     ];
     let outgoing = Outgoing { method: call.method, turn: Turn::Stream, headers, body };
-    let sent = timeout(START, link.send(outgoing)).await;
-    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(START)))?;
+    let limit = wire::patience(call.method);
+    let sent = timeout(limit, link.send(outgoing)).await;
+    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(limit)))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(link.failure(&call.id, head.status, body, START).await);
+        return Err(link.failure(&call, head.status, body).await);
     }
     let events = Events {
         call: call.id,
@@ -53,6 +60,8 @@ pub(crate) async fn follow(link: &Arc<Link>, call: Call, exec: ExecId) -> Result
         link: Arc::clone(link),
         lines: Lines::new(wire::MAX_LINE),
         seq: 0,
+        heard: Instant::now(),
+        ends: deadline.and_then(|deadline| Instant::now().checked_add(deadline)),
     };
     let events = stream::unfold(events, |mut events| async move {
         let event = events.next().await?;
@@ -86,6 +95,10 @@ struct Events {
     link: Arc<Link>,
     lines: Lines,
     seq: u64,
+    /// When something was said last, blank lines aside.
+    heard: Instant,
+    /// When the command has ended at the latest.
+    ends: Option<Instant>,
 }
 
 impl Events {
@@ -97,8 +110,9 @@ impl Events {
                 Ok(None) => {}
                 Err(error) => break Err(self.link.nonsense().because(error)),
             }
+            let limit = self.patience();
             let (body, ..) = self.body.as_mut()?;
-            match timeout(SILENCE, body.frame()).await {
+            match timeout(limit, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
                         self.lines.push(data);
@@ -109,12 +123,23 @@ impl Events {
                 Err(_) => break Err(self.link.silent(SILENCE)),
             }
         };
+        self.heard = Instant::now();
         match &event {
             Ok(ExecEvent::Exit(_)) => self.finish(),
             Ok(_) => {}
             Err(_) => self.stop(),
         }
         Some(event)
+    }
+
+    /// How long anything is waited for. After the end of the command a worker that says blank lines
+    /// only says nothing.
+    fn patience(&self) -> Duration {
+        let last = self.ends.and_then(|ends| ends.max(self.heard).checked_add(SILENCE));
+        match last {
+            Some(last) => SILENCE.min(last.saturating_duration_since(Instant::now())),
+            None => SILENCE,
+        }
     }
 
     fn event(&mut self, line: &[u8]) -> Result<ExecEvent> {

@@ -34,8 +34,6 @@ use crate::{
     wire::{self, Fault, FileResult, Lines, Opened, Reply},
 };
 
-/// How long the head of an answer may take.
-const HEAD: Duration = Duration::from_secs(20);
 /// How long a transfer may stand still. A worker gives up before that and says why.
 const STILL: Duration = Duration::from_secs(45);
 /// How long the end of an answer may take after its last line.
@@ -48,11 +46,12 @@ pub(crate) async fn read(link: &Arc<Link>, call: Call) -> Result<FileRead> {
     headers.push((header::TE, HeaderValue::from_static("trailers")));
     let outgoing =
         Outgoing { method: call.method, turn: Turn::Stream, headers, body: call.body()? };
-    let sent = timeout(HEAD, link.send(outgoing)).await;
-    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(HEAD)))?;
+    let limit = wire::patience(call.method);
+    let sent = timeout(limit, link.send(outgoing)).await;
+    let Answer { response, lent } = sent.unwrap_or_else(|_| Err(link.silent(limit)))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(link.failure(&call.id, head.status, body, HEAD).await);
+        return Err(link.failure(&call, head.status, body).await);
     }
     let envelope = head.headers.get(wire::ENVELOPE).ok_or_else(|| link.nonsense())?;
     let reply: Reply =
@@ -215,13 +214,14 @@ pub(crate) async fn dial(link: &Arc<Link>, call: Call) -> Result<Box<dyn Duplex>
         let Answer { response, lent } = link.send(outgoing).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (head, body) = response.into_parts();
-            return Err(link.failure(&call.id, head.status, body, HEAD).await);
+            return Err(link.failure(&call, head.status, body).await);
         }
         let upgraded = hyper::upgrade::on(response).await;
         let io = TokioIo::new(upgraded.map_err(|error| link.broke_off().because(error))?);
         Ok(Box::new(Dialled { io, _lent: lent }) as Box<dyn Duplex>)
     };
-    timeout(HEAD, upgraded).await.unwrap_or_else(|_| Err(link.silent(HEAD)))
+    let limit = wire::patience(call.method);
+    timeout(limit, upgraded).await.unwrap_or_else(|_| Err(link.silent(limit)))
 }
 
 /// What a range asks for on the wire.

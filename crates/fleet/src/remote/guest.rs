@@ -1,6 +1,6 @@
 //! The inside of a runtime of a worker at a distance.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -14,11 +14,6 @@ use crate::wire::{
     AttachParams, DialParams, ExecParams, FileList, FileParams, FileResult, LogLines, LogsParams,
     Matches, StatsResult, Target, method, mode_text,
 };
-
-/// For what a worker answers within 10 s, or says that it does not.
-const QUICK: Duration = Duration::from_secs(20);
-/// For what it answers within 60 s.
-const WALK: Duration = Duration::from_secs(75);
 
 /// Every call carries the generation that the guest was asked for with.
 pub(super) struct RemoteGuest {
@@ -37,9 +32,8 @@ impl RemoteGuest {
         &self,
         method: &'static str,
         params: &P,
-        limit: Duration,
     ) -> Result<R> {
-        self.link.ask(self.call(method, params)?, limit).await
+        self.link.ask(self.call(method, params)?).await
     }
 
     fn files(&self) -> FileParams {
@@ -59,7 +53,8 @@ impl RemoteGuest {
 impl Guest for RemoteGuest {
     async fn exec(&self, spec: ExecSpec) -> Result<Exec> {
         let params = ExecParams::new(self.sandbox.as_str(), &self.provider, &spec);
-        exec::follow(&self.link, self.call(method::EXEC_STREAM, &params)?, spec.id).await
+        let call = self.call(method::EXEC_STREAM, &params)?;
+        exec::follow(&self.link, call, spec.id, spec.deadline).await
     }
 
     async fn attach(&self, exec: &ExecId, offset: u64) -> Result<Exec> {
@@ -69,7 +64,8 @@ impl Guest for RemoteGuest {
             exec_id: exec.to_string(),
             offset,
         };
-        exec::follow(&self.link, self.call(method::EXEC_ATTACH, &params)?, exec.clone()).await
+        let call = self.call(method::EXEC_ATTACH, &params)?;
+        exec::follow(&self.link, call, exec.clone(), None).await
     }
 
     async fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<FileRead> {
@@ -84,35 +80,35 @@ impl Guest for RemoteGuest {
     }
 
     async fn list(&self, path: &str) -> Result<Vec<FileInfo>> {
-        let list: FileList = self.ask(method::FILE_LIST, &self.at(path), WALK).await?;
+        let list: FileList = self.ask(method::FILE_LIST, &self.at(path)).await?;
         list.files.into_iter().map(|file| file.info()).collect()
     }
 
     async fn stat(&self, path: &str) -> Result<FileInfo> {
-        let found: FileResult = self.ask(method::FILE_STAT, &self.at(path), QUICK).await?;
+        let found: FileResult = self.ask(method::FILE_STAT, &self.at(path)).await?;
         found.file.info()
     }
 
     async fn glob(&self, pattern: &str) -> Result<Vec<String>> {
         let params = FileParams { pattern: pattern.to_owned(), ..self.files() };
-        let found: Matches = self.ask(method::FILE_GLOB, &params, WALK).await?;
+        let found: Matches = self.ask(method::FILE_GLOB, &params).await?;
         Ok(found.matches)
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (old_path, new_path) = (from.to_owned(), to.to_owned());
         let params = FileParams { old_path, new_path, ..self.files() };
-        self.ask(method::FILE_MOVE, &params, QUICK).await
+        self.ask(method::FILE_MOVE, &params).await
     }
 
     async fn chmod(&self, path: &str, mode: u32) -> Result<()> {
         let params = FileParams { mode: Some(mode_text(mode)), ..self.at(path) };
-        self.ask(method::FILE_CHMOD, &params, QUICK).await
+        self.ask(method::FILE_CHMOD, &params).await
     }
 
     async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         let params = FileParams { recursive, ..self.at(path) };
-        self.ask(method::FILE_DELETE, &params, WALK).await
+        self.ask(method::FILE_DELETE, &params).await
     }
 
     async fn dial(&self, port: u16) -> Result<Box<dyn Duplex>> {
@@ -127,7 +123,7 @@ impl Guest for RemoteGuest {
     async fn stats(&self) -> Result<Stats> {
         let sandbox_id = self.sandbox.to_string();
         let params = Target { sandbox_id, provider: self.provider.clone() };
-        let stats: StatsResult = self.ask(method::STATS, &params, QUICK).await?;
+        let stats: StatsResult = self.ask(method::STATS, &params).await?;
         Ok(stats.into())
     }
 
@@ -137,7 +133,7 @@ impl Guest for RemoteGuest {
             provider: self.provider.clone(),
             lines: u32::try_from(lines).unwrap_or(u32::MAX),
         };
-        let found: LogLines = self.ask(method::LOGS, &params, QUICK).await?;
+        let found: LogLines = self.ask(method::LOGS, &params).await?;
         Ok(found.lines)
     }
 }

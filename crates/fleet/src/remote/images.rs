@@ -1,17 +1,12 @@
 //! The images of a worker at a distance.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use stacyvm_provider::{ByteStream, ImageRecord, Images, Result};
 
 use super::{files, link::Link};
 use crate::wire::{ImageEntry, ImageList, ImageParams, Target, method};
-
-/// How long a list may take.
-const LIST: Duration = Duration::from_secs(20);
-/// How long a removal may take, which a worker ends itself within 30 s.
-const REMOVE: Duration = Duration::from_secs(50);
 
 pub(super) struct RemoteImages {
     pub(super) link: Arc<Link>,
@@ -29,7 +24,7 @@ impl Images for RemoteImages {
     async fn list(&self) -> Result<Vec<ImageRecord>> {
         let params = Target { sandbox_id: String::new(), provider: self.provider.clone() };
         let call = self.link.call(method::IMAGES, None, &params)?;
-        let list: ImageList = self.link.ask(call, LIST).await?;
+        let list: ImageList = self.link.ask(call).await?;
         Ok(list.images.into_iter().map(|image| image.record()).collect())
     }
 
@@ -41,6 +36,6 @@ impl Images for RemoteImages {
 
     async fn remove(&self, name: &str) -> Result<()> {
         let call = self.link.call(method::IMAGE_REMOVE, None, &self.named(name))?;
-        self.link.ask(call, REMOVE).await
+        self.link.ask(call).await
     }
 }

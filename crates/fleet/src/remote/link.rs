@@ -37,6 +37,9 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a connection is kept without a call. A worker keeps them for longer.
 const IDLE: Duration = Duration::from_secs(15);
+/// How long a connection is used: who is at its ends was found out when it was made, and keys and
+/// certificates change.
+const OLDEST: Duration = Duration::from_secs(60);
 /// Connections that are kept without a call.
 const KEPT: usize = 64;
 /// Calls at once, and streams at once: commands that are followed, bodies, dialled ports.
@@ -44,6 +47,8 @@ const CALLS: usize = 512;
 const STREAMS: usize = 4096;
 /// Hints at once.
 const HINTS: usize = 16;
+/// Long answers that are held at once.
+const LONG_ANSWERS: usize = 4;
 /// How long a call waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
 /// How long a kept connection may take to be ready again.
@@ -68,6 +73,7 @@ pub(crate) struct Link {
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     hints: Arc<Semaphore>,
+    pub(crate) long_answers: Arc<Semaphore>,
     /// When a call did not come through, until one does.
     failed_at: Mutex<Option<Instant>>,
     /// The connections, and what reads their last bytes.
@@ -79,6 +85,7 @@ pub(crate) struct Link {
 
 struct Idle {
     since: Instant,
+    made: Instant,
     connection: Connection,
 }
 
@@ -100,6 +107,7 @@ pub(crate) struct Answer {
 /// A connection that is in use, and the turn that it takes.
 pub(crate) struct Lent {
     link: Arc<Link>,
+    made: Instant,
     connection: Connection,
     _turn: OwnedSemaphorePermit,
 }
@@ -107,9 +115,10 @@ pub(crate) struct Lent {
 impl Lent {
     /// Gives the connection back; its answer has been read to the end.
     pub(crate) fn give_back(self) {
-        let mut idle = self.link.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < KEPT {
-            idle.push(Idle { since: Instant::now(), connection: self.connection });
+        let Self { link, made, connection, .. } = self;
+        let mut idle = link.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT && made.elapsed() < OLDEST {
+            idle.push(Idle { since: Instant::now(), made, connection });
         }
     }
 
@@ -145,6 +154,11 @@ impl Link {
             (None, Some("https")) => 443,
             _ => return Err(invalid()),
         };
+        if uri.scheme_str() == Some("https") && !connect.is_protected() {
+            let message =
+                format!("worker {worker} is called through TLS, which is not set up here");
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
         let authority = HeaderValue::from_str(&format!("{host}:{port}")).map_err(|_| invalid())?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let alive = CancellationToken::new();
@@ -159,6 +173,7 @@ impl Link {
             calls: Arc::new(Semaphore::new(CALLS)),
             streams: Arc::new(Semaphore::new(STREAMS)),
             hints: Arc::new(Semaphore::new(HINTS)),
+            long_answers: Arc::new(Semaphore::new(LONG_ANSWERS)),
             failed_at: Mutex::default(),
             tasks: TaskTracker::new(),
             _end: alive.clone().drop_guard(),
@@ -200,14 +215,14 @@ impl Link {
         head.extend(self.shown(method)?);
         head.extend(headers);
         loop {
-            let (mut connection, is_fresh) = match self.kept().await {
-                Some(connection) => (connection, false),
-                None => (self.open().await?, true),
+            let (mut connection, made, is_fresh) = match self.kept().await {
+                Some((connection, made)) => (connection, made, false),
+                None => (self.open().await?, Instant::now(), true),
             };
             match connection.try_send_request(request).await {
                 Ok(response) => {
                     *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    let lent = Lent { link: Arc::clone(self), connection, _turn: turn };
+                    let lent = Lent { link: Arc::clone(self), made, connection, _turn: turn };
                     return Ok(Answer { response, lent });
                 }
                 Err(mut failed) => match failed.take_message() {
@@ -244,7 +259,7 @@ impl Link {
     }
 
     /// A connection that was used before and is still good.
-    async fn kept(&self) -> Option<Connection> {
+    async fn kept(&self) -> Option<(Connection, Instant)> {
         loop {
             let mut idle = {
                 let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,8 +270,11 @@ impl Link {
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 return None;
             }
+            if OLDEST <= idle.made.elapsed() {
+                continue;
+            }
             if matches!(timeout(READY, idle.connection.ready()).await, Ok(Ok(()))) {
-                return Some(idle.connection);
+                return Some((idle.connection, idle.made));
             }
         }
     }

@@ -38,11 +38,6 @@ use guest::RemoteGuest;
 use images::RemoteImages;
 use link::Link;
 
-/// The longest waits, each above the worker's own bound, which comes first with a better answer.
-const ASK: Duration = Duration::from_secs(20);
-const SPAWN: Duration = Duration::from_secs(80);
-const DESTROY: Duration = Duration::from_secs(50);
-
 /// A worker in another process.
 ///
 /// Which providers it has, and what they can do, is what [`Worker::set_offers`] was told
@@ -76,9 +71,8 @@ impl RemoteWorker {
         method: &'static str,
         right: Option<(&SandboxId, Generation)>,
         params: &P,
-        limit: Duration,
     ) -> Result<R> {
-        self.link.ask(self.link.call(method, right, params)?, limit).await
+        self.link.ask(self.link.call(method, right, params)?).await
     }
 }
 
@@ -117,7 +111,7 @@ impl Worker for RemoteWorker {
         let Ok(call) = self.link.call(method::EXPECT, None, &params) else { return };
         let link = Arc::clone(&self.link);
         self.link.tell(async move {
-            if let Err(error) = link.ask::<()>(call, ASK).await {
+            if let Err(error) = link.ask::<()>(call).await {
                 tracing::debug!(worker.id = %link.worker(), ?error, "a hint did not arrive");
             }
         });
@@ -127,25 +121,25 @@ impl Worker for RemoteWorker {
     async fn spawn(&self, provider: &str, spec: &LaunchSpec) -> Result<Runtime> {
         let params = SpawnParams::new(provider, spec);
         let right = Some((&spec.id, spec.generation));
-        let status: Status = self.ask(method::SPAWN, right, &params, SPAWN).await?;
+        let status: Status = self.ask(method::SPAWN, right, &params).await?;
         status.runtime()
     }
 
     #[tracing::instrument(level = "debug", name = "remote.destroy", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn destroy(&self, provider: &str, id: &SandboxId, generation: Generation) -> Result<()> {
         let right = Some((id, generation));
-        self.ask(method::DESTROY, right, &target(provider, id), DESTROY).await
+        self.ask(method::DESTROY, right, &target(provider, id)).await
     }
 
     #[tracing::instrument(level = "debug", name = "remote.status", skip_all, fields(worker.id = %self.id, provider, sandbox.id = %id))]
     async fn status(&self, provider: &str, id: &SandboxId) -> Result<Runtime> {
-        let status: Status = self.ask(method::STATUS, None, &target(provider, id), ASK).await?;
+        let status: Status = self.ask(method::STATUS, None, &target(provider, id)).await?;
         status.runtime()
     }
 
     /// All offered providers are silent when the worker is.
     async fn runtimes(&self) -> (Vec<(Arc<str>, Runtime)>, Vec<Arc<str>>) {
-        let listed = self.ask::<_, RuntimeList>(method::RUNTIMES, None, &Nothing {}, ASK).await;
+        let listed = self.ask::<_, RuntimeList>(method::RUNTIMES, None, &Nothing {}).await;
         let read = listed.and_then(|list| {
             let runtimes = list.runtimes.into_iter().map(|entry| entry.runtime());
             Ok((runtimes.collect::<Result<Vec<_>>>()?, list.silent))
@@ -185,20 +179,20 @@ impl Worker for RemoteWorker {
             provider: provider.to_owned(),
             remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
         };
-        self.ask(method::SET_DEADLINE, Some((id, generation)), &params, ASK).await
+        self.ask(method::SET_DEADLINE, Some((id, generation)), &params).await
     }
 
     async fn drain(&self) -> Result<()> {
-        self.ask(method::SHUTDOWN, None, &Nothing {}, ASK).await
+        self.ask(method::SHUTDOWN, None, &Nothing {}).await
     }
 
     async fn undrain(&self) -> Result<()> {
-        self.ask(method::UNDRAIN, None, &Nothing {}, ASK).await
+        self.ask(method::UNDRAIN, None, &Nothing {}).await
     }
 
     /// A worker that does not answer has every provider that it offered, none of which can be used.
     async fn providers(&self) -> Vec<ProviderReport> {
-        match self.ask::<_, ProviderList>(method::PROVIDERS, None, &Nothing {}, ASK).await {
+        match self.ask::<_, ProviderList>(method::PROVIDERS, None, &Nothing {}).await {
             Ok(list) => list.providers.into_iter().map(|entry| entry.report()).collect(),
             Err(error) => {
                 tracing::warn!(worker.id = %self.id, ?error, "a worker cannot report");

@@ -9,9 +9,11 @@
 mod envelope;
 mod exec;
 mod fault;
+mod few;
 mod heartbeat;
 mod lines;
 mod params;
+mod patience;
 mod results;
 
 use http::HeaderName;
@@ -25,6 +27,7 @@ pub use params::{
     AttachParams, DeadlineParams, DialParams, ExpectParams, FileParams, ImageParams, LogsParams,
     SpawnParams, Target, mode_of, mode_text,
 };
+pub use patience::{patience, time_to_answer};
 pub use results::{
     FileEntry, FileList, FileResult, Health, ImageEntry, ImageList, LogLines, Matches, Opened,
     ProviderEntry, ProviderList, RuntimeEntry, RuntimeList, StatsResult, Status,

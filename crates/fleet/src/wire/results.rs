@@ -9,7 +9,7 @@ use stacyvm_provider::{
 };
 use stacyvm_types::{Generation, SandboxId, Timestamp};
 
-use super::{mode_of, mode_text, params::micros};
+use super::{few::few, mode_of, mode_text, params::micros};
 use crate::ProviderReport;
 
 /// What the other end says is not what this version can read.
@@ -141,9 +141,10 @@ impl RuntimeEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RuntimeList {
     /// Those that are there.
+    #[serde(deserialize_with = "few")]
     pub runtimes: Vec<RuntimeEntry>,
     /// Providers that did not answer.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "few")]
     pub silent: Vec<String>,
 }
 
@@ -164,6 +165,7 @@ pub struct ProviderEntry {
     #[serde(default)]
     pub default: bool,
     /// The names of what it can do.
+    #[serde(deserialize_with = "few")]
     pub capabilities: Vec<String>,
     /// Whether it can launch sandboxes.
     pub usable: bool,
@@ -171,7 +173,7 @@ pub struct ProviderEntry {
     #[serde(default)]
     pub summary: String,
     /// What was looked at.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "few")]
     pub findings: Vec<FindingEntry>,
     /// Its runtimes, where they can be counted.
     #[serde(default)]
@@ -232,6 +234,7 @@ impl ProviderEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProviderList {
     /// By name.
+    #[serde(deserialize_with = "few")]
     pub providers: Vec<ProviderEntry>,
 }
 
@@ -261,6 +264,7 @@ impl ImageEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageList {
     /// By name.
+    #[serde(deserialize_with = "few")]
     pub images: Vec<ImageEntry>,
 }
 
@@ -332,6 +336,7 @@ pub struct FileList {
     /// The sandbox.
     pub sandbox_id: String,
     /// By name.
+    #[serde(deserialize_with = "few")]
     pub files: Vec<FileEntry>,
 }
 
@@ -352,6 +357,7 @@ pub struct Matches {
     /// The sandbox.
     pub sandbox_id: String,
     /// Sorted.
+    #[serde(deserialize_with = "few")]
     pub matches: Vec<String>,
 }
 
@@ -361,6 +367,7 @@ pub struct LogLines {
     /// The sandbox.
     pub sandbox_id: String,
     /// Oldest first.
+    #[serde(deserialize_with = "few")]
     pub lines: Vec<String>,
 }
 

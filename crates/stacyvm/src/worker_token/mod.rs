@@ -48,7 +48,7 @@ enum TokenCommand {
     },
     /// Check a token as the side that it is shown to would
     Verify(VerifyArgs),
-    /// Say how the signing key is changed without a refused call, from what is set now
+    /// Say how keys and tokens are changed without a refused call, from what is set now
     RotationPlan,
 }
 

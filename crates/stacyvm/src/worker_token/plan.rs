@@ -1,4 +1,5 @@
-//! How a signing key is changed while calls go on, step by step, from what is set now.
+//! How a signing key and static tokens are changed while calls go on, step by step, from what is set
+//! now.
 
 use std::path::PathBuf;
 
@@ -31,6 +32,50 @@ pub(super) struct Plan {
     besides: Option<String>,
     accepted: usize,
     steps: Vec<String>,
+    tokens: Vec<Tokens>,
+}
+
+/// How static tokens are changed.
+#[derive(Debug)]
+struct Tokens {
+    /// Whose they are.
+    whose: &'static str,
+    /// Whether more than one is accepted in the same place.
+    is_rotating: bool,
+    steps: Vec<String>,
+}
+
+impl Tokens {
+    fn of(auth: &Auth, keys: &Keys) -> Vec<Self> {
+        let shared = keys.shared.len();
+        let own = keys.tokens.values().map(Vec::len).max().unwrap_or_default();
+        let kinds = [
+            ("all workers", shared, &auth.worker_token_file, "worker_token", "it"),
+            ("single workers", own, &auth.worker_tokens_file, "worker_tokens", "id=token"),
+        ];
+        let kinds = kinds.into_iter().filter(|(_, count, ..)| 0 < *count);
+        kinds
+            .map(|(whose, count, file, key, line)| {
+                let place = match file {
+                    Some(path) => path.display().to_string(),
+                    None => format!("the file of auth.{key}_file"),
+                };
+                let mut steps = Vec::new();
+                if file.is_none() {
+                    steps.push(format!("On every host: move auth.{key} into a file, name that in auth.{key}_file, and send SIGHUP"));
+                }
+                if count == 1 {
+                    steps.push("Make a token: (umask 077; openssl rand -hex 32 > next.token)".to_owned());
+                    steps.push(format!("On every host: add {line} to {place}, on a line below the old one; each accepts both then"));
+                } else {
+                    steps.push("A change is under way: more than one token is accepted here".to_owned());
+                }
+                steps.push(format!("When every host accepts both: put the new one above the old one in {place}, host by host; each shows it then"));
+                steps.push(format!("When every host shows it: take the old one out of {place}, and destroy it"));
+                Self { whose, is_rotating: 1 < count, steps }
+            })
+            .collect()
+    }
 }
 
 impl Plan {
@@ -57,7 +102,8 @@ impl Plan {
         let first = named(&auth.worker_signing_key_file, "worker_signing_key");
         let others = named(&auth.worker_signing_keys_file, "worker_signing_keys");
         let steps = steps(state, &first, &others);
-        Self { state, signing, besides, accepted: keys.verifying().count(), steps }
+        let (accepted, tokens) = (keys.verifying().count(), Tokens::of(auth, keys));
+        Self { state, signing, besides, accepted, steps, tokens }
     }
 
     pub(super) fn json(&self) -> Value {
@@ -68,6 +114,9 @@ impl Plan {
             "rotating": self.state == State::Rotating,
             "max_token_ttl": format_duration(token::LONGEST),
             "steps": self.steps,
+            "tokens": self.tokens.iter().map(|tokens| json!({
+                "of": tokens.whose, "rotating": tokens.is_rotating, "steps": tokens.steps,
+            })).collect::<Vec<_>>(),
         })
     }
 
@@ -81,10 +130,18 @@ impl Plan {
             or_none(&self.signing),
             or_none(&self.besides)
         );
-        for (number, step) in (1..).zip(&self.steps) {
-            text.push_str(&format!("{number}. {}\n", escape(step)));
+        push_list(&mut text, &self.steps);
+        for tokens in &self.tokens {
+            text.push_str(&format!("\nstatic tokens of {}:\n", tokens.whose));
+            push_list(&mut text, &tokens.steps);
         }
         text
+    }
+}
+
+fn push_list(text: &mut String, steps: &[String]) {
+    for (number, step) in (1..).zip(steps) {
+        text.push_str(&format!("{number}. {}\n", escape(step)));
     }
 }
 
@@ -166,6 +223,29 @@ mod tests {
             assert!(!shown.contains("hunter"), "{shown}");
             assert!(plan.text().contains("lint --production"), "{}", plan.text());
         }
+    }
+
+    /// A token is accepted everywhere before it is shown anywhere, and as long as it is.
+    #[test]
+    fn a_static_token_is_accepted_before_it_is_shown_and_until_it_is_not() {
+        let auth = Auth { worker_token_file: Some(PathBuf::from("/t")), ..Auth::default() };
+        let of = |tokens: &[&str]| {
+            let shared = tokens.iter().map(|token| Secret::new(token)).collect();
+            Plan::of(&auth, &Keys { shared, ..Keys::default() })
+        };
+        assert!(Plan::of(&auth, &Keys::default()).tokens.is_empty());
+        let plan = of(&["hunter2"]);
+        let steps = &plan.tokens[0].steps;
+        let at = |word: &str| steps.iter().position(|step| step.contains(word)).unwrap();
+        assert!([at("Make"), at("below"), at("above"), at("take the old one")].is_sorted());
+        assert!(!plan.tokens[0].is_rotating && of(&["hunter2", "hunter3"]).tokens[0].is_rotating);
+        let shown = format!("{plan:?} {} {}", plan.text(), plan.json());
+        assert!(!shown.contains("hunter") && shown.contains("/t"), "{shown}");
+        let inline = Plan::of(
+            &Auth::default(),
+            &Keys { shared: vec![Secret::new("hunter2")], ..Keys::default() },
+        );
+        assert!(inline.text().contains("SIGHUP"), "{}", inline.text());
     }
 
     /// Every key that signs must be accepted everywhere before, and until its tokens are over.

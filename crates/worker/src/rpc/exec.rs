@@ -52,7 +52,7 @@ async fn begin(call: &Call) -> Result<(Arc<dyn Guest>, Exec)> {
 
 /// Answers with lines for as long as the command runs.
 pub(super) async fn follow(call: Call, rest: Rest) -> Response {
-    let (guest, exec) = match begin(&call).await {
+    let (guest, exec) = match call.in_time(begin(&call)).await {
         Ok(begun) => begun,
         Err(error) => return call.failure(&error),
     };

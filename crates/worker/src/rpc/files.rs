@@ -109,7 +109,7 @@ pub(super) async fn read(call: Call, takes_trailers: bool) -> Response {
         })?;
         Ok::<_, Error>((envelope, read, guest))
     };
-    let (envelope, read, guest) = match opened.await {
+    let (envelope, read, guest) = match call.in_time(opened).await {
         Ok(opened) => opened,
         Err(error) => return call.failure(&error),
     };

@@ -27,7 +27,7 @@ impl Authenticate for Owner {
 /// Takes a path for calls from this host, also one that a killed predecessor left.
 pub fn listen_here(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(path),
     }
 }

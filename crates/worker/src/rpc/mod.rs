@@ -25,7 +25,7 @@ use axum::{
     response::Response,
     routing::{any, get},
 };
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use stacyvm_fleet::{
@@ -33,10 +33,13 @@ use stacyvm_fleet::{
     identity::Authenticate,
     wire::{self, Health, Request, method},
 };
-use stacyvm_listen::Limits;
+use stacyvm_listen::{Limits, Since};
 use stacyvm_provider::{Error, ErrorKind, Guest, Result};
 use stacyvm_types::{Generation, SandboxId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use here::{answer_here, listen_here};
@@ -53,6 +56,10 @@ const STREAMS: usize = 8192;
 /// plane keeps them, so that none is closed at the moment that it is used again.
 pub const LIMITS: Limits =
     Limits { connections: CALLS + STREAMS + 64, head: Duration::from_secs(30) };
+
+/// A connection that was made longer ago takes no other call: who is at its ends was found out then,
+/// and certificates change. Longer than callers of this version use one.
+const OLDEST: Duration = Duration::from_secs(120);
 
 /// The calls of one worker.
 #[derive(Clone)]
@@ -116,6 +123,16 @@ async fn health(State(rpc): State<Rpc>) -> axum::Json<Health> {
 }
 
 async fn answer(State(rpc): State<Rpc>, request: axum::extract::Request) -> Response {
+    let made = request.extensions().get::<Since>();
+    let is_old = made.is_some_and(|made| OLDEST <= made.0.elapsed());
+    let mut response = answered(rpc, request).await;
+    if is_old && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answered(rpc: Rpc, request: axum::extract::Request) -> Response {
     let asked = match request::read(&rpc, request).await {
         Ok(asked) => asked,
         Err(refusal) => return *refusal,
@@ -132,7 +149,7 @@ async fn answer(State(rpc): State<Rpc>, request: axum::extract::Request) -> Resp
         (method::FILE_READ, request::Form::Answer) => files::read(call, takes_trailers).await,
         (method::DIAL, _) => ports::dial(call, upgrade).await,
         _ => {
-            let result = calls::call(&call).await;
+            let result = call.in_time(calls::call(&call)).await;
             call.reply(result)
         }
     }
@@ -161,6 +178,15 @@ impl Call {
         let id = target.id()?;
         let generation = self.right(&id)?;
         self.rpc.worker().guest(&target.provider, &id, generation).await
+    }
+
+    /// What a provider or a sandbox makes hang ends before the caller gives this worker up.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = wire::time_to_answer(&self.envelope.method);
+        timeout(limit, work).await.unwrap_or_else(|_| {
+            let message = format!("the worker did not finish it within {} s", limit.as_secs());
+            Err(Error::unknown(ErrorKind::Timeout, message))
+        })
     }
 
     fn reply(&self, result: Result<Option<Box<RawValue>>>) -> Response {

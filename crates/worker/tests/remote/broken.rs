@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use stacyvm_fleet::{
     Worker,
     identity::{Audience, Shown},
-    remote::{Connect, RemoteWorker, Stream, Tcp},
+    remote::{Connect, ControlPlane, RemoteWorker, Stream, Tcp},
 };
 use stacyvm_provider::{
     Error, ErrorKind, Outcome,
@@ -73,6 +73,18 @@ async fn a_worker_that_is_not_there_did_nothing() {
     drop(listener);
     let error = remote(at, TOKEN).status("mock", &fresh_id()).await.unwrap_err();
     is(&error, ErrorKind::Unavailable, Outcome::NotDone);
+}
+
+/// A token never travels as plain text to an address that promises more.
+#[test]
+fn an_address_with_tls_is_not_called_without() {
+    let shown = || Arc::new(Shown::to(Audience::Rpc, ring(TOKEN), Arc::new(SystemClock)));
+    for url in ["https://10.0.0.7:7424", "https://[2001:db8::7]", "HTTPS://far.lan"] {
+        let error = RemoteWorker::new(id(), url, Arc::new(Tcp), shown()).err().unwrap();
+        is(&error, ErrorKind::Unavailable, Outcome::NotDone);
+        let refused = ControlPlane::new(id(), url, Arc::new(Tcp), shown()).err().unwrap();
+        assert!(refused.contains("TLS"), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -227,6 +239,30 @@ async fn a_stream_that_skips_a_line_or_ends_early_is_broken() {
     }
 }
 
+/// A worker that says that it lives, and never that the command has ended, does not hold its caller
+/// for longer than the command may take.
+#[tokio::test]
+async fn a_stream_of_nothing_ends_after_the_deadline_of_its_command() {
+    let mut tasks = JoinSet::new();
+    let at = liar(&mut tasks, |mut stream| async move {
+        heard(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(b"\n").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let guest = remote(at, TOKEN).guest("mock", &fresh_id(), Generation(1)).await.unwrap();
+    let mut spec = shell("true");
+    spec.deadline = Some(std::time::Duration::from_secs(60));
+    let mut exec = soon("the start", guest.exec(spec)).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(101)).await;
+    tokio::time::resume();
+    let said = soon("the end", exec.events.next()).await.unwrap();
+    is(&said.unwrap_err(), ErrorKind::Unavailable, Outcome::Unknown);
+}
+
 /// Counts connections.
 struct Counted(Arc<AtomicUsize>);
 
@@ -270,6 +306,43 @@ async fn calls_that_follow_each_other_share_a_connection() {
     // A connection is given back a moment after its command's end, so a few more than one are made.
     let made = count.load(Ordering::SeqCst);
     assert!(made <= 10, "{made} connections for 200 calls");
+}
+
+/// R6.6: who is at the ends of a connection is found out when it is made, and certificates change:
+/// none is used for good, also where calls never pause, on either side.
+#[tokio::test]
+async fn a_connection_that_is_never_idle_is_made_anew_after_a_while() {
+    let (_dir, world) = world().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let shown = Shown::to(Audience::Rpc, ring(TOKEN), Arc::new(SystemClock));
+    let url = format!("http://{}", world.at);
+    let worker =
+        RemoteWorker::new(id(), &url, Arc::new(Counted(count.clone())), Arc::new(shown)).unwrap();
+    let mut stranger = TcpStream::connect(world.at).await.unwrap();
+    let body = r#"{"id":"1","method":"worker.undrain","worker_id":"w-1"}"#;
+    let call = format!(
+        "POST /rpc HTTP/1.1\r\nHost: w\r\nX-Worker-ID: w-1\r\nX-Worker-Token: {TOKEN}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut made = Vec::new();
+    let mut last_calls = 0;
+    for _ in 0..14 {
+        worker.undrain().await.unwrap();
+        made.push(count.load(Ordering::SeqCst));
+        if last_calls == 0 {
+            stranger.write_all(call.as_bytes()).await.unwrap();
+            let answer = heard(&mut stranger).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            last_calls += usize::from(answer.contains("connection: close"));
+        }
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(10)).await;
+        tokio::time::resume();
+    }
+    assert_eq!(made[..6], [1; 6], "calls that follow each other share a connection");
+    assert_eq!((made[6], made[12]), (2, 3), "a minute is enough: {made:?}");
+    assert_eq!(last_calls, 1, "a caller that keeps one for longer is told to make another");
 }
 
 #[tokio::test]
