@@ -183,20 +183,18 @@ async fn what_a_dead_host_ran_ends_with_the_cause_that_its_disk_tells() {
 fn what_a_server_did_not_wait_for_when_it_stopped_is_unavailable() {
     let [servers, clients] = [0, 1].map(|_| tokio::runtime::Runtime::new().unwrap());
     let world = World::new();
-    let mut asked = servers.block_on(async {
-        let server = world.server(&Gate::open());
-        let (control, fake) = (server.control.clone(), &world.fake);
+    let (control, id) = servers.block_on(async {
+        let control = world.server(&Gate::open()).control;
         control.recover().await.unwrap();
         let id = control.spawn(image("stuck")).await.unwrap().spec.id;
-        fake.is_stuck.store(true, Ordering::SeqCst);
-        let mut asked = Box::pin(async move { control.destroy(&id).await });
-        std::future::poll_fn(|cx| {
-            assert!(asked.as_mut().poll(cx).is_pending());
-            std::task::Poll::Ready(())
-        })
-        .await;
-        asked
+        (control, id)
     });
+    world.fake.is_stuck.store(true, Ordering::SeqCst);
+    let mut asked = Box::pin(async move { control.destroy(&id).await });
+    servers.block_on(std::future::poll_fn(|cx| {
+        assert!(asked.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    }));
     servers.shutdown_background();
     let answer = clients.block_on(&mut asked).unwrap_err();
     assert!(matches!(answer, Error::Unavailable(_)), "{answer:?}");
