@@ -16,7 +16,7 @@ use stacyvm_provider::{
     RuntimeState, failpoint,
 };
 use stacyvm_types::{Limits, SandboxId, time::Clock};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -143,9 +143,11 @@ impl Shared {
         finished(self.tasks.spawn_blocking(move || make(&shared, wanted)).await)?
     }
 
-    async fn launch(self: Arc<Self>, spec: LaunchSpec) -> Result<Runtime> {
-        let lock = self.lock_of(&spec.id);
-        let _locked = lock.lock().await;
+    async fn launch(
+        self: Arc<Self>,
+        spec: LaunchSpec,
+        _locked: OwnedMutexGuard<()>,
+    ) -> Result<Runtime> {
         if let Some(live) = self.registry.find(&spec.id) {
             return live.describe().ok_or_else(no_owner);
         }
@@ -383,8 +385,10 @@ impl Provider for NativeProvider {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Runtime> {
-        // On a task of its own: who asked may go away, the launch then still ends well.
-        let work = Arc::clone(&self.shared).launch(spec.clone());
+        // On a task of its own: who asked may go away, the launch then still ends well. Locked before
+        // that, or a destruction that is asked for afterwards could find nothing and come first.
+        let locked = self.shared.lock_of(&spec.id).lock_owned().await;
+        let work = Arc::clone(&self.shared).launch(spec.clone(), locked);
         finished(self.shared.tasks.spawn(work).await)?
     }
 
