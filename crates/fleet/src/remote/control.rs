@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use stacyvm_types::WorkerId;
 use tokio::time::timeout;
 
-use super::Connect;
+use super::{Connect, address::Address};
 use crate::{
     identity::{Credentials, Scope},
     wire::{Heartbeat, HeartbeatReply},
@@ -35,9 +35,7 @@ pub enum NotHeard {
 /// A control plane, as one of its workers reaches it.
 pub struct ControlPlane {
     worker: WorkerId,
-    host: String,
-    port: u16,
-    authority: HeaderValue,
+    address: Address,
     connect: Arc<dyn Connect>,
     credentials: Arc<dyn Credentials>,
 }
@@ -51,22 +49,12 @@ impl ControlPlane {
         connect: Arc<dyn Connect>,
         credentials: Arc<dyn Credentials>,
     ) -> Result<Self, String> {
-        let told = || format!("{url} is no address of a control plane");
-        let uri: Uri = url.parse().map_err(|_| told())?;
-        let host = uri.host().ok_or_else(told)?;
-        let port = match (uri.port_u16(), uri.scheme_str()) {
-            (Some(port), Some("http" | "https")) => port,
-            (None, Some("http")) => 80,
-            (None, Some("https")) => 443,
-            _ => return Err(told()),
-        };
-        if uri.scheme_str() == Some("https") && !connect.is_protected() {
+        let address = Address::parse(url);
+        let address = address.ok_or_else(|| format!("{url} is no address of a control plane"))?;
+        if address.is_protected && !connect.is_protected() {
             return Err(format!("{url} is reached through TLS, which is not set up here"));
         }
-        let authority = uri.authority().ok_or_else(told)?.as_str();
-        let authority = HeaderValue::from_str(authority).map_err(|_| told())?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Ok(Self { worker, host: bare.to_owned(), port, authority, connect, credentials })
+        Ok(Self { worker, address, connect, credentials })
     }
 
     /// Says that the worker lives.
@@ -88,9 +76,10 @@ impl ControlPlane {
         *request.headers_mut() = credential.map_err(|none| NotHeard::Refused(none.to_string()))?;
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(header::CONTENT_TYPE, json);
-        request.headers_mut().insert(header::HOST, self.authority.clone());
+        request.headers_mut().insert(header::HOST, self.address.authority.clone());
 
-        let stream = self.connect.connect(&self.worker, &self.host, self.port).await;
+        let stream =
+            self.connect.connect(&self.worker, &self.address.host, self.address.port).await;
         let stream = stream.map_err(|error| away(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| away(&error))?;

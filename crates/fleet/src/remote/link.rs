@@ -27,7 +27,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::Connect;
+use super::{Connect, address::Address};
 use crate::{
     identity::{Credentials, scope_of},
     wire,
@@ -64,9 +64,7 @@ pub(crate) struct Broken;
 
 pub(crate) struct Link {
     worker: WorkerId,
-    host: String,
-    port: u16,
-    authority: HeaderValue,
+    address: Address,
     connect: Arc<dyn Connect>,
     credentials: Arc<dyn Credentials>,
     idle: Mutex<Vec<Idle>>,
@@ -142,31 +140,19 @@ impl Link {
         connect: Arc<dyn Connect>,
         credentials: Arc<dyn Credentials>,
     ) -> Result<Arc<Self>> {
-        let invalid = || {
+        let address = Address::parse(url).ok_or_else(|| {
             let message = format!("worker {worker} has an address that is none");
             Error::new(ErrorKind::Invalid, message)
-        };
-        let uri: Uri = url.parse().map_err(|_| invalid())?;
-        let host = uri.host().ok_or_else(invalid)?;
-        let port = match (uri.port_u16(), uri.scheme_str()) {
-            (Some(port), Some("http" | "https")) => port,
-            (None, Some("http")) => 80,
-            (None, Some("https")) => 443,
-            _ => return Err(invalid()),
-        };
-        if uri.scheme_str() == Some("https") && !connect.is_protected() {
+        })?;
+        if address.is_protected && !connect.is_protected() {
             let message =
                 format!("worker {worker} is called through TLS, which is not set up here");
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
-        let authority = HeaderValue::from_str(&format!("{host}:{port}")).map_err(|_| invalid())?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let alive = CancellationToken::new();
         Ok(Arc::new(Self {
-            host: bare.to_owned(),
             worker,
-            port,
-            authority,
+            address,
             connect,
             credentials,
             idle: Mutex::default(),
@@ -211,7 +197,7 @@ impl Link {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = Uri::from_static(wire::PATH);
         let head = request.headers_mut();
-        head.insert(header::HOST, self.authority.clone());
+        head.insert(header::HOST, self.address.authority.clone());
         head.extend(self.shown(method)?);
         head.extend(headers);
         loop {
@@ -280,8 +266,11 @@ impl Link {
     }
 
     async fn open(&self) -> Result<Connection> {
-        let connected =
-            timeout(CONNECT, self.connect.connect(&self.worker, &self.host, self.port)).await;
+        let connected = timeout(
+            CONNECT,
+            self.connect.connect(&self.worker, &self.address.host, self.address.port),
+        )
+        .await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(self.unreachable().because(error)),

@@ -1,5 +1,6 @@
 //! A worker in another process, reached over HTTP.
 
+mod address;
 mod call;
 mod connect;
 mod control;

@@ -385,52 +385,34 @@ pub struct StatsResult {
     net_tx_bytes: Option<u64>,
 }
 
-impl From<Stats> for StatsResult {
-    fn from(stats: Stats) -> Self {
-        let Stats {
-            cpu_us,
-            memory_bytes,
-            memory_limit_bytes,
-            pids,
-            disk_bytes,
-            disk_limit_bytes,
-            net_rx_bytes,
-            net_tx_bytes,
-        } = stats;
-        Self {
-            cpu_us,
-            memory_bytes,
-            memory_limit_bytes,
-            pids,
-            disk_bytes,
-            disk_limit_bytes,
-            net_rx_bytes,
-            net_tx_bytes,
+/// Both ways between two shapes of the same figures; a field that one of them lacks is an error of
+/// the compiler.
+macro_rules! same_figures {
+    ($one:ident, $other:ident { $($field:ident),* $(,)? }) => {
+        impl From<$one> for $other {
+            fn from($one { $($field),* }: $one) -> Self {
+                Self { $($field),* }
+            }
         }
-    }
+
+        impl From<$other> for $one {
+            fn from($other { $($field),* }: $other) -> Self {
+                Self { $($field),* }
+            }
+        }
+    };
 }
 
-impl From<StatsResult> for Stats {
-    fn from(stats: StatsResult) -> Self {
-        let StatsResult {
-            cpu_us,
-            memory_bytes,
-            memory_limit_bytes,
-            pids,
-            disk_bytes,
-            disk_limit_bytes,
-            net_rx_bytes,
-            net_tx_bytes,
-        } = stats;
-        Self {
-            cpu_us,
-            memory_bytes,
-            memory_limit_bytes,
-            pids,
-            disk_bytes,
-            disk_limit_bytes,
-            net_rx_bytes,
-            net_tx_bytes,
-        }
+same_figures!(
+    Stats,
+    StatsResult {
+        cpu_us,
+        memory_bytes,
+        memory_limit_bytes,
+        pids,
+        disk_bytes,
+        disk_limit_bytes,
+        net_rx_bytes,
+        net_tx_bytes,
     }
-}
+);

@@ -79,6 +79,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// By which clock leases are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "callers-clock"),
+    expect(unreachable_pub, reason = "tests choose it, and nobody else")
+)]
 pub enum LeaseClock {
     /// The database's, which is one for all servers.
     Database,
