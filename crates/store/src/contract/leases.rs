@@ -188,7 +188,9 @@ pub async fn generations_are_never_given_out_twice(store: Arc<dyn Store>) {
     let all: Vec<_> = given.into_iter().flatten().collect();
     let unique: BTreeSet<_> = all.iter().copied().collect();
     assert_eq!(all.len(), unique.len());
-    assert!(20 <= all.len(), "somebody gets it in each round: {}", all.len());
+    // Not one in each round: a holder that stands still after its heartbeat keeps it from those of
+    // its round, and loses it to one of the next.
+    assert!(!all.is_empty());
     let row = store.sandbox(&id(1)).await.unwrap().unwrap();
     assert_eq!(Some(&row.generation), unique.last());
 }
