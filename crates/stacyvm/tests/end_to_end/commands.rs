@@ -105,7 +105,7 @@ fn mistakes_are_answered_with_a_sentence_and_a_code() {
         (&["--server", "http://127.0.0.1:1", "ls"], 5, "stacyvm serve"),
         (&["templates", "get", "none"], 3, "not found"),
         (&["cp", "/a", "/b"], 2, "ID:/path"),
-        (&["image", "ls"], 1, "no images"),
+        (&["image", "ls"], 1, "no worker that imports images"),
     ] {
         let said = world.run(args);
         assert_eq!(said.code, code, "{args:?}: {said:?}");
