@@ -164,10 +164,13 @@ impl Control {
         if let Some(id) = named {
             return self.shelf_of(id).await;
         }
-        let mut all = self.shelves();
-        if let Some(own) = all.iter().position(|shelf| shelf.worker == self.settings().worker) {
-            return Ok(all.swap_remove(own));
+        let own = |shelf: &Shelf| shelf.worker == self.settings().worker;
+        if let Some(own) = self.shelves().into_iter().find(own) {
+            return Ok(own);
         }
+        // One that came a moment ago counts too: there is not to be only one by chance.
+        self.look_again().await.map_err(Error::from_store)?;
+        let mut all = self.shelves();
         if 1 < all.len() {
             let names = all.iter().take(NAMED).map(|shelf| shelf.worker.as_str());
             let names = names.collect::<Vec<_>>().join(", ");

@@ -132,10 +132,6 @@ pub(crate) fn unreachable() -> Result<()> {
     is(&server, "cut", |row| row["status"] == "online")?;
     let there = server.spawn()?;
     let other = home.worker("other", &server, &Settings { worker: &[], ..settings })?;
-    wait_for("two workers to choose from", LIMIT, || {
-        let admission = server.post("/api/v1/sandboxes/admission?explain=true", &json!({}))?.json();
-        Ok((admission["eligible_workers"] == 2).then_some(()))
-    })?;
     calls.cut();
     let refused =
         server.post(&format!("/api/v1/sandboxes/{there}/exec"), &json!({"command": "true"}))?;

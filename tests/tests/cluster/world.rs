@@ -157,7 +157,14 @@ pub(crate) fn heard(server: &Server, worker: &Worker) -> Result<()> {
         let url = row["capacity"]["rpc_url"].as_str().unwrap_or_default();
         row["status"] == "online" && url.ends_with(&end)
     })
-    .with_context(|| worker.log())
+    .with_context(|| worker.log())?;
+    // The registry has it a moment before this server looks there.
+    wait_for("the server's look", LIMIT, || {
+        let placed = server.post("/api/v1/sandboxes/admission?explain=true", &json!({}))?.json();
+        let chosen = placed["selected_worker_id"] == *worker.id;
+        let mut others = placed["rejected_workers"].as_array().into_iter().flatten();
+        Ok((chosen || others.any(|other| other["worker_id"] == *worker.id)).then_some(()))
+    })
 }
 
 /// Waits until the registry says this of a worker.
