@@ -24,15 +24,17 @@ impl Address {
             _ => return None,
         };
         let given = uri.port_u16();
-        let authority = match given {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        };
+        let named = uri.authority()?.as_str();
+        let named = named.rsplit_once('@').map_or(named, |(_, named)| named);
+        if given.is_none() && named != host {
+            // A port that is none.
+            return None;
+        }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         Some(Self {
             host: bare.to_owned(),
             port: given.unwrap_or(if is_protected { 443 } else { 80 }),
-            authority: HeaderValue::from_str(&authority).ok()?,
+            authority: HeaderValue::from_str(named).ok()?,
             is_protected,
         })
     }
@@ -55,6 +57,7 @@ mod tests {
             ("node:80", None),
             ("/rpc", None),
             ("http://node:65536", None),
+            ("http://node:", None),
         ] {
             let found = Address::parse(url);
             let found = found
