@@ -131,7 +131,9 @@ pub(crate) fn unreachable() -> Result<()> {
     calls.mend(cut.at);
     is(&server, "cut", |row| row["status"] == "online")?;
     let there = server.spawn()?;
-    let other = home.worker("other", &server, &Settings { worker: &[], ..settings })?;
+    // The fuller one, so that it is for the failure alone that it is chosen.
+    let few = ["max_sandboxes: 8".to_owned()];
+    let other = home.worker("other", &server, &Settings { worker: &few, ..settings })?;
     calls.cut();
     let refused =
         server.post(&format!("/api/v1/sandboxes/{there}/exec"), &json!({"command": "true"}))?;

@@ -150,11 +150,15 @@ pub(crate) async fn send<R: DeserializeOwned>(
         headers: vec![(header::CONTENT_TYPE, octets), (name, envelope)],
         body: StreamBody::new(frames).boxed_unsync(),
     };
+    let before = link.failed_at();
     let written = movement.bound(STILL, answered(link, &call.id, outgoing)).await;
     // The caller's own failure is what it has to hear.
     let failed = own.lock().unwrap_or_else(PoisonError::into_inner).take();
     match failed {
-        Some(error) => Err(error),
+        Some(error) => {
+            link.not_its_failure(before);
+            Err(error)
+        }
         None => written,
     }
 }

@@ -294,6 +294,12 @@ impl Link {
         *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was noted since was the caller's doing: nobody is to make others pass a worker over by
+    /// cutting calls to it.
+    pub(crate) fn not_its_failure(&self, before: Option<Instant>) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = before;
+    }
+
     fn failed(&self, error: Error) -> Error {
         *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         error

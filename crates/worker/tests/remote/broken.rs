@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use stacyvm_fleet::{
     Worker,
@@ -103,6 +104,36 @@ async fn a_worker_that_breaks_off_may_have_done_it() {
     assert_eq!(worker.runtimes().await.1, [Arc::from("mock")], "its silence is no absence");
     let reports = worker.providers().await;
     assert_eq!((reports.len(), reports[0].probe.usable), (1, false));
+}
+
+/// R4.4: whoever places looks at this; what a caller breaks off itself says nothing of the worker.
+#[tokio::test]
+async fn a_worker_has_failed_from_a_lost_call_to_its_next_answer() {
+    let (_dir, world) = world().await;
+    let worker = remote(world.at, TOKEN);
+    let guest = worker.guest("mock", &fresh_id(), Generation(1)).await.unwrap();
+    let cut = || Error::new(ErrorKind::Invalid, "the caller left");
+    let pieces = [Ok(Bytes::from_static(b"a part")), Err(cut())];
+    let body = futures_util::stream::iter(pieces).boxed();
+    let error = soon("the end", guest.write("/workspace/f", Default::default(), body)).await;
+    is(&error.unwrap_err(), ErrorKind::Invalid, Outcome::NotDone);
+    assert_eq!(worker.failed_at(), None);
+
+    let mut tasks = JoinSet::new();
+    let at = liar(&mut tasks, |mut stream| async move {
+        let refused: &[u8] = match heard(&mut stream).await.contains("worker.status") {
+            true => b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+            false => b"",
+        };
+        let _ = stream.write_all(refused).await;
+    })
+    .await;
+    let worker = remote(at, TOKEN);
+    assert_eq!(worker.failed_at(), None);
+    worker.destroy("mock", &fresh_id(), Generation(1)).await.unwrap_err();
+    assert!(worker.failed_at().is_some());
+    worker.status("mock", &fresh_id()).await.unwrap_err();
+    assert_eq!(worker.failed_at(), None, "it was reached");
 }
 
 #[tokio::test]
